@@ -1,0 +1,2 @@
+//! Load-test harness.
+fn main() {}

@@ -1,0 +1,1 @@
+//! A connection arrives: caps, accept loop, drain.

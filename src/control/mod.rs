@@ -1,0 +1,1 @@
+//! The control thread: reload, key sets, DNS, health probes, metrics and the control socket.

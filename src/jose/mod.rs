@@ -1,0 +1,1 @@
+//! JSON Web Signatures and Keys on ring; sans-IO.

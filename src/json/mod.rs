@@ -1,0 +1,1 @@
+//! JSON on the simd-json tape: bounds before the parse, spans for people; sans-IO.

@@ -1,0 +1,1 @@
+//! Records, metrics, access log, audit.

@@ -1,0 +1,1 @@
+//! What is asked of a request: small units of one shape, by stage.

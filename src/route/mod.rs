@@ -1,0 +1,1 @@
+//! Which operation a request means; sans-IO.

@@ -1,0 +1,1 @@
+//! From written to run: everything a request may read, compiled aside and swapped whole.

@@ -1,0 +1,1 @@
+//! TLS: rustls driven sans-IO on our buffers.

@@ -1,0 +1,1 @@
+//! One core: pin, driver, buffers, clock, deadlines.
