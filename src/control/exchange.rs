@@ -1,0 +1,205 @@
+//! One GET over one connection: what key fetches and health probes share.
+//!
+//! hyper's HTTP/1.1 client on a stream that the caller connected (so the caller decides which address). Every
+//! bound is the caller's: body bytes here, total time by dropping the future. Redirects are never followed,
+//! encodings never asked for.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::{HeaderMap, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// The most fields of a response head.
+const FIELDS_MAX: usize = 100;
+/// The most bytes that hyper buffers for a response head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A response that arrived whole.
+#[derive(Debug)]
+pub struct Answered {
+    /// The status, whatever it is.
+    pub status: StatusCode,
+    /// The fields.
+    pub fields: HeaderMap,
+    /// The body, at most the asked-for number of bytes.
+    pub body: Vec<u8>,
+}
+
+/// Why an exchange came to nothing.
+#[derive(Debug)]
+pub enum ExchangeError {
+    /// No TCP connection: the system's words.
+    Connect(String),
+    /// No TLS: bad certificate, wrong name, no common version.
+    Tls(String),
+    /// Not HTTP/1.1, or cut short.
+    Http(String),
+    /// The body is longer than the bound.
+    TooLarge {
+        /// The bound in bytes.
+        bytes_max: usize,
+    },
+}
+
+impl fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExchangeError::Connect(why) => write!(f, "cannot connect: {why}"),
+            ExchangeError::Tls(why) => write!(f, "TLS failed: {why}"),
+            ExchangeError::Http(why) => write!(f, "HTTP failed: {why}"),
+            ExchangeError::TooLarge { bytes_max } => write!(f, "the body is longer than {bytes_max} bytes"),
+        }
+    }
+}
+
+/// A byte stream of either kind.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How a TLS connection is verified.
+#[derive(Clone)]
+pub struct TlsTo {
+    /// Roots and versions, from [`tls_config`].
+    pub config: Arc<ClientConfig>,
+    /// The name that the certificate must carry; also sent as SNI if it is not an address.
+    pub name: ServerName<'static>,
+}
+
+/// Connects to `address`, with TLS on top where asked.
+///
+/// # Errors
+/// [`ExchangeError::Connect`] or [`ExchangeError::Tls`].
+pub async fn connect(address: SocketAddr, tls: Option<&TlsTo>) -> Result<Box<dyn Stream>, ExchangeError> {
+    let stream =
+        TcpStream::connect(address).await.map_err(|error| ExchangeError::Connect(error.to_string()))?;
+    let _ = stream.set_nodelay(true);
+    match tls {
+        None => Ok(Box::new(stream)),
+        Some(tls) => {
+            let connector = TlsConnector::from(tls.config.clone());
+            let stream = connector
+                .connect(tls.name.clone(), stream)
+                .await
+                .map_err(|error| ExchangeError::Tls(error.to_string()))?;
+            Ok(Box::new(stream))
+        }
+    }
+}
+
+/// Sends `GET target` and reads the whole answer; the connection is closed afterwards.
+///
+/// # Errors
+/// [`ExchangeError::Http`] or [`ExchangeError::TooLarge`].
+pub async fn get(
+    stream: Box<dyn Stream>,
+    authority: &str,
+    target: &str,
+    accept: &str,
+    body_bytes_max: usize,
+) -> Result<Answered, ExchangeError> {
+    let http = |error: &dyn fmt::Display| ExchangeError::Http(error.to_string());
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_headers(FIELDS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .map_err(|error| http(&error))?;
+    let _driver = AbortOnDrop(tokio::spawn(async move {
+        // The error reaches the caller through `send_request` or the body.
+        let _ = connection.await;
+    }));
+    let request = Request::get(target)
+        .header(header::HOST, authority)
+        .header(header::ACCEPT, accept)
+        .header(header::USER_AGENT, concat!("ringwall/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
+        .body(Empty::new())
+        .map_err(|error| http(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| http(&error))?;
+    let (head, mut incoming) = response.into_parts();
+    let too_large = ExchangeError::TooLarge { bytes_max: body_bytes_max };
+    if hyper::body::Body::size_hint(&incoming).lower() > body_bytes_max as u64 {
+        return Err(too_large);
+    }
+    let mut body = Vec::new();
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|error| http(&error))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if data.len() > body_bytes_max - body.len() {
+            return Err(too_large);
+        }
+        body.extend_from_slice(data);
+    }
+    Ok(Answered { status: head.status, fields: head.headers, body })
+}
+
+/// Runs `work` for at most `bound`.
+///
+/// # Errors
+/// `None` if time ran out.
+pub async fn within<T>(bound: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(bound, work).await.ok()
+}
+
+/// A client side of TLS 1.2 and 1.3 on ring that trusts `roots` and offers `http/1.1`.
+///
+/// # Errors
+/// ring does not offer the default versions: cannot happen with the features we build.
+pub fn tls_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Trusted roots: those of `ca` (PEM), or the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
+///
+/// # Errors
+/// The file cannot be read, holds no certificate, or holds one that is no trust anchor. System certificates
+/// that cannot be used are skipped, as every client does.
+pub fn trust_roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    let mut roots = RootCertStore::empty();
+    match ca {
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
+                roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            if roots.is_empty() {
+                return Err(format!("{}: holds no certificate", path.display()));
+            }
+        }
+    }
+    Ok(roots)
+}
+
+/// Ends a task with its owner.
+pub(super) struct AbortOnDrop(pub(super) tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
