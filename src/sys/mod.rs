@@ -1,1 +1,3 @@
 //! The only module with unsafe code: system calls behind safe functions.
+
+pub mod zeroed;

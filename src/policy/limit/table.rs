@@ -1,0 +1,678 @@
+//! The node's table of rate-limit states: lock-free, set-associative, of fixed size.
+//!
+//! # Layout
+//! A *cell* is one 128-bit word, `fingerprint << 64 | TAT`, changed only by a 128-bit compare-and-swap, so
+//! that no core can charge a cell that another has re-keyed. A *set* is eight words on one pair of cache
+//! lines: seven cells and the *gate*, which holds the set's insert bit and its shared overflow TAT. A key
+//! lives in the one set that its fingerprint names, in any of its cells; never in two, since a key is only
+//! put into a set by the holder of the insert bit, after having looked again. The bit is held for one scan
+//! and one store; keys that have a cell never wait for it.
+//!
+//! # Bounds
+//! Memory is what [`Table::new`] is given, resident as it is used. **A cell whose TAT has passed equals no
+//! cell**, so only such cells are re-keyed and nothing is ever forgotten. In a set whose seven cells are all
+//! live, a new key is charged to the set's overflow TAT, together with all others that found no cell: they
+//! may be refused for one another, never admitted. With cells half used about one key in a hundred meets a
+//! full set, with a quarter one in 2,500.
+//!
+//! A key that was charged to the overflow keeps that debt when it gets a cell: it starts at the overflow's
+//! TAT, or with an empty bucket if that is nearer, since no key of a limit can owe more than a whole bucket.
+//! So a slow limit that filled a set costs the keys of a fast one at most their own burst once a cell is free.
+//!
+//! # Clocks
+//! Every call is told the time; the cores' readings may differ, be repeated, or run ahead of each other by
+//! up to [`CLOCK_LAG_NS_MAX`]: a cell is re-keyed only when its TAT has passed by that much, so that a core
+//! whose reading is old does not admit what another has already forgotten.
+//!
+//! # Cost
+//! A charge is one scan of a line pair and one compare-and-swap; a refusal only reads. O(1), no allocation.
+//!
+//! Not for: what a limit is (`rate`), nor what it may cost to be wrong ([`super::gcra`] has the law). Called by
+//! the limit policies on every core; one instance for keys that anybody can mint, another for identities.
+
+use std::sync::atomic::Ordering;
+
+use portable_atomic::AtomicU128;
+
+use super::{
+    fingerprint::{Fingerprint, FingerprintKey, LimitId},
+    gcra::Rate,
+};
+use crate::sys::zeroed::{LinePair, zeroed_line_pairs};
+
+/// By how much the readings of the clock on two cores may differ before the law is bent by the rest: 100 ms.
+pub const CLOCK_LAG_NS_MAX: u64 = 100_000_000;
+
+/// Cells of a set, beside its gate.
+const CELLS: usize = 7;
+/// The word of a set that holds the insert bit and the overflow TAT.
+const GATE: usize = 7;
+/// In the upper half of the gate: somebody is inserting.
+const INSERT_BIT: u128 = 1 << 64;
+/// The sets that [`Table::used_ratio`] looks at.
+const SAMPLE_SETS: usize = 1024;
+
+/// A table of rate-limit states; see the module. `M` is the memory it lives in: real cache lines, except in
+/// the model that checks its interleavings.
+pub struct Table<M = CacheLines> {
+    memory: M,
+    key: FingerprintKey,
+}
+
+/// What a charge came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// The tokens are taken.
+    Admitted(Admitted),
+    /// Nothing is taken.
+    Refused {
+        /// After this many nanoseconds (never 0) the same charge is admitted if nobody else is charged;
+        /// `u64::MAX`: never.
+        retry_after_ns: u64,
+    },
+}
+
+/// A charge that was admitted: what to tell the client ([`Rate::remaining`], [`Rate::next_token_ns`] of its
+/// TAT), and the receipt for giving it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The key's TAT after the charge, in nanoseconds of the caller's clock.
+    pub tat_ns: u64,
+    /// What was paid: tokens times the emission interval.
+    pub cost_ns: u64,
+    /// When it was paid.
+    pub charged_at_ns: u64,
+    /// Whether the set was full and its shared overflow paid.
+    pub shared: bool,
+}
+
+impl Charge {
+    /// The receipt, if admitted.
+    pub fn admitted(self) -> Option<Admitted> {
+        match self {
+            Charge::Admitted(admitted) => Some(admitted),
+            Charge::Refused { .. } => None,
+        }
+    }
+
+    /// Whether the charge was admitted.
+    pub fn is_admitted(self) -> bool {
+        matches!(self, Charge::Admitted(_))
+    }
+}
+
+/// Words of 128 bits in sets of eight, zero at first, shared by all cores.
+pub trait Memory {
+    /// The number of sets, at least 1.
+    fn sets(&self) -> usize;
+    /// The word, with acquire ordering.
+    fn load(&self, set: usize, word: usize) -> u128;
+    /// Replaces the word if it is `old` (acquire and release); otherwise what it is.
+    ///
+    /// # Errors
+    /// The word as it was seen.
+    fn compare_exchange(&self, set: usize, word: usize, old: u128, new: u128) -> Result<(), u128>;
+    /// Waits a little for another core, for the `turn`th time in a row.
+    fn wait(&self, turn: u32);
+}
+
+/// The memory of a real table.
+pub struct CacheLines(Box<[LinePair]>);
+
+impl Table {
+    /// A table of at most `bytes` (at least one set of 128), with a random fingerprint key.
+    pub fn new(bytes: usize) -> Table {
+        Table::with_key(bytes, FingerprintKey::random())
+    }
+
+    /// As [`Table::new`] with a given key.
+    pub fn with_key(bytes: usize, key: FingerprintKey) -> Table {
+        Table { memory: CacheLines(zeroed_line_pairs((bytes / size_of::<LinePair>()).max(1))), key }
+    }
+
+    /// Whether this machine changes 128 bits without a lock (x86-64 with cmpxchg16b, aarch64). Where it
+    /// cannot, the table is correct and slow.
+    pub fn is_lock_free() -> bool {
+        AtomicU128::is_lock_free()
+    }
+}
+
+impl<M: Memory> Table<M> {
+    /// A table in a given memory.
+    pub fn in_memory(memory: M, key: FingerprintKey) -> Table<M> {
+        Table { memory, key }
+    }
+
+    /// The memory that the table holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.memory.sets() * size_of::<LinePair>()
+    }
+
+    /// The keys that it can hold at once, at most.
+    pub fn capacity(&self) -> usize {
+        self.memory.sets() * CELLS
+    }
+
+    /// Who pays for `limit` under `key`, in this table.
+    #[inline]
+    pub fn fingerprint(&self, limit: LimitId, key: &[u8]) -> Fingerprint {
+        self.key.fingerprint(limit, key)
+    }
+
+    /// Who pays for `limit` under a key of several parts, in this table.
+    #[inline]
+    pub fn fingerprint_parts<'k>(
+        &self,
+        limit: LimitId,
+        parts: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Fingerprint {
+        self.key.fingerprint_parts(limit, parts)
+    }
+
+    /// Takes one token of `who`, if its rate has one at `now_ns`.
+    #[inline]
+    pub fn charge(&self, who: Fingerprint, rate: &Rate, now_ns: u64) -> Charge {
+        self.charge_many(who, rate, 1, now_ns)
+    }
+
+    /// Takes `tokens` at once, all or none.
+    pub fn charge_many(&self, who: Fingerprint, rate: &Rate, tokens: u32, now_ns: u64) -> Charge {
+        let set = self.set_of(who);
+        loop {
+            if let Some((cell, word)) = self.find(set, who) {
+                if let Some(charge) = self.advance(set, cell, word, who, rate, tokens, 0, now_ns) {
+                    return charge;
+                }
+            } else if let Some(charge) = self.insert(set, who, rate, tokens, now_ns) {
+                return charge;
+            }
+            // The cell was re-keyed under our hands, or the key inserted: look again.
+        }
+    }
+
+    /// Takes `tokens` of a key that has a cell of its own, if at least `reserve` would remain; otherwise
+    /// nothing. For [`super::Leases`].
+    pub(super) fn lease(
+        &self,
+        who: Fingerprint,
+        rate: &Rate,
+        tokens: u32,
+        reserve: u32,
+        now_ns: u64,
+    ) -> Option<Admitted> {
+        let set = self.set_of(who);
+        let (cell, word) = self.find(set, who)?;
+        self.advance(set, cell, word, who, rate, tokens, reserve, now_ns)?.admitted()
+    }
+
+    /// What [`Table::charge`] would come to, without charging.
+    pub fn read(&self, who: Fingerprint, rate: &Rate, now_ns: u64) -> Charge {
+        let set = self.set_of(who);
+        let mut full = true;
+        let mut tat_ns = None;
+        for cell in cells_from(who) {
+            let word = self.memory.load(set, cell);
+            if fingerprint_of(word) == who.bits() {
+                tat_ns = Some(tat_of(word));
+                break;
+            }
+            full &= !is_free(word, now_ns);
+        }
+        let shared = tat_ns.is_none() && full;
+        let tat_ns = tat_ns.unwrap_or_else(|| {
+            let overflow_ns = tat_of(self.memory.load(set, GATE));
+            if full { overflow_ns } else { inherited(overflow_ns, rate, now_ns) }
+        });
+        charged(rate.advance(tat_ns, 1, 0, now_ns), rate, 1, shared, now_ns)
+    }
+
+    /// Gives back what a charge of `who` took, as if it had not been, as far as that can be known: what time
+    /// itself has given back since is not given twice. So the law holds for the charges that remain.
+    pub fn refund(&self, who: Fingerprint, charge: &Admitted, now_ns: u64) {
+        // Without the charge the bucket might have been full ever since, and have gained nothing: at most
+        // the time since the charge may be missing from what it cost.
+        let amount_ns = charge.cost_ns.saturating_sub(now_ns.saturating_sub(charge.charged_at_ns));
+        if amount_ns == 0 {
+            return;
+        }
+        let set = self.set_of(who);
+        if charge.shared {
+            let overflow_ns = self.take_gate(set);
+            self.leave_gate(set, overflow_ns, overflow_ns.saturating_sub(amount_ns));
+            return;
+        }
+        while let Some((cell, mut word)) = self.find(set, who) {
+            loop {
+                let less = pack(who.bits(), tat_of(word).saturating_sub(amount_ns));
+                match self.memory.compare_exchange(set, cell, word, less) {
+                    Ok(()) => return,
+                    Err(seen) if fingerprint_of(seen) == who.bits() => word = seen,
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// The share of cells that hold a live TAT, 0 to 1: exact up to 1,024 sets, then an estimate from as
+    /// many, evenly spread. For the metric, from the control thread.
+    pub fn used_ratio(&self, now_ns: u64) -> f64 {
+        let sets = self.memory.sets();
+        let sample = sets.min(SAMPLE_SETS);
+        let live =
+            |set: usize| (0..CELLS).filter(|&cell| tat_of(self.memory.load(set, cell)) > now_ns).count();
+        let used: usize =
+            (0..sample).map(|i| live((i as u128 * sets as u128 / sample as u128) as usize)).sum();
+        used as f64 / (sample * CELLS) as f64
+    }
+
+    #[inline]
+    fn set_of(&self, who: Fingerprint) -> usize {
+        // The upper bits choose the set, the lower ones the cell to begin at.
+        ((who.bits() as u128 * self.memory.sets() as u128) >> 64) as usize
+    }
+
+    #[inline]
+    fn find(&self, set: usize, who: Fingerprint) -> Option<(usize, u128)> {
+        for cell in cells_from(who) {
+            let word = self.memory.load(set, cell);
+            if fingerprint_of(word) == who.bits() {
+                return Some((cell, word));
+            }
+        }
+        None
+    }
+
+    /// Charges the cell as long as it is the key's; `None`: it is no longer.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "a cell and a charge, both spelt out on the hot path")]
+    fn advance(
+        &self,
+        set: usize,
+        cell: usize,
+        mut word: u128,
+        who: Fingerprint,
+        rate: &Rate,
+        tokens: u32,
+        reserve: u32,
+        now_ns: u64,
+    ) -> Option<Charge> {
+        loop {
+            let step = rate.advance(tat_of(word), tokens, reserve, now_ns);
+            let Ok(tat_ns) = step else {
+                return Some(charged(step, rate, tokens, false, now_ns));
+            };
+            match self.memory.compare_exchange(set, cell, word, pack(who.bits(), tat_ns)) {
+                Ok(()) => return Some(charged(step, rate, tokens, false, now_ns)),
+                Err(seen) if fingerprint_of(seen) == who.bits() => word = seen,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Gives the key a cell and charges it, or charges the overflow of a full set; `None`: the key has a
+    /// cell by now.
+    #[cold]
+    fn insert(&self, set: usize, who: Fingerprint, rate: &Rate, tokens: u32, now_ns: u64) -> Option<Charge> {
+        let overflow_ns = self.take_gate(set);
+        // Nobody else inserts from here on: if the key is not here now, it will not come.
+        if self.find(set, who).is_some() {
+            self.leave_gate(set, overflow_ns, overflow_ns);
+            return None;
+        }
+        for cell in cells_from(who) {
+            let word = self.memory.load(set, cell);
+            if !is_free(word, now_ns) {
+                continue;
+            }
+            let start_ns = inherited(overflow_ns, rate, now_ns);
+            let step = rate.advance(start_ns, tokens, 0, now_ns);
+            // Stored even if refused: from now on the key pays off its own debt, not the overflow's.
+            let tat_ns = step.unwrap_or(start_ns);
+            // Fails if the cell's owner came back and charged it: then it is live, and another is sought.
+            if self.memory.compare_exchange(set, cell, word, pack(who.bits(), tat_ns)).is_ok() {
+                self.leave_gate(set, overflow_ns, overflow_ns);
+                return Some(charged(step, rate, tokens, false, now_ns));
+            }
+        }
+        let step = rate.advance(overflow_ns, tokens, 0, now_ns);
+        self.leave_gate(set, overflow_ns, step.unwrap_or(overflow_ns));
+        Some(charged(step, rate, tokens, true, now_ns))
+    }
+
+    /// Takes the insert bit of the set: its overflow TAT, which only the holder changes.
+    fn take_gate(&self, set: usize) -> u64 {
+        let mut turn = 0;
+        loop {
+            let gate = self.memory.load(set, GATE);
+            if gate & INSERT_BIT == 0
+                && self.memory.compare_exchange(set, GATE, gate, gate | INSERT_BIT).is_ok()
+            {
+                return tat_of(gate);
+            }
+            self.memory.wait(turn);
+            turn = turn.saturating_add(1);
+        }
+    }
+
+    /// Stores the overflow TAT and gives the insert bit up.
+    fn leave_gate(&self, set: usize, taken_ns: u64, overflow_ns: u64) {
+        let left =
+            self.memory.compare_exchange(set, GATE, INSERT_BIT | taken_ns as u128, overflow_ns as u128);
+        debug_assert!(left.is_ok(), "only the holder of the insert bit changes the gate");
+    }
+}
+
+impl Memory for CacheLines {
+    #[inline]
+    fn sets(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline]
+    fn load(&self, set: usize, word: usize) -> u128 {
+        self.0[set].0[word].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn compare_exchange(&self, set: usize, word: usize, old: u128, new: u128) -> Result<(), u128> {
+        self.0[set].0[word].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+    }
+
+    #[inline]
+    fn wait(&self, turn: u32) {
+        // The bit is held for tens of nanoseconds; only a holder that the kernel has put aside takes longer,
+        // and on a machine with a core for each thread there is none.
+        if turn < 64 { std::hint::spin_loop() } else { std::thread::yield_now() }
+    }
+}
+
+/// The cells of the key's set, beginning where its fingerprint says: keys seldom pass over one another.
+#[inline]
+fn cells_from(who: Fingerprint) -> impl Iterator<Item = usize> {
+    let first = ((who.bits() as u32 as u64 * CELLS as u64) >> 32) as usize;
+    (first..CELLS).chain(0..first)
+}
+
+#[inline]
+fn charged(step: Result<u64, u64>, rate: &Rate, tokens: u32, shared: bool, now_ns: u64) -> Charge {
+    match step {
+        Ok(tat_ns) => Charge::Admitted(Admitted {
+            tat_ns,
+            cost_ns: rate.emission_ns().saturating_mul(tokens as u64),
+            charged_at_ns: now_ns,
+            shared,
+        }),
+        Err(retry_after_ns) => Charge::Refused { retry_after_ns },
+    }
+}
+
+/// The TAT with which a key gets a cell in a set whose overflow stands at `overflow_ns`: the most that the
+/// key can owe.
+#[inline]
+fn inherited(overflow_ns: u64, rate: &Rate, now_ns: u64) -> u64 {
+    overflow_ns.min(now_ns.saturating_add(rate.span_ns()).saturating_add(CLOCK_LAG_NS_MAX))
+}
+
+#[inline]
+fn is_free(word: u128, now_ns: u64) -> bool {
+    fingerprint_of(word) == 0 || tat_of(word).saturating_add(CLOCK_LAG_NS_MAX) <= now_ns
+}
+
+#[inline]
+const fn pack(fingerprint: u64, tat_ns: u64) -> u128 {
+    (fingerprint as u128) << 64 | tat_ns as u128
+}
+
+#[inline]
+const fn fingerprint_of(word: u128) -> u64 {
+    (word >> 64) as u64
+}
+
+#[inline]
+const fn tat_of(word: u128) -> u64 {
+    word as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+    const KEY: FingerprintKey = FingerprintKey::fixed(7, 11);
+
+    fn who(number: u64) -> Fingerprint {
+        KEY.fingerprint(LimitId::new("test"), &number.to_le_bytes())
+    }
+
+    fn one_set() -> Table {
+        Table::with_key(1, KEY)
+    }
+
+    fn rate(count: u64, burst: u64) -> Rate {
+        Rate::new(count, S, burst).unwrap()
+    }
+
+    #[test]
+    fn memory_is_what_was_given() {
+        assert_eq!(Table::new(0).bytes(), 128);
+        assert_eq!(Table::new(1_000).bytes(), 896);
+        assert_eq!(Table::new(1 << 20).capacity(), (1 << 13) * 7);
+        assert!(Table::is_lock_free(), "no 128-bit compare-and-swap on this machine");
+    }
+
+    #[test]
+    fn reading_does_not_charge() {
+        let (table, rate) = (one_set(), rate(1, 1));
+        for _ in 0..3 {
+            assert!(table.read(who(1), &rate, S).is_admitted());
+        }
+        assert!(table.charge(who(1), &rate, S).is_admitted());
+        assert_eq!(table.read(who(1), &rate, S), Charge::Refused { retry_after_ns: S });
+        assert_eq!(table.charge(who(1), &rate, S), Charge::Refused { retry_after_ns: S });
+        assert!(table.charge(who(1), &rate, 2 * S).is_admitted());
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_or_goes_back_admits_no_more() {
+        let (table, rate) = (one_set(), rate(10, 5));
+        let admitted = (0..100).filter(|_| table.charge(who(1), &rate, 3 * S).is_admitted()).count();
+        assert_eq!(admitted, 5);
+        let admitted =
+            (0..100).filter(|i| table.charge(who(1), &rate, 3 * S - i * S / 100).is_admitted()).count();
+        assert_eq!(admitted, 0);
+    }
+
+    #[test]
+    fn the_end_of_time_refuses() {
+        let (table, rate) = (one_set(), rate(1, 3));
+        assert!(!table.charge(who(1), &rate, u64::MAX).is_admitted());
+        assert!(!table.charge(who(1), &rate, u64::MAX - 1).is_admitted());
+        assert!(!table.charge(who(2), &rate, u64::MAX).is_admitted());
+    }
+
+    #[test]
+    fn a_full_set_charges_new_keys_to_the_overflow_and_forgets_nobody() {
+        let (table, rate) = (one_set(), rate(1, 2));
+        for key in 0..7 {
+            assert!(!table.charge(who(key), &rate, S).admitted().unwrap().shared);
+            assert!(table.charge(who(key), &rate, S).is_admitted());
+        }
+        assert_eq!(table.used_ratio(S), 1.0);
+        // Two tokens for all further keys together, none for those that are blocked.
+        assert!(table.read(who(100), &rate, S).admitted().unwrap().shared);
+        let admitted: Vec<_> =
+            (100..120).filter_map(|key| table.charge(who(key), &rate, S).admitted()).collect();
+        assert_eq!(admitted.len(), 2);
+        assert!(admitted.iter().all(|admitted| admitted.shared));
+        assert!((0..7).all(|key| !table.charge(who(key), &rate, S).is_admitted()));
+        assert!(!table.read(who(100), &rate, S).is_admitted());
+    }
+
+    #[test]
+    fn a_key_keeps_its_overflow_debt_when_it_gets_a_cell() {
+        let (table, short, long) = (one_set(), rate(1, 1), Rate::new(2, 1_000 * S, 2).unwrap());
+        for key in 0..7 {
+            assert!(table.charge(who(key), &short, S).is_admitted());
+        }
+        assert!(table.charge(who(50), &long, S).is_admitted());
+        assert!(table.charge(who(50), &long, S).is_admitted());
+        // The short keys' cells are free by now; a fresh one would admit two at once.
+        let later = 3 * S;
+        assert!(!table.charge(who(50), &long, later).is_admitted());
+        assert!(table.charge(who(50), &long, S + 500 * S).is_admitted());
+    }
+
+    #[test]
+    fn a_slow_limits_overflow_costs_a_fast_one_at_most_its_burst() {
+        let (table, fast, slow) = (one_set(), rate(10, 10), Rate::new(1, 1_000_000 * S, 1).unwrap());
+        for key in 0..6 {
+            assert!(table.charge(who(key), &slow, S).is_admitted());
+        }
+        assert!(table.charge(who(6), &fast, S).is_admitted());
+        assert!(table.charge(who(50), &slow, S).admitted().unwrap().shared);
+        // Cell 6 is free again, the overflow is a million seconds ahead.
+        let now = 2 * S;
+        assert_eq!(
+            table.charge(who(60), &fast, now),
+            Charge::Refused { retry_after_ns: fast.emission_ns() + CLOCK_LAG_NS_MAX }
+        );
+        assert!(table.charge(who(60), &fast, now + fast.emission_ns() + CLOCK_LAG_NS_MAX).is_admitted());
+    }
+
+    #[test]
+    fn only_a_cell_past_the_clock_lag_is_rekeyed() {
+        let (table, rate) = (one_set(), rate(1, 1));
+        for key in 0..7 {
+            assert!(table.charge(who(key), &rate, S).is_admitted());
+        }
+        assert!(table.charge(who(10), &rate, 2 * S + CLOCK_LAG_NS_MAX - 1).admitted().unwrap().shared);
+        assert!(!table.charge(who(11), &rate, 3 * S + 2 * CLOCK_LAG_NS_MAX).admitted().unwrap().shared);
+    }
+
+    #[test]
+    fn a_refund_is_as_if_nothing_had_been_charged() {
+        let (table, rate) = (one_set(), rate(1, 3));
+        let first = table.charge(who(1), &rate, S).admitted().unwrap();
+        let second = table.charge(who(1), &rate, S).admitted().unwrap();
+        assert_eq!(second.tat_ns, 3 * S);
+        table.refund(who(1), &first, S);
+        assert_eq!(table.charge(who(1), &rate, S).admitted().unwrap().tat_ns, 3 * S);
+        // What time has given back is not given again.
+        table.refund(who(1), &second, S + S / 4);
+        assert_eq!(table.read(who(1), &rate, S + S / 4).admitted().unwrap().tat_ns, 3 * S + S / 4);
+        table.refund(who(1), &second, 2 * S);
+        assert_eq!(table.read(who(1), &rate, S + S / 4).admitted().unwrap().tat_ns, 3 * S + S / 4);
+    }
+
+    #[test]
+    fn a_refund_goes_where_the_charge_went() {
+        let (table, rate) = (one_set(), rate(1, 1));
+        for key in 0..7 {
+            assert!(table.charge(who(key), &rate, S).is_admitted());
+        }
+        let shared = table.charge(who(10), &rate, S).admitted().unwrap();
+        assert!(!table.charge(who(11), &rate, S).is_admitted());
+        table.refund(who(10), &shared, S);
+        assert!(table.charge(who(11), &rate, S).is_admitted());
+        // A refund to a key that is gone changes nothing.
+        table.refund(who(99), &Admitted { shared: false, ..shared }, S);
+        assert!(!table.charge(who(12), &rate, S).is_admitted());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Charge { key: u64, rate: usize },
+        Refund { back: usize },
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0u64..12, 0usize..3).prop_map(|(key, rate)| Step::Charge { key, rate }),
+            1 => (0usize..8).prop_map(|back| Step::Refund { back }),
+            3 => (0u64..2 * S).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// One thread, room for all keys: the very decisions of the sequential algorithm.
+        #[test]
+        fn decisions_equal_the_sequential_oracle(steps in prop::collection::vec(step(), 1..400)) {
+            let table = Table::with_key(128 * 4096, KEY);
+            let rates = [rate(3, 2), rate(1, 4), Rate::new(2, 60 * S, 3).unwrap()];
+            let mut oracle: HashMap<u64, u64> = HashMap::new();
+            let mut now = S;
+            let mut receipts: Vec<(u64, Admitted)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Wait(ns) => now += ns,
+                    Step::Refund { back } => {
+                        if back < receipts.len() {
+                            let (key, receipt) = receipts.remove(receipts.len() - 1 - back);
+                            table.refund(who(key), &receipt, now);
+                            let tat = oracle.entry(key).or_insert(0);
+                            *tat -= receipt.cost_ns.saturating_sub(now - receipt.charged_at_ns);
+                        }
+                    }
+                    Step::Charge { key, rate } => {
+                        // A key belongs to one limit.
+                        let key = key * 3 + rate as u64;
+                        let rate = &rates[rate];
+                        let tat = oracle.entry(key).or_insert(0);
+                        let expected = rate.advance(*tat, 1, 0, now);
+                        prop_assert_eq!(table.read(who(key), rate, now).is_admitted(), expected.is_ok());
+                        match (table.charge(who(key), rate, now), expected) {
+                            (Charge::Admitted(admitted), Ok(next)) => {
+                                prop_assert_eq!(admitted.tat_ns, next);
+                                *tat = next;
+                                receipts.push((key, admitted));
+                            }
+                            (Charge::Refused { retry_after_ns }, Err(wait)) => prop_assert_eq!(retry_after_ns, wait),
+                            (got, expected) => prop_assert!(false, "{:?} for {:?}", got, expected),
+                        }
+                    }
+                }
+            }
+        }
+
+        /// A table far too small, refunds included: the law holds for every key (what remains admitted), and
+        /// no key that still owes is forgotten.
+        #[test]
+        fn the_law_holds_in_a_crowded_set(steps in prop::collection::vec(step(), 1..400)) {
+            let table = one_set();
+            let rates = [rate(3, 2), rate(1, 4), Rate::new(2, 60 * S, 3).unwrap()];
+            let mut now = S;
+            let mut kept: Vec<(u64, Admitted)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Wait(ns) => now += ns,
+                    Step::Refund { back } => {
+                        if back < kept.len() {
+                            let (key, receipt) = kept.remove(kept.len() - 1 - back);
+                            table.refund(who(key), &receipt, now);
+                        }
+                    }
+                    Step::Charge { key, rate } => {
+                        let key = key * 3 + rate as u64;
+                        if let Some(admitted) = table.charge(who(key), &rates[rate], now).admitted() {
+                            kept.push((key, admitted));
+                        }
+                    }
+                }
+            }
+            for key in 0..36 {
+                let rate = &rates[key as usize % 3];
+                let mut tat = 0;
+                for (_, admitted) in kept.iter().filter(|(of, _)| *of == key) {
+                    let next = rate.advance(tat, 1, 0, admitted.charged_at_ns);
+                    prop_assert!(next.is_ok(), "key {} was admitted beyond its law at {}", key, admitted.charged_at_ns);
+                    tat = next.unwrap();
+                }
+            }
+        }
+    }
+}
