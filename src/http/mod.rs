@@ -1,5 +1,13 @@
 //! What all codecs agree on: heads, fields, targets, reasons, limits. No sockets.
 
+pub mod field;
+pub mod forward;
+pub mod head;
 pub mod reason;
+pub mod scan;
+pub mod status;
+pub mod target;
 
+pub use field::{Field, FieldRef, FieldSet, FieldTable, Known, Span};
+pub use head::{BodyLength, HeadLimits, Method, RequestTable, ResponseTable, Version};
 pub use reason::{Fault, Reason};

@@ -1,0 +1,212 @@
+//! The forwarding law: which fields of a message end here, and what we write in their place.
+//!
+//! For: the request's path, once per direction, whatever the codec. Not for: the operator's own `headers: set/remove`,
+//! framing fields (the encoders write those), refusing (what is refused never gets here).
+//!
+//! | field of a request | fate |
+//! |---|---|
+//! | Connection and what it names, Keep-Alive, TE, Trailer, Upgrade, Expect, Proxy-\*, HTTP2-Settings (RFC 9110 §7.6.1) | dropped |
+//! | Content-Length, Transfer-Encoding | dropped, written anew |
+//! | Forwarded, X-Forwarded-\*, X-Real-IP | dropped, written anew; a trusted proxy's values are handed in to be kept |
+//! | X-HTTP-Method-Override and its like, X-Original-URL, X-Rewrite-URL | dropped: the origin must see what was authorised |
+//! | X-Ringwall-\*, Remote-User, X-User\* … (see [`is_identity`]) | dropped, underscore twins and any case included |
+//! | everything else | forwarded as it came |
+//!
+//! Cost: a few words of set arithmetic and one byte test per unknown field name.
+
+use super::{
+    RequestTable, ResponseTable,
+    field::{FieldSet, FieldTable, Known, KnownSet, are_twins, twin_of},
+};
+
+/// Names that the operator gives to identity fields (`identity: {X-User: subject}`), to be stripped like our own.
+#[derive(Clone, Debug, Default)]
+pub struct RenamedIdentity {
+    names: Vec<Box<[u8]>>,
+    known: u128,
+}
+
+impl RenamedIdentity {
+    /// From the names in any case. Made once per configuration.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> RenamedIdentity {
+        let mut renamed = RenamedIdentity::default();
+        for name in names {
+            renamed.known |= 1 << (Known::of(name) as u32);
+            renamed.names.push(name.into());
+        }
+        renamed
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        self.names.iter().any(|renamed| are_twins(renamed, name))
+    }
+}
+
+/// The fields of a request that do not go upstream.
+#[inline]
+pub fn request_skip(head: &[u8], table: &RequestTable, renamed: &RenamedIdentity) -> FieldSet {
+    let fields = &table.fields;
+    let mut skip =
+        fields.hop_by_hop().union(fields.forwarding()).union(fields.overriding()).union(table.nominated);
+    for index in fields.others().iter() {
+        let Some(field) = fields.as_slice().get(index) else { break };
+        let name = field.name().of(head);
+        if is_identity(name) || is_forwarding_prefix(name) {
+            skip.insert(index);
+        }
+    }
+    if !fields.odd().is_empty() || !renamed.names.is_empty() {
+        skip = skip.union(unusual_skip(head, fields, renamed));
+    }
+    skip
+}
+
+/// The fields of a response that do not go downstream.
+#[inline]
+pub fn response_skip(table: &ResponseTable) -> FieldSet {
+    table.fields.hop_by_hop().union(table.nominated)
+}
+
+/// Twins of overriding fields, and renamed identity.
+#[cold]
+fn unusual_skip(head: &[u8], fields: &FieldTable, renamed: &RenamedIdentity) -> FieldSet {
+    let mut skip = FieldSet::EMPTY;
+    for field in fields.iter(head) {
+        let overriding = fields.odd().contains(field.index) && twin_of(field.name).is_override();
+        let known = field.known != Known::Other && renamed.known >> (field.known as u32) & 1 == 0;
+        if overriding || !known && renamed.has(field.name) {
+            skip.insert(field.index);
+        }
+    }
+    skip
+}
+
+/// Whether a field's name is one by which origins are told who the caller is. Such fields are only ever ours: those of
+/// clients are stripped on every path. Case does not matter, and any byte besides letters and digits counts as `-`.
+#[inline]
+pub fn is_identity(name: &[u8]) -> bool {
+    // Most names end here.
+    match name.first() {
+        Some(b'x' | b'X') => {
+            matches!(
+                name.get(2),
+                Some(b'r' | b'R' | b'u' | b'U' | b'a' | b'A' | b'c' | b'C' | b's' | b'S' | b'f' | b'F')
+            ) && is_identity_name(name)
+        }
+        Some(b'r' | b'R' | b'c' | b'C') => is_identity_name(name),
+        _ => false,
+    }
+}
+
+fn is_identity_name(name: &[u8]) -> bool {
+    const PREFIXES: [&[u8]; 8] = [
+        b"x-ringwall-",
+        b"x-user",
+        b"x-auth-",
+        b"x-authenticated-",
+        b"x-consumer-",
+        b"x-client-cert",
+        b"x-ssl-",
+        b"client-cert",
+    ];
+    const NAMES: [&[u8]; 4] = [b"remote-user", b"x-remote-user", b"x-forwarded-user", b"x-forwarded-email"];
+    PREFIXES.iter().any(|prefix| name.get(..prefix.len()).is_some_and(|start| are_twins(start, prefix)))
+        || NAMES.iter().any(|whole| are_twins(name, whole))
+}
+
+/// `X-Forwarded-*` beyond those that [`Known`] lists.
+#[inline]
+fn is_forwarding_prefix(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded-";
+    matches!(name, [b'x' | b'X', _, b'f' | b'F', ..])
+        && name.get(..PREFIX.len()).is_some_and(|start| are_twins(start, PREFIX))
+}
+
+/// Known fields that may stand in trailers: their definitions allow it.
+const TRAILERS: KnownSet = KnownSet::of(&[
+    Known::Etag,
+    Known::ContentDigest,
+    Known::Digest,
+    Known::ServerTiming,
+    Known::ProxyStatus,
+]);
+
+/// Whether a field may not stand in trailers (RFC 9110 §6.5.1): anything by which a recipient frames, routes,
+/// authenticates, caches or interprets a message, and every twin of such a name.
+pub fn is_forbidden_trailer(name: &[u8]) -> bool {
+    let known = twin_of(name);
+    let allowed = known == Known::Other || TRAILERS.contains(known) && Known::of(name) == known;
+    !allowed || is_identity(name) || is_forwarding_prefix(name)
+}
+
+/// Appends one line `name: value` CRLF. The caller vouches that neither holds a control.
+#[inline]
+pub fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    debug_assert!(!name.is_empty() && !name.iter().chain(value).any(|b| matches!(b, b'\r' | b'\n' | 0)));
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What is told about the client in forwarding fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Its address as text, an IPv6 address without brackets.
+    pub address: &'a [u8],
+    /// `http` or `https`: how it reached us.
+    pub proto: &'a [u8],
+    /// The host it asked for, with its port if it gave one.
+    pub host: &'a [u8],
+}
+
+/// Appends `X-Forwarded-For`: the values of trusted proxies, in order, and then the client (or nearest proxy) itself.
+pub fn x_forwarded_for<'a>(out: &mut Vec<u8>, trusted: impl Iterator<Item = &'a [u8]>, client: &Client<'_>) {
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    push_members(out, trusted);
+    out.extend_from_slice(client.address);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends `X-Forwarded-Proto` and `X-Forwarded-Host`.
+#[inline]
+pub fn x_forwarded_proto_host(out: &mut Vec<u8>, client: &Client<'_>) {
+    push_field(out, b"X-Forwarded-Proto", client.proto);
+    if !client.host.is_empty() {
+        push_field(out, b"X-Forwarded-Host", client.host);
+    }
+}
+
+/// Appends `Forwarded` (RFC 7239): the values of trusted proxies, then this hop's `for`, `host` and `proto`.
+pub fn forwarded<'a>(out: &mut Vec<u8>, trusted: impl Iterator<Item = &'a [u8]>, client: &Client<'_>) {
+    out.extend_from_slice(b"Forwarded: ");
+    push_members(out, trusted);
+    out.extend_from_slice(b"for=");
+    // RFC 7239 §6: an IPv6 address stands in brackets, and as those and colons are no token bytes, in quotes.
+    if client.address.contains(&b':') {
+        out.extend_from_slice(b"\"[");
+        out.extend_from_slice(client.address);
+        out.extend_from_slice(b"]\"");
+    } else {
+        out.extend_from_slice(client.address);
+    }
+    if !client.host.is_empty() {
+        let quoted = client.host.iter().any(|b| matches!(b, b':' | b'['));
+        out.extend_from_slice(if quoted { b";host=\"" } else { b";host=" });
+        out.extend_from_slice(client.host);
+        if quoted {
+            out.push(b'"');
+        }
+    }
+    out.extend_from_slice(b";proto=");
+    out.extend_from_slice(client.proto);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push_members<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = &'a [u8]>) {
+    for member in members.filter(|member| !member.is_empty()) {
+        out.extend_from_slice(member);
+        out.extend_from_slice(b", ");
+    }
+}

@@ -1,0 +1,86 @@
+//! Finding the first byte that matters, many bytes at a time.
+//!
+//! For: the HTTP/1 parser and the target's canonical form. Not for: searching one byte (that is `memchr`).
+//!
+//! Safe, portable code: eight bytes in a word (SWAR) where that pays, a table of 256 classes where it does not.
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Offset of the first byte at or after `at` that is a control (0x00–0x1F, HTAB included, or 0x7F); `bytes.len()` if
+/// there is none.
+#[inline(always)]
+pub fn control(bytes: &[u8], at: usize) -> usize {
+    let mut at = at;
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        // A borrow can raise a false flag only above a true one, so the lowest flag is exact.
+        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
+        let deleted = word ^ (ONES * 0x7f);
+        let flags = (below_space | (deleted.wrapping_sub(ONES) & !deleted)) & HIGHS;
+        if flags != 0 {
+            return at + (flags.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while at < bytes.len() && !(bytes[at] < 0x20 || bytes[at] == 0x7f) {
+        at += 1;
+    }
+    at
+}
+
+/// Bytes of a field name: 0 = not a token byte, 1 = letter, digit or hyphen, 2 = any other token byte
+/// (RFC 9110 §5.6.2).
+pub const NAME: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let byte = i as u8;
+        if byte.is_ascii_alphanumeric() || byte == b'-' {
+            table[i] = 1;
+        } else if matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        ) {
+            table[i] = 2;
+        }
+        i += 1;
+    }
+    table
+};
+
+/// Offset of the first byte at or after `at` that is neither a letter, a digit nor a hyphen; `bytes.len()` if none.
+#[inline(always)]
+pub fn name(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(|byte| NAME[usize::from(*byte)] != 1).unwrap_or(rest.len())
+}
+
+/// Offset of the first byte at or after `at` that is no token byte; `bytes.len()` if none.
+#[inline]
+pub fn token(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(|byte| NAME[usize::from(*byte)] == 0).unwrap_or(rest.len())
+}
+
+/// Whether `bytes` is a token (RFC 9110 §5.6.2): at least one byte, all of them token bytes.
+#[inline]
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && token(bytes, 0) == bytes.len()
+}
+
+/// `value` without the spaces and tabs around it (OWS, RFC 9110 §5.6.3).
+#[inline]
+pub fn trim(value: &[u8]) -> &[u8] {
+    let mut value = value;
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// The members of a comma-separated list, white space around them removed; empty ones are left out, as RFC 9110
+/// §5.6.1.2 asks of recipients. A quoted comma separates too: only for lists of tokens.
+pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(trim).filter(|member| !member.is_empty())
+}

@@ -1,0 +1,613 @@
+//! The request target and the host in their one canonical form.
+//!
+//! For: every codec, once per request. What [`canonical`] returns is what routes are matched on, what is authorised,
+//! what is logged and what is sent upstream; whatever could be read in two ways is refused instead of repaired.
+//! Not for: finding the route.
+//!
+//! | in the path | becomes |
+//! |---|---|
+//! | `%41`, `%7e` (unreserved, RFC 3986 §2.3) | the byte itself |
+//! | `%c3%a9` | `%C3%A9`; it must be well-formed UTF-8 |
+//! | `.` or `..` as a segment, `//`, `;`, `\`, NUL and controls, raw or encoded; `%2F`; `%252e` and its like | refused |
+//! | anything else outside RFC 3986 `pchar` | refused |
+//!
+//! The query keeps its bytes: RFC 3986 characters, `[` and `]`, and well-formed escapes.
+//! The host is lower case; an IPv6 literal is written as RFC 5952 says; no empty label, no dot at the end.
+//!
+//! Cost: nothing but a few loads when the parser has seen that the path is plain; otherwise one pass and one copy of
+//! the path into the caller's scratch buffer.
+
+use std::{
+    io::Write as _,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use super::{Method, Reason, RequestTable, field::Span};
+
+/// More than one Host field, none, or an empty one where one is required.
+pub const HOST_MISSING: Reason = Reason::client("host_missing", 2100, 400, "Host is missing");
+/// RFC 9112 §3.2: more than one Host field line.
+pub const HOST_DUPLICATE: Reason =
+    Reason::client("host_duplicate", 2101, 400, "Host was sent more than once");
+/// Not a host name, an IPv4 address or an IPv6 literal.
+pub const HOST_SYNTAX: Reason = Reason::client("host_syntax", 2102, 400, "Host is malformed");
+/// The target names another host than the Host field.
+pub const HOST_MISMATCH: Reason = Reason::client("host_mismatch", 2103, 400, "Host and target do not agree");
+/// CONNECT and TRACE.
+pub const METHOD_REFUSED: Reason = Reason::client("method_refused", 2104, 400, "This method is never served");
+/// `get` is not `GET` (RFC 9110 §9.1), but there are origins that think so.
+pub const METHOD_CASE: Reason = Reason::client("method_case", 2105, 400, "The method is in the wrong case");
+/// Neither origin-form, absolute-form, nor `*` with OPTIONS.
+pub const TARGET_FORM: Reason = Reason::client("target_form", 2106, 400, "The target's form is not accepted");
+/// `user@` in an authority (RFC 9110 §4.2.4).
+pub const TARGET_USERINFO: Reason = Reason::client("target_userinfo", 2107, 400, "The target names a user");
+/// `#` in a target.
+pub const TARGET_FRAGMENT: Reason = Reason::client("target_fragment", 2108, 400, "The target has a fragment");
+/// A byte that RFC 3986 does not allow there.
+pub const TARGET_CHARACTER: Reason =
+    Reason::client("target_character", 2109, 400, "The target has a character that must be encoded");
+/// `%` without two hexadecimal digits.
+pub const TARGET_ESCAPE: Reason =
+    Reason::client("target_escape", 2110, 400, "The target has a broken escape");
+/// A segment `.` or `..`, raw or encoded.
+pub const PATH_DOT_SEGMENT: Reason =
+    Reason::client("path_dot_segment", 2111, 400, "The path has a dot segment");
+/// `//`.
+pub const PATH_EMPTY_SEGMENT: Reason =
+    Reason::client("path_empty_segment", 2112, 400, "The path has an empty segment");
+/// `\`, raw or encoded.
+pub const PATH_BACKSLASH: Reason = Reason::client("path_backslash", 2113, 400, "The path has a backslash");
+/// `%2F`.
+pub const PATH_SLASH_ENCODED: Reason =
+    Reason::client("path_slash_encoded", 2114, 400, "The path has an encoded slash");
+/// `;`, raw or encoded.
+pub const PATH_PARAMETER: Reason = Reason::client("path_parameter", 2115, 400, "The path has a semicolon");
+/// NUL or another control, raw or encoded.
+pub const PATH_CONTROL: Reason =
+    Reason::client("path_control", 2116, 400, "The target has a control character");
+/// Escapes above 0x7F that are not well-formed UTF-8, overlong forms included.
+pub const PATH_UTF8: Reason = Reason::client("path_utf8", 2117, 400, "The path's escapes are not UTF-8");
+/// An escape that becomes another one when decoded (`%252e`).
+pub const PATH_ENCODED_TWICE: Reason =
+    Reason::client("path_encoded_twice", 2118, 400, "The path is encoded twice");
+/// A port that is no number from 1 to 65535.
+pub const HOST_PORT: Reason = Reason::client("host_port", 2119, 400, "The port is malformed");
+
+/// Longest host name in bytes (RFC 1035 §2.3.4, without the final dot).
+pub const HOST_BYTES_MAX: usize = 253;
+
+/// Which form the target had (RFC 9112 §3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `/path?query`.
+    Origin,
+    /// `http://host/path`; its authority agrees with Host.
+    Absolute,
+    /// `*`, only with OPTIONS.
+    Asterisk,
+}
+
+/// The scheme of an absolute-form target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant is the scheme it spells")]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// Where canonical bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the head: they were canonical already.
+    Head(Span),
+    /// In the scratch buffer given to [`canonical`].
+    Scratch(Span),
+}
+
+impl Place {
+    /// The bytes.
+    #[inline]
+    pub fn of<'a>(&self, head: &'a [u8], scratch: &'a [u8]) -> &'a [u8] {
+        match self {
+            Place::Head(span) => span.of(head),
+            Place::Scratch(span) => span.of(scratch),
+        }
+    }
+}
+
+/// A target in canonical form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The form it was sent in.
+    pub form: Form,
+    /// The path; begins with `/`, or is `*`.
+    pub path: Place,
+    /// The query without its `?`, verbatim in the head; `None` if there is no `?`.
+    pub query: Option<Span>,
+    /// The host without port, lower case; an IPv6 literal with brackets. Empty only if the request had none.
+    pub host: Place,
+    /// The port; 0 = none given.
+    pub port: u16,
+    /// The scheme, if the target was in absolute-form. Whether it fits the listener is for the caller to judge.
+    pub scheme: Option<Scheme>,
+    /// The path holds `%2F`; only where [`EncodedSlash::Keep`] let it in. The route must allow it.
+    pub encoded_slash: bool,
+}
+
+/// What to do with `%2F` in a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncodedSlash {
+    /// 400. The default.
+    #[default]
+    Refuse,
+    /// Keep it as `%2F` and say so in [`Target::encoded_slash`]: for configurations with a route that needs it.
+    Keep,
+}
+
+/// Brings target and host of a request into canonical form. `scratch` is cleared and holds what had to be rewritten.
+///
+/// # Errors
+/// One of this module's reasons, all 400.
+#[inline]
+pub fn canonical(
+    head: &[u8],
+    table: &RequestTable,
+    encoded_slash: EncodedSlash,
+    scratch: &mut Vec<u8>,
+) -> Result<Target, Reason> {
+    scratch.clear();
+    if !table.plain_path.is_empty() && table.host_plain {
+        return Ok(Target {
+            form: Form::Origin,
+            path: Place::Head(table.plain_path),
+            query: query_behind(table.plain_path.end(), table.target_span),
+            host: Place::Head(table.host),
+            port: table.port,
+            scheme: None,
+            encoded_slash: false,
+        });
+    }
+    rewritten(head, table, encoded_slash, scratch)
+}
+
+/// The query of a target whose path ends at `path_end`.
+#[inline]
+fn query_behind(path_end: usize, target: Span) -> Option<Span> {
+    (path_end < target.end()).then(|| Span::new(path_end + 1, target.end()))
+}
+
+#[inline(never)]
+fn rewritten(
+    head: &[u8],
+    table: &RequestTable,
+    encoded_slash: EncodedSlash,
+    scratch: &mut Vec<u8>,
+) -> Result<Target, Reason> {
+    let host = canonical_host(head, table, scratch)?;
+    let target = table.target_span.of(head);
+    let start = usize::from(table.target_span.start);
+    let (form, scheme, path_start) = match target {
+        [b'/', ..] => (Form::Origin, None, 0),
+        b"*" if table.method == Method::Options => (Form::Asterisk, None, 0),
+        _ => {
+            let (scheme, authority_start) = scheme_of(target).ok_or(TARGET_FORM)?;
+            let rest = &target[authority_start..];
+            let path_start =
+                authority_start + rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+            agrees_with_host(
+                &target[authority_start..path_start],
+                scheme,
+                host.of(head, scratch),
+                table.port,
+            )?;
+            (Form::Absolute, Some(scheme), path_start)
+        }
+    };
+    let found = scan(target, path_start);
+    if found.end != target.len() {
+        return Err(refused_byte(target[found.end]));
+    }
+    if found.query_escape_broken {
+        return Err(TARGET_ESCAPE);
+    }
+    let query = query_behind(start + found.path_end, table.target_span);
+    let mut kept_slash = false;
+    let path = match &target[path_start..found.path_end] {
+        b"*" if form == Form::Asterisk => Place::Head(table.target_span),
+        b"" => {
+            // RFC 9112 §3.2.4: OPTIONS on an absolute-form without path and query asks about the whole server.
+            let asterisk = table.method == Method::Options && query.is_none();
+            scratch.push(if asterisk { b'*' } else { b'/' });
+            Place::Scratch(Span::new(scratch.len() - 1, scratch.len()))
+        }
+        path if found.plain => {
+            debug_assert!(path.starts_with(b"/"));
+            Place::Head(Span::new(start + path_start, start + found.path_end))
+        }
+        path => {
+            let from = scratch.len();
+            kept_slash = canonical_path(path, encoded_slash, scratch)?;
+            if scratch[from..] == *path {
+                scratch.truncate(from);
+                Place::Head(Span::new(start + path_start, start + found.path_end))
+            } else {
+                Place::Scratch(Span::new(from, scratch.len()))
+            }
+        }
+    };
+    Ok(Target { form, path, query, host, port: table.port, scheme, encoded_slash: kept_slash })
+}
+
+/// The scheme of an absolute-form target and where its authority starts.
+fn scheme_of(target: &[u8]) -> Option<(Scheme, usize)> {
+    let is =
+        |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    match () {
+        () if is(b"http://") => Some((Scheme::Http, 7)),
+        () if is(b"https://") => Some((Scheme::Https, 8)),
+        () => None,
+    }
+}
+
+/// RFC 9112 §3.2.2 lets a proxy replace Host by the target's authority; two parties that read different ones are a
+/// routing attack, so both must be the same.
+fn agrees_with_host(sent: &[u8], scheme: Scheme, host: &[u8], host_port: u16) -> Result<(), Reason> {
+    if sent.is_empty() {
+        return Err(TARGET_FORM);
+    }
+    let authority = authority(sent)?;
+    let default_port = match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    };
+    let port = |port: u16| if port == 0 { default_port } else { port };
+    let name = &sent[..authority.host_len];
+    let same = if name.starts_with(b"[") {
+        ipv6(name)? == ipv6(host).map_err(|_| HOST_MISMATCH)?
+    } else {
+        name.eq_ignore_ascii_case(host)
+    };
+    if same && port(authority.port) == port(host_port) { Ok(()) } else { Err(HOST_MISMATCH) }
+}
+
+fn canonical_host(head: &[u8], table: &RequestTable, scratch: &mut Vec<u8>) -> Result<Place, Reason> {
+    let host = table.host.of(head);
+    if table.host_plain || host.is_empty() {
+        return Ok(Place::Head(table.host));
+    }
+    let from = scratch.len();
+    if host.starts_with(b"[") {
+        // Writing to a Vec cannot fail. RFC 5952 is how Ipv6Addr is displayed.
+        let _ = write!(scratch, "[{}]", ipv6(host)?);
+    } else {
+        scratch.extend_from_slice(host);
+        scratch[from..].make_ascii_lowercase();
+    }
+    Ok(Place::Scratch(Span::new(from, scratch.len())))
+}
+
+/// What [`authority`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Length of the host in bytes, an IPv6 literal with its brackets.
+    pub host_len: usize,
+    /// The port; 0 = none given.
+    pub port: u16,
+    /// The host is in canonical form already.
+    pub plain: bool,
+}
+
+/// Checks a host with optional port (`uri-host [ ":" port ]`, RFC 9110 §7.2), stricter than RFC 3986: names of
+/// letters, digits, `-` and `_` in labels of 1–63 bytes (an internationalised name only as its A-labels), IPv4 in four
+/// decimal parts, IPv6 in brackets without a zone; no empty port.
+///
+/// # Errors
+/// [`HOST_MISSING`] if empty, [`HOST_SYNTAX`], [`HOST_PORT`], [`TARGET_USERINFO`].
+#[inline]
+pub fn authority(bytes: &[u8]) -> Result<Authority, Reason> {
+    let mut plain = true;
+    let mut label = 0;
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match HOST[usize::from(*byte)] {
+            LABEL => {}
+            UPPER => plain = false,
+            DOT => {
+                // An empty label, and with it a dot at the start.
+                if at == label || at - label > 63 {
+                    return Err(HOST_SYNTAX);
+                }
+                label = at + 1;
+            }
+            _ => break,
+        }
+        at += 1;
+    }
+    if at == 0 {
+        return unusual_authority(bytes);
+    }
+    let port = match bytes.get(at) {
+        None => 0,
+        Some(b':') => port(bytes, at + 1)?,
+        Some(_) => return Err(unhostly(bytes)),
+    };
+    // The dot at the end is refused with the other empty labels: `example.com.` and `example.com` are the same host to
+    // DNS and two to most tables of hosts.
+    if at == label || at - label > 63 || at > HOST_BYTES_MAX {
+        return Err(HOST_SYNTAX);
+    }
+    if bytes[label].is_ascii_digit() {
+        number_at_the_end(&bytes[..at], &bytes[label..at])?;
+    }
+    Ok(Authority { host_len: at, port, plain })
+}
+
+/// What does not begin like a name: nothing at all, an IPv6 literal, or rubbish.
+#[cold]
+fn unusual_authority(bytes: &[u8]) -> Result<Authority, Reason> {
+    match bytes.first() {
+        None => Err(HOST_MISSING),
+        Some(b'[') => {
+            let end = bytes.iter().position(|byte| *byte == b']').ok_or(HOST_SYNTAX)? + 1;
+            ipv6(&bytes[..end])?;
+            let port = match bytes.get(end) {
+                None => 0,
+                Some(b':') => port(bytes, end + 1)?,
+                Some(_) => return Err(HOST_SYNTAX),
+            };
+            Ok(Authority { host_len: end, port, plain: false })
+        }
+        Some(_) => Err(unhostly(bytes)),
+    }
+}
+
+#[cold]
+fn unhostly(bytes: &[u8]) -> Reason {
+    if bytes.contains(&b'@') { TARGET_USERINFO } else { HOST_SYNTAX }
+}
+
+/// A host whose last label is a number is an IPv4 address to everybody who resolves it; only the form with four decimal
+/// parts means the same to all (`127.1`, `0x7f.0.0.1` and `2130706433` do not).
+#[cold]
+fn number_at_the_end(host: &[u8], last: &[u8]) -> Result<(), Reason> {
+    let digits = last.iter().all(u8::is_ascii_digit);
+    let hexadecimal =
+        matches!(last, [b'0', b'x' | b'X', rest @ ..] if rest.iter().all(u8::is_ascii_hexdigit));
+    if !digits && !hexadecimal {
+        return Ok(());
+    }
+    let text = str::from_utf8(host).map_err(|_| HOST_SYNTAX)?;
+    text.parse::<Ipv4Addr>().map(|_| ()).map_err(|_| HOST_SYNTAX)
+}
+
+/// The address in an IPv6 literal with brackets.
+fn ipv6(literal: &[u8]) -> Result<Ipv6Addr, Reason> {
+    let inner = literal.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")).ok_or(HOST_SYNTAX)?;
+    str::from_utf8(inner).ok().and_then(|text| text.parse().ok()).ok_or(HOST_SYNTAX)
+}
+
+/// The port from `at` to the end: 1–65535 in decimal without leading zeros.
+#[inline]
+fn port(bytes: &[u8], at: usize) -> Result<u16, Reason> {
+    let digits = bytes.get(at..).unwrap_or_default();
+    if digits.is_empty() || digits.len() > 5 || digits[0] == b'0' {
+        return Err(if digits.contains(&b'@') { TARGET_USERINFO } else { HOST_PORT });
+    }
+    let mut port = 0u32;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return Err(if bytes.contains(&b'@') { TARGET_USERINFO } else { HOST_PORT });
+        }
+        port = port * 10 + u32::from(digit - b'0');
+    }
+    u16::try_from(port).map_err(|_| HOST_PORT)
+}
+
+const LABEL: u8 = 1;
+const UPPER: u8 = 2;
+const DOT: u8 = 3;
+const HOST: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let byte = i as u8;
+        table[i] = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => LABEL,
+            b'A'..=b'Z' => UPPER,
+            b'.' => DOT,
+            _ => 0,
+        };
+        i += 1;
+    }
+    table
+};
+
+/// What [`scan`] found. Offsets are into the bytes it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// The first byte that cannot stand in a target, or the length of the bytes.
+    pub end: usize,
+    /// The `?` before `end`, or `end`.
+    pub path_end: usize,
+    /// The path begins with `/` and is canonical as it stands, and the query is in order.
+    pub plain: bool,
+    /// The query has a `%` without two hexadecimal digits.
+    pub query_escape_broken: bool,
+}
+
+/// Runs over a target in origin-form from `at` to the first byte that no target may hold. One pass.
+#[inline(always)]
+pub fn scan(bytes: &[u8], at: usize) -> Scan {
+    let mut end = at;
+    let mut unplain = 0u8;
+    let mut previous = 0u8;
+    while let Some(byte) = bytes.get(end) {
+        let class = TARGET[usize::from(*byte)];
+        if class >= QUESTION {
+            break;
+        }
+        // `SLASH` shifted by one is `RISKY`: a slash or a dot behind a slash.
+        unplain |= (previous << 1) & class & RISKY | class & SPECIAL;
+        previous = class;
+        end += 1;
+    }
+    let path_end = end;
+    let mut query_escape_broken = false;
+    if bytes.get(end) == Some(&b'?') {
+        end += 1;
+        while let Some(byte) = bytes.get(end) {
+            let class = TARGET[usize::from(*byte)];
+            if class & STOP != 0 {
+                break;
+            }
+            if *byte == b'%' {
+                let whole = matches!(bytes.get(end + 1..end + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+                query_escape_broken |= !whole;
+            }
+            end += 1;
+        }
+    }
+    let plain = unplain == 0 && !query_escape_broken && bytes.get(at) == Some(&b'/');
+    Scan { end, path_end, plain, query_escape_broken }
+}
+
+/// Why this byte, at which [`scan`] stopped, is refused.
+#[cold]
+pub fn refused_byte(byte: u8) -> Reason {
+    match byte {
+        b'#' => TARGET_FRAGMENT,
+        b'\\' => PATH_BACKSLASH,
+        0..=0x1f | 0x7f => PATH_CONTROL,
+        _ => TARGET_CHARACTER,
+    }
+}
+
+/// Must be looked at byte by byte when in a path.
+const SPECIAL: u8 = 0x01;
+const SLASH: u8 = 0x02;
+/// Not plain behind a slash.
+const RISKY: u8 = 0x04;
+const QUESTION: u8 = 0x40;
+const STOP: u8 = 0x80;
+const TARGET: [u8; 256] = {
+    let mut table = [STOP; 256];
+    let mut i = 0;
+    while i < 256 {
+        let byte = i as u8;
+        table[i] = match byte {
+            b'/' => SLASH | RISKY,
+            b'.' => RISKY,
+            b'?' => QUESTION,
+            b'%' | b';' | b'[' | b']' => SPECIAL,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => 0,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@' => 0,
+            _ => STOP,
+        };
+        i += 1;
+    }
+    table
+};
+
+/// Appends the canonical form of a path; says whether it kept a `%2F`.
+fn canonical_path(path: &[u8], encoded_slash: EncodedSlash, out: &mut Vec<u8>) -> Result<bool, Reason> {
+    let mut kept_slash = false;
+    let mut at = 0;
+    // Where the segment that is being written starts in `out`; the path starts with a slash.
+    let mut segment = out.len();
+    while let Some(byte) = path.get(at) {
+        match byte {
+            b'/' => {
+                if at > 0 {
+                    close_segment(&out[segment..])?;
+                    if out.len() == segment {
+                        return Err(PATH_EMPTY_SEGMENT);
+                    }
+                }
+                out.push(b'/');
+                segment = out.len();
+                at += 1;
+            }
+            b';' => return Err(PATH_PARAMETER),
+            b'[' | b']' => return Err(TARGET_CHARACTER),
+            b'%' => {
+                let code = escape(path, at).ok_or(TARGET_ESCAPE)?;
+                match code {
+                    b'/' if encoded_slash == EncodedSlash::Refuse => return Err(PATH_SLASH_ENCODED),
+                    b'/' => {
+                        kept_slash = true;
+                        push_escape(b'/', out);
+                    }
+                    b'\\' => return Err(PATH_BACKSLASH),
+                    b';' => return Err(PATH_PARAMETER),
+                    0..=0x1f | 0x7f => return Err(PATH_CONTROL),
+                    b'%' => {
+                        if decodes_to_danger(path, at + 3) {
+                            return Err(PATH_ENCODED_TWICE);
+                        }
+                        push_escape(b'%', out);
+                    }
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(code),
+                    0x80.. => {
+                        at += 3 * push_utf8(path, at, code, out)?;
+                        continue;
+                    }
+                    _ => push_escape(code, out),
+                }
+                at += 3;
+            }
+            _ => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    close_segment(&out[segment..])?;
+    Ok(kept_slash)
+}
+
+fn close_segment(segment: &[u8]) -> Result<(), Reason> {
+    if segment == b"." || segment == b".." { Err(PATH_DOT_SEGMENT) } else { Ok(()) }
+}
+
+/// The byte of the escape at `at`.
+fn escape(path: &[u8], at: usize) -> Option<u8> {
+    let digit = |offset: usize| path.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
+    if path.get(at) != Some(&b'%') {
+        return None;
+    }
+    u8::try_from(digit(1)? << 4 | digit(2)?).ok()
+}
+
+fn push_escape(byte: u8, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+}
+
+/// Whether the two bytes at `at`, behind a `%25`, would be an escape that this module refuses or decodes: an origin
+/// that decodes twice would see another path than the one that was authorised.
+fn decodes_to_danger(path: &[u8], at: usize) -> bool {
+    let digit = |at: usize| path.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let (Some(high), Some(low)) = (digit(at), digit(at + 1)) else { return false };
+    matches!((high << 4 | low) as u8, b'.' | b'/' | b'\\' | b';' | b'%' | 0..=0x1f | 0x7f)
+}
+
+/// Copies one character written as escapes above 0x7F, in upper case; says how many escapes it took.
+fn push_utf8(path: &[u8], at: usize, first: u8, out: &mut Vec<u8>) -> Result<usize, Reason> {
+    let mut sequence = [first, 0, 0, 0];
+    let len = match first {
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf4 => 4,
+        // A continuation byte without a start, or a start that is only overlong or too large.
+        _ => return Err(PATH_UTF8),
+    };
+    for (i, byte) in sequence.iter_mut().enumerate().take(len).skip(1) {
+        *byte = escape(path, at + 3 * i).ok_or(PATH_UTF8)?;
+    }
+    let text = str::from_utf8(&sequence[..len]).map_err(|_| PATH_UTF8)?;
+    if text.chars().any(char::is_control) {
+        return Err(PATH_CONTROL);
+    }
+    sequence[..len].iter().for_each(|byte| push_escape(*byte, out));
+    Ok(len)
+}
