@@ -276,21 +276,20 @@ impl<'s> Bind<'s> {
                 if required.is_empty() { String::new() } else { format!(" with {}", all_of(&required)) };
             return self.mismatch(node, format!("{}: a map{with}", table.what));
         };
-        for entry in entries {
-            self.known(entry, table, entries);
-        }
-        let mut binder = MapBinder { bind: self, node, entries, table };
+        let meant = entries.iter().filter_map(|entry| self.known(entry, table, entries)).collect();
+        let mut binder = MapBinder { bind: self, node, entries, table, meant };
         body(&mut binder)
     }
 
-    /// Reports a key that the table has not, or has for later.
-    fn known(&mut self, entry: &Entry, table: &'static Table, siblings: &[Entry]) {
+    /// Reports a key that the table has not, or has for later. Returns the key that was probably meant.
+    fn known(&mut self, entry: &Entry, table: &'static Table, siblings: &[Entry]) -> Option<&'static str> {
         let name = entry.key.text.as_str();
         match table.key(name) {
             Some(key) if key.presence == Presence::Later => {
                 self.error(not_in_this_version(&format!("`{name}`"), key.doc, entry.key.span));
+                None
             }
-            Some(_) => {}
+            Some(_) => None,
             None => {
                 let all: Vec<String> = table.present().map(|key| format!("`{}`", key.name)).collect();
                 let mut error = ConfigError::new(
@@ -316,6 +315,7 @@ impl<'s> Bind<'s> {
                     error = error.fix("delete it; `ringwall schema` lists all keys");
                 }
                 self.error(error.why("a key that is silently ignored is a protection that is silently gone"));
+                near
             }
         }
     }
@@ -374,6 +374,8 @@ pub struct MapBinder<'a, 's, 'n> {
     node: &'n Node,
     entries: &'n [Entry],
     table: &'static Table,
+    /// Keys that an unknown key was taken for: reported already, so not missing.
+    meant: Vec<&'static str>,
 }
 
 impl<'a, 's, 'n> MapBinder<'a, 's, 'n> {
@@ -381,7 +383,6 @@ impl<'a, 's, 'n> MapBinder<'a, 's, 'n> {
     pub fn required<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
         if self.node(key).is_none() {
             self.missing(key);
-            return None;
         }
         self.optional(key)
     }
@@ -397,8 +398,11 @@ impl<'a, 's, 'n> MapBinder<'a, 's, 'n> {
         }
     }
 
-    /// Reports that a key is missing.
+    /// Reports that a key is missing, unless it was written with a slip that was reported.
     pub fn missing(&mut self, key: &'static str) {
+        if self.attempted(key) {
+            return;
+        }
         let doc = self.table.key(key).map_or("", |key| key.doc);
         let error = ConfigError::new(
             KEY_MISSING,
@@ -406,7 +410,6 @@ impl<'a, 's, 'n> MapBinder<'a, 's, 'n> {
             self.head_span(),
         )
         .expected(format!("`{key}`: {doc}"));
-        // The likeliest cause is the key written wrongly, which is reported at its own place as well.
         self.bind.error(error);
     }
 
@@ -423,6 +426,11 @@ impl<'a, 's, 'n> MapBinder<'a, 's, 'n> {
     /// Whether a key is there.
     pub fn has(&self, key: &str) -> bool {
         self.node(key).is_some()
+    }
+
+    /// Whether a key is there, or was written with a slip that was reported.
+    pub fn attempted(&self, key: &str) -> bool {
+        self.has(key) || self.meant.contains(&key)
     }
 
     /// The place of the whole map.

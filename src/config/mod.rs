@@ -6,7 +6,10 @@
 //! a policy's own `compile`.
 
 pub mod bind;
+pub mod check;
 pub mod error;
+pub mod load;
+pub mod model;
 pub mod node;
 pub mod read;
 pub mod secret;
@@ -16,6 +19,8 @@ pub mod unit;
 
 pub use bind::{Bind, FromNode, MapBinder, Named, Spanned};
 pub use error::{Code, ConfigError, Errors, Severity};
+pub use load::{Loaded, Loader, load, parse_str};
+pub use model::Config;
 pub use node::{Node, NodeKind};
 pub use secret::{Secret, SecretRef};
 pub use shape::{Key, Shape, Table};

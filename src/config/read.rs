@@ -87,8 +87,22 @@ pub fn read(source: &Source, file: FileId, environment: Environment<'_>) -> Read
             }
             Err(Stop::Syntax(error)) => {
                 let at = places.byte(error.marker().index());
-                let open = tree.open.iter().rev().find_map(Open::start);
-                errors.push(explain(source, file, &error, at, open));
+                let outermost = tree.open.iter().find_map(Open::bracket);
+                let innermost = tree.open.iter().rev().find_map(Open::bracket);
+                // A bracket that is never closed is noticed only in a later section: the fault lies in its own.
+                let section = |at: usize| section_at(source, at).map(|section| section.first);
+                let unclosed = innermost
+                    .zip(outermost)
+                    .filter(|(_, outermost)| section(outermost.start as usize) != section(at));
+                let at = unclosed.map_or(at, |(_, outermost)| outermost.start as usize);
+                errors.push(match unclosed {
+                    Some((innermost, _)) => unclosed_bracket(source, innermost),
+                    None => explain(source, file, &error, at, innermost),
+                });
+                // In JSON, or a map in braces, there are no sections to tell apart.
+                if matches!(tree.open.first(), Some(open) if open.bracket().is_some()) {
+                    return Read { root: None, lost, errors };
+                }
                 match blank_section(source, &mut text, at) {
                     Some(key) if !lost.contains(&key) => lost.push(key),
                     _ => return Read { root: None, lost, errors },
@@ -159,10 +173,12 @@ enum Stop {
 enum Open {
     List {
         start: Span,
+        bracket: bool,
         items: Vec<Node>,
     },
     Map {
         start: Span,
+        bracket: bool,
         entries: Vec<Entry>,
         /// Key → index in `entries`, kept once there are many.
         index: HashMap<String, usize>,
@@ -173,9 +189,13 @@ enum Open {
 }
 
 impl Open {
-    fn start(&self) -> Option<Span> {
+    /// Where its bracket is; `None` if it is told by indentation, or by its first key.
+    fn bracket(&self) -> Option<Span> {
         match self {
-            Open::List { start, .. } | Open::Map { start, .. } => (start.start < start.end).then_some(*start),
+            Open::List { start, bracket: true, .. } | Open::Map { start, bracket: true, .. } => {
+                Some(Span { end: start.start + 1, ..*start })
+            }
+            Open::List { .. } | Open::Map { .. } => None,
         }
     }
 }
@@ -222,12 +242,15 @@ impl Tree<'_> {
                 }
                 Event::SequenceStart(anchor, tag) => {
                     self.decorations(span, anchor, tag.is_some());
-                    self.start(Open::List { start: span, items: Vec::new() })?;
+                    let bracket = self.source.as_bytes().get(span.start as usize) == Some(&b'[');
+                    self.start(Open::List { start: span, bracket, items: Vec::new() })?;
                 }
                 Event::MappingStart(anchor, tag) => {
                     self.decorations(span, anchor, tag.is_some());
+                    let bracket = self.source.as_bytes().get(span.start as usize) == Some(&b'{');
                     self.start(Open::Map {
                         start: span,
+                        bracket,
                         entries: Vec::new(),
                         index: HashMap::new(),
                         key: None,
@@ -269,17 +292,18 @@ impl Tree<'_> {
 
     fn end(&mut self, end: Span) {
         let Some(open) = self.open.pop() else { return };
-        let flow =
-            |start: Span| matches!(self.source.as_bytes().get(start.start as usize), Some(b'[' | b'{'));
+        // The closing token may carry the space behind it.
+        let closed = matches!(self.source.as_bytes().get(end.start as usize), Some(b']' | b'}'));
+        let end = Span { end: end.start + u32::from(closed), ..end };
         let node = match open {
-            Open::List { start, items } => {
+            Open::List { start, bracket, items } => {
                 let last = items.last().map_or(start, |item| item.span);
-                let span = if flow(start) { start.to(end) } else { start.to(last) };
+                let span = if bracket { start.to(end) } else { start.to(last) };
                 Node { span, kind: NodeKind::List(items) }
             }
-            Open::Map { start, entries, .. } => {
+            Open::Map { start, bracket, entries, .. } => {
                 let last = entries.last().map_or(start, |entry| entry.key.span.to(entry.value.span));
-                let span = if flow(start) { start.to(end) } else { start.to(last) };
+                let span = if bracket { start.to(end) } else { start.to(last) };
                 Node { span, kind: NodeKind::Map(entries) }
             }
         };
@@ -450,6 +474,13 @@ fn runs_over(span: Span) -> ConfigError {
         .fix("put text of several lines in quotes, or use `>`")
 }
 
+fn unclosed_bracket(source: &Source, bracket: Span) -> ConfigError {
+    let written = &source.text()[bracket.range()];
+    ConfigError::new(SYNTAX, format!("this `{written}` is not closed"), bracket)
+        .expected(if written == "[" { "a `]` in the same section" } else { "a `}` in the same section" })
+        .fix("check the commas and brackets")
+}
+
 /// What the parser's error means to somebody who is not writing a parser.
 fn explain(source: &Source, file: FileId, error: &ScanError, at: usize, open: Option<Span>) -> ConfigError {
     let text = source.text();
@@ -504,33 +535,45 @@ fn indentation_tab(source: &Source, line: usize) -> Option<usize> {
     })
 }
 
-/// Paints the top-level section around `at` over with spaces, byte for byte except for characters, so that every
-/// other place keeps its position. Returns its key; `None` if there is no such section.
-fn blank_section(source: &Source, text: &mut String, at: usize) -> Option<String> {
+/// A top-level key and the lines up to the next.
+struct Section {
+    key: String,
+    first: usize,
+    bytes: std::ops::Range<usize>,
+}
+
+fn section_at(source: &Source, at: usize) -> Option<Section> {
     let top_level = |line: usize| {
         let written = &source.text()[source.line(line)];
         let key = written.split_once(':')?.0.trim_end().trim_matches(['"', '\'']);
-        let named = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        let named = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+            || !key.is_ascii() && !key.contains(char::is_whitespace);
         (named && !key.is_empty() && written.starts_with(|c: char| !c.is_whitespace()))
             .then(|| key.to_owned())
     };
     let line = source.position(at).line;
     let (first, key) = (1..=line).rev().find_map(|line| top_level(line).map(|key| (line, key)))?;
     let next = (line + 1..=source.lines()).find(|&line| top_level(line).is_some());
-    let start = source.line(first).start;
     let end = next.map_or(source.text().len(), |next| source.line(next).start);
-    let original = &source.text()[start..end];
-    let blank: String = original.chars().map(|c| if matches!(c, '\n' | '\r') { c } else { ' ' }).collect();
-    // Multi-byte characters shrink to one space: the parser counts characters, and so does `Places`.
-    let painted_before = text.chars().count();
-    let from = byte_of_character(text, source.text()[..start].chars().count());
-    let to = byte_of_character(text, source.text()[..end].chars().count());
+    Some(Section { key, first, bytes: source.line(first).start..end })
+}
+
+/// Paints the top-level section around `at` over with spaces, character by character, so that every other place
+/// keeps its position. Returns its key; `None` if there is no such section, or it is blank already.
+fn blank_section(source: &Source, text: &mut String, at: usize) -> Option<String> {
+    let section = section_at(source, at)?;
+    let blank: String = source.text()[section.bytes.clone()]
+        .chars()
+        .map(|c| if matches!(c, '\n' | '\r') { c } else { ' ' })
+        .collect();
+    // The parser counts characters, and so does `Places`: bytes before may already have become fewer.
+    let from = byte_of_character(text, source.text()[..section.bytes.start].chars().count());
+    let to = byte_of_character(text, source.text()[..section.bytes.end].chars().count());
     if text[from..to] == blank {
         return None;
     }
     text.replace_range(from..to, &blank);
-    debug_assert_eq!(painted_before, text.chars().count());
-    Some(key)
+    Some(section.key)
 }
 
 fn byte_of_character(text: &str, character: usize) -> usize {

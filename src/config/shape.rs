@@ -24,6 +24,8 @@ pub enum Shape {
     Named(&'static Shape),
     /// A list, or one of it without brackets.
     OneOrMany(&'static Shape),
+    /// This, or a map whose one key `extend` or `replace` holds it.
+    Scoped(&'static Shape),
     /// One of several.
     Either(&'static [Shape]),
 }

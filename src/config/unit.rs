@@ -950,6 +950,12 @@ impl FromNode for HeaderName {
 pub struct HeaderValue(String);
 
 impl HeaderValue {
+    /// A value that is known to be one.
+    pub(crate) fn literal(text: &'static str) -> HeaderValue {
+        debug_assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b)));
+        HeaderValue(text.to_owned())
+    }
+
     /// The value.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,0 +1,436 @@
+//! Rules for `apis`: what is served, where it goes, who may.
+
+use std::collections::HashMap;
+
+use super::super::bind::{Bind, Named, Spanned};
+use super::super::error::{Code, ConfigError};
+use super::super::model::policy::How;
+use super::super::model::{
+    Allow, Api, Draft, Edits, Grant, HeaderEdits, Operation, Route, Scoped, Surface, Who,
+};
+use super::super::source::Span;
+use super::fields::{forbidden_edit, refuses_identity};
+use super::limit;
+use super::limit::unknown;
+
+/// Requests have nowhere to go.
+pub const TO_MISSING: Code = Code::new(1402);
+/// There is no such upstream.
+pub const TO_UNKNOWN: Code = Code::new(1403);
+/// Two APIs live at the same place.
+pub const PLACE_TWICE: Code = Code::new(1404);
+/// Two operations match the same requests.
+pub const OPERATION_TWICE: Code = Code::new(1405);
+/// A tail without its reason.
+pub const TAIL: Code = Code::new(1406);
+/// An upstream for an API that forwards nothing.
+pub const TO_UNUSED: Code = Code::new(1410);
+/// A host that no listener serves.
+pub const HOST_UNSERVED: Code = Code::new(1412);
+/// A key that means nothing in a closed API.
+pub const CLOSED_KEYS: Code = Code::new(1415);
+/// A host stands twice.
+pub const HOST_TWICE: Code = Code::new(1417);
+/// A reason for a tail that is not there.
+pub const RAW_UNUSED: Code = Code::new(1418);
+/// An inner policy does not say how it relates to the outer one.
+pub const INNER: Code = Code::new(1422);
+/// A schema cannot be extended.
+pub const BODY_EXTENDED: Code = Code::new(1423);
+/// A field that only Ringwall writes.
+pub const FIELD: Code = Code::new(1424);
+/// A field that cannot hold an identity.
+pub const IDENTITY_FIELD: Code = Code::new(1425);
+/// Nobody is allowed, and nothing says that this is meant.
+pub const ALLOW_MISSING: Code = Code::new(1501);
+/// There is no such login.
+pub const WHO_UNKNOWN: Code = Code::new(1502);
+/// There is no such operation.
+pub const DO_UNKNOWN: Code = Code::new(1503);
+/// A role or scope asked of everybody.
+pub const ANYONE_WITH: Code = Code::new(1504);
+/// `do` in an API without operations.
+pub const DO_WITHOUT: Code = Code::new(1507);
+/// A grant stands twice.
+pub const GRANT_TWICE: Code = Code::new(1508);
+/// `allow` in a closed API.
+pub const ALLOW_CLOSED: Code = Code::new(1509);
+/// Nobody may call an operation.
+pub const NOBODY: Code = Code::new(1510);
+
+pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
+    let Some(apis) = &draft.apis else { return };
+    for (name, api) in apis.iter() {
+        destination(draft, api, name, bind);
+        hosts(draft, api, bind);
+        if let Some(operations) = api.operations() {
+            operations_differ(operations, bind);
+            for (_, operation) in operations.iter() {
+                one_operation(api, operation, bind);
+            }
+        }
+        closed(api, bind);
+        allow(draft, api, name, bind);
+        limit::check(draft, api, bind);
+        identity(api, bind);
+        if let Some(edits) = &api.headers {
+            fields(api, edits, bind);
+        }
+    }
+    places(apis, bind);
+}
+
+fn destination(draft: &Draft, api: &Api, name: &Spanned<String>, bind: &mut Bind<'_>) {
+    let forwards = match &api.surface {
+        Some(Surface::Raw(_)) => true,
+        Some(Surface::Operations(operations)) => {
+            operations.iter().any(|(_, operation)| matches!(operation.route, Route::Forward))
+        }
+        Some(Surface::Closed(_)) | None => false,
+    };
+    match &api.to {
+        None if forwards && !api.written.to => {
+            let mut error =
+                ConfigError::new(TO_MISSING, "the requests of this API have nowhere to go", name.span)
+                    .expected("`to: NAME`, an upstream");
+            if let Some(upstreams) = &draft.upstreams {
+                error = error.fix(match upstreams.names().next() {
+                    Some(first) => format!("add `to: {first}` below it"),
+                    None => "add the section `upstreams`, and `to` below this".to_owned(),
+                });
+            }
+            bind.error(error);
+        }
+        Some(to) => {
+            if let Some(upstreams) = &draft.upstreams
+                && !upstreams.knows(&to.upstream)
+            {
+                let known: Vec<&str> = upstreams.names().collect();
+                bind.error(unknown(TO_UNKNOWN, "upstream", &to.upstream, to.upstream.span, &known));
+            }
+            if !forwards
+                && matches!(&api.surface, Some(Surface::Operations(all)) if all.len() == all.names().count())
+            {
+                bind.note(ConfigError::note(
+                    TO_UNUSED,
+                    "no operation of this API is forwarded",
+                    to.upstream.span,
+                ));
+            }
+        }
+        None => {}
+    }
+}
+
+fn hosts(draft: &Draft, api: &Api, bind: &mut Bind<'_>) {
+    for (at, host) in api.host.iter().enumerate() {
+        if let Some(first) = api.host[..at].iter().find(|first| first.value == host.value) {
+            bind.error(
+                ConfigError::new(HOST_TWICE, format!("`{}` stands twice", host.value), host.span)
+                    .also(first.span, "first here"),
+            );
+        }
+    }
+    let Some(listeners) = &draft.listen else { return };
+    let serving: Vec<_> = listeners.iter().filter(|listener| listener.redirect.is_none()).collect();
+    // A listener without domains serves any host; one that was refused may have named it.
+    if serving.is_empty()
+        || serving.iter().any(|listener| listener.domains.is_empty())
+        || bind.error_count() > 0
+    {
+        return;
+    }
+    let domains: Vec<&str> =
+        serving.iter().flat_map(|listener| &listener.domains).map(|domain| domain.as_str()).collect();
+    for host in api.host.iter().filter(|host| !domains.contains(&host.as_str())) {
+        bind.error(unknown(HOST_UNSERVED, "listener with the domain", host.as_str(), host.span, &domains));
+    }
+}
+
+fn operations_differ(operations: &Named<Operation>, bind: &mut Bind<'_>) {
+    let mut seen: HashMap<(String, String), (&str, Span)> = HashMap::new();
+    for (name, operation) in operations.iter() {
+        let matches = &operation.matches.value;
+        let key = (matches.method.as_str().to_owned(), matches.template.shape());
+        match seen.get(&key) {
+            Some((first, span)) => bind.error(
+                ConfigError::new(
+                    OPERATION_TWICE,
+                    format!("`{first}` and `{}` match the same requests", name.value),
+                    operation.matches.span,
+                )
+                .label("again here")
+                .also(*span, "first here")
+                .why("it would be chance, or the order of lines, which one decides"),
+            ),
+            None => {
+                seen.insert(key, (&name.value, operation.matches.span));
+            }
+        }
+    }
+}
+
+fn one_operation(api: &Api, operation: &Operation, bind: &mut Bind<'_>) {
+    match (&operation.raw, operation.matches.template.has_tail()) {
+        (None, true) => bind.error(
+            ConfigError::new(TAIL, "a tail takes every path below it", operation.matches.span)
+                .expected("the operation's own `raw: \"why\"`, or the paths one by one")
+                .why("paths that nobody listed are served too, those that are added later as well"),
+        ),
+        (Some(raw), false) => bind.error(
+            ConfigError::new(RAW_UNUSED, "there is no tail that this reason is for", raw.span)
+                .also(operation.matches.span, "this matches its own path only")
+                .fix("delete `raw`"),
+        ),
+        _ => {}
+    }
+    inner(&operation.limits, (!api.limits.is_empty()).then(|| api.limits[0].span), "limits", bind);
+    inner(&operation.sizes, api.sizes.map(|_| api.span), "sizes", bind);
+    inner(&operation.timeouts, api.timeouts.map(|_| api.span), "timeouts", bind);
+    inner(&operation.headers, api.headers.as_ref().map(|_| api.span), "headers", bind);
+    inner(&operation.body, api.body.as_ref().map(|body| body.span), "body", bind);
+    if let Some(Scoped { how: How::Extend, span, .. }) = &operation.body {
+        bind.error(
+            ConfigError::new(BODY_EXTENDED, "a body has one schema", *span)
+                .expected("`replace`")
+                .fix("combine schemas in the schema itself, with `allOf`"),
+        );
+    }
+    if let Some(edits) = &operation.headers {
+        fields(api, &edits.value, bind);
+    }
+}
+
+fn inner<T>(policy: &Option<Scoped<T>>, outer: Option<Span>, kind: &str, bind: &mut Bind<'_>) {
+    let (Some(Scoped { how: How::Alone, span, .. }), Some(outer)) = (policy, outer) else { return };
+    let mut error = ConfigError::new(INNER, format!("the API has `{kind}` too"), *span)
+        .expected(format!("`{kind}: {{ extend: … }}` or `{kind}: {{ replace: … }}`"))
+        .why("an inner policy that silently replaced the outer one would drop a protection");
+    if outer != *span && kind == "limits" {
+        error = error.also(outer, "those of the API");
+    }
+    bind.error(error);
+}
+
+fn closed(api: &Api, bind: &mut Bind<'_>) {
+    let Some(Surface::Closed(closed)) = &api.surface else { return };
+    let mut unused: Vec<(&str, Span)> = Vec::new();
+    unused.extend(api.to.as_ref().map(|to| ("to", to.upstream.span)));
+    unused.extend(api.limits.first().map(|limit| ("limits", limit.span)));
+    unused.extend(api.body.as_ref().map(|body| ("body", body.span)));
+    unused.extend(api.identity.first().map(|(name, _)| ("identity", name.span)));
+    for (key, span) in unused {
+        bind.error(
+            ConfigError::new(CLOSED_KEYS, format!("`{key}` means nothing in a closed API"), span)
+                .also(*closed, "closed here")
+                .fix("delete it"),
+        );
+    }
+    if let Some(allow) = &api.allow {
+        bind.error(
+            ConfigError::new(ALLOW_CLOSED, "a closed API admits nobody", allow.span)
+                .also(*closed, "closed here")
+                .fix("delete `allow`, or `closed`"),
+        );
+    }
+}
+
+fn allow(draft: &Draft, api: &Api, name: &Spanned<String>, bind: &mut Bind<'_>) {
+    let Some(allow) = &api.allow else {
+        if !api.written.allow && !api.is_closed() {
+            bind.error(
+                ConfigError::new(ALLOW_MISSING, format!("nobody is allowed to call `{}`", name.value), name.span)
+                    .expected("`allow`, or `closed: true`")
+                    .fix("add grants such as `allow: [{ who: people, do: [listOrders] }]`; `who: anyone` opens it to all")
+                    .why("what is not granted is refused, so an API without grants is one that was forgotten"),
+            );
+        }
+        return;
+    };
+    let operations = operation_names(api);
+    for grant in &allow.grants {
+        one_grant(draft, api, grant, operations.as_deref(), bind);
+    }
+    for (at, grant) in allow.grants.iter().enumerate() {
+        if let Some(first) = allow.grants[..at].iter().find(|first| same(first, grant)) {
+            bind.note(
+                ConfigError::note(GRANT_TWICE, "this grant stands twice", grant.span)
+                    .also(first.span, "first here"),
+            );
+        }
+    }
+    nobody(api, allow, bind);
+}
+
+fn one_grant(draft: &Draft, api: &Api, grant: &Grant, operations: Option<&[&str]>, bind: &mut Bind<'_>) {
+    for who in &grant.who {
+        match &who.value {
+            Who::Login(name) => {
+                if let Some(logins) = &draft.login
+                    && !logins.knows(name)
+                {
+                    let known: Vec<&str> = logins.names().chain(["anyone"]).collect();
+                    bind.error(unknown(WHO_UNKNOWN, "login", name, who.span, &known));
+                }
+            }
+            Who::Anyone => {
+                for asked in grant.role.iter().chain(&grant.scope) {
+                    bind.error(
+                        ConfigError::new(
+                            ANYONE_WITH,
+                            "`anyone` includes callers without roles and scopes",
+                            asked.span,
+                        )
+                        .also(who.span, "everybody, with or without login")
+                        .fix("name a login instead of `anyone`"),
+                    );
+                }
+            }
+        }
+    }
+    for name in grant.operations.iter().flatten() {
+        match operations {
+            Some(known) if !known.contains(&name.value.as_str()) => {
+                bind.error(unknown(DO_UNKNOWN, "operation", &name.value, name.span, known));
+            }
+            None if matches!(api.surface, Some(Surface::Raw(_))) => bind.error(
+                ConfigError::new(DO_WITHOUT, "a raw API has no operations to name", name.span)
+                    .fix("delete `do`, or list the operations instead of `raw`"),
+            ),
+            _ => {}
+        }
+    }
+}
+
+fn same(a: &Grant, b: &Grant) -> bool {
+    let words = |list: &[Spanned<String>]| {
+        let mut words: Vec<String> = list.iter().map(|word| word.value.clone()).collect();
+        words.sort();
+        words
+    };
+    let who = |grant: &Grant| {
+        let mut who: Vec<Who> = grant.who.iter().map(|who| who.value.clone()).collect();
+        who.sort();
+        who
+    };
+    who(a) == who(b)
+        && words(&a.role) == words(&b.role)
+        && words(&a.scope) == words(&b.scope)
+        && a.operations.as_deref().map(words) == b.operations.as_deref().map(words)
+}
+
+fn nobody(api: &Api, allow: &Allow, bind: &mut Bind<'_>) {
+    let Some(operations) = api.operations() else { return };
+    if allow.mode.exception().is_some() || allow.grants.iter().any(|grant| grant.operations.is_none()) {
+        return;
+    }
+    for (name, _) in operations.iter() {
+        let granted =
+            |grant: &Grant| grant.operations.iter().flatten().any(|other| other.value == name.value);
+        if !allow.grants.iter().any(granted) {
+            bind.note(
+                ConfigError::note(NOBODY, format!("nobody may call `{}`", name.value), name.span)
+                    .also(allow.span, "no grant names it"),
+            );
+        }
+    }
+}
+
+fn identity(api: &Api, bind: &mut Bind<'_>) {
+    for (at, (name, field)) in api.identity.iter().enumerate() {
+        if let Some(why) = refuses_identity(name) {
+            bind.error(
+                ConfigError::new(
+                    IDENTITY_FIELD,
+                    format!("`{}` cannot hold an identity", name.as_str()),
+                    name.span,
+                )
+                .expected("a field of its own such as `X-User`")
+                .why(why),
+            );
+        }
+        if let Some((_, first)) = api.identity[..at].iter().find(|(_, first)| first.value == field.value) {
+            bind.error(
+                ConfigError::new(IDENTITY_FIELD, "one thing has two names", field.span)
+                    .also(first.span, "first here"),
+            );
+        }
+    }
+}
+
+fn fields(api: &Api, edits: &HeaderEdits, bind: &mut Bind<'_>) {
+    let mut one = |edits: &Edits, request: bool| {
+        for name in edits.set.iter().map(|(name, _)| name).chain(&edits.remove) {
+            let renamed = api.identity.iter().any(|(other, _)| other.value == name.value);
+            let why = match renamed && request {
+                true => Some("it holds the caller's identity in this API"),
+                false => forbidden_edit(name, request),
+            };
+            if let Some(why) = why {
+                bind.error(
+                    ConfigError::new(
+                        FIELD,
+                        format!("`{}` cannot be set or removed", name.as_str()),
+                        name.span,
+                    )
+                    .fix("delete it")
+                    .why(why),
+                );
+            }
+        }
+    };
+    one(&edits.request, true);
+    one(&edits.response, false);
+}
+
+/// The longest `base` wins, and a named host before all hosts; two APIs with the same host and base are a tie.
+fn places(apis: &Named<Api>, bind: &mut Bind<'_>) {
+    let mut seen: HashMap<(Option<&str>, &str), (&str, Span)> = HashMap::new();
+    for (name, api) in apis.iter() {
+        let base = api.base.value.as_str();
+        let hosts: Vec<Option<&str>> = match api.host.is_empty() {
+            true => vec![None],
+            false => api.host.iter().map(|host| Some(host.as_str())).collect(),
+        };
+        for host in hosts {
+            match seen.get(&(host, base)) {
+                Some((first, _)) if *first == name.value => {}
+                Some((first, span)) => {
+                    let on = host.map_or(String::new(), |host| format!(" of `{host}`"));
+                    bind.error(
+                        ConfigError::new(
+                            PLACE_TWICE,
+                            format!(
+                                "`{first}` and `{}` live at the same place: `{}`{on}",
+                                name.value, api.base.value
+                            ),
+                            name.span,
+                        )
+                        .also(*span, "the other one")
+                        .expected("another `base`, or another `host`")
+                        .why("it would be chance which of the two decides"),
+                    );
+                    break;
+                }
+                None => {
+                    seen.insert((host, base), (&name.value, name.span));
+                }
+            }
+        }
+    }
+}
+
+/// The names of an API's operations; `None` if it has none, or they could not be read.
+pub(super) fn operation_names(api: &Api) -> Option<Vec<&str>> {
+    api.operations().map(|operations| operations.names().collect())
+}
+
+/// The names that there are, in words.
+pub(super) fn name_list(what: &str, known: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    match known {
+        [] => format!("there is no {what} at all"),
+        _ if known.len() <= SHOWN => format!("one of `{}`", known.join("`, `")),
+        _ => format!("one of `{}` and {} more", known[..SHOWN].join("`, `"), known.len() - SHOWN),
+    }
+}

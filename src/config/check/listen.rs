@@ -1,0 +1,108 @@
+//! Rules for `listen`.
+
+use super::super::bind::Bind;
+use super::super::error::{Code, ConfigError};
+use super::super::model::{Draft, Listener, Tls};
+use super::super::unit::Address;
+use super::unneeded;
+
+/// Two listeners on one address.
+pub const ADDRESS_TWICE: Code = Code::new(1102);
+/// A listener does not say how its connections become private.
+pub const TLS_MISSING: Code = Code::new(1103);
+/// Requests would come in without TLS from other machines.
+pub const PLAIN: Code = Code::new(1104);
+/// A redirect to `https` on a listener that has TLS.
+pub const REDIRECT_TLS: Code = Code::new(1106);
+/// A domain stands twice on one listener.
+pub const DOMAIN_TWICE: Code = Code::new(1107);
+/// Everybody is a trusted proxy.
+pub const TRUSTS_ALL: Code = Code::new(1108);
+/// Trusted proxies on a listener that forwards nothing.
+pub const REDIRECT_KEYS: Code = Code::new(1109);
+
+pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
+    let Some(listeners) = &draft.listen else { return };
+    for (at, listener) in listeners.iter().enumerate() {
+        one(listener, bind);
+        // Port 0 takes any free port, a different one each time.
+        let free = matches!(listener.address.value, Address::Tcp(address) if address.port() == 0);
+        let first = listeners[..at].iter().find(|first| first.address.value == listener.address.value);
+        if let (false, Some(first)) = (free, first) {
+            bind.error(
+                ConfigError::new(ADDRESS_TWICE, "two listeners have one address", listener.address.span)
+                    .label("again here")
+                    .also(first.address.span, "first here")
+                    .fix("put their domains and certificates into one listener"),
+            );
+        }
+    }
+}
+
+fn one(listener: &Listener, bind: &mut Bind<'_>) {
+    match (&listener.tls, listener.redirect) {
+        (None, None) => bind.error(
+            ConfigError::new(
+                TLS_MISSING,
+                "the listener does not say how its connections become private",
+                listener.address.span,
+            )
+            .expected(
+                "`tls: { cert: FILE, key: FILE }`, `tls: self-signed`, `tls: none`, or `redirect: https`",
+            )
+            .why("Ringwall never serves plain HTTP because a key was forgotten"),
+        ),
+        (Some(tls), Some(redirect)) if !matches!(tls.value, Tls::None) => bind.error(
+            ConfigError::new(
+                REDIRECT_TLS,
+                "a redirect to `https` on a listener with TLS leads nowhere",
+                redirect,
+            )
+            .also(tls.span, "this has TLS already")
+            .fix("delete one of the two; other redirects belong to an operation"),
+        ),
+        (Some(tls), None) if matches!(tls.value, Tls::None) => {
+            if !listener.address.is_local() && listener.insecure.is_none() {
+                bind.error(
+                    ConfigError::new(PLAIN, "requests would come in without TLS from other machines", tls.span)
+                        .also(listener.address.span, "reachable from outside")
+                        .expected("TLS, a loopback address or Unix socket, or `insecure: { reason, until }`")
+                        .fix("add `insecure: { reason: \"…\", until: 2027-06-30 }` if something before it ends TLS")
+                        .why("keys and tokens would cross the network readable"),
+                );
+            }
+        }
+        _ => {}
+    }
+    if let Some(exception) = &listener.insecure {
+        let plain = listener.tls.as_ref().is_some_and(|tls| matches!(tls.value, Tls::None));
+        if !plain || listener.address.is_local() || listener.redirect.is_some() {
+            bind.note(unneeded(exception));
+        }
+    }
+    for (at, domain) in listener.domains.iter().enumerate() {
+        if let Some(first) = listener.domains[..at].iter().find(|first| first.value == domain.value) {
+            bind.error(
+                ConfigError::new(DOMAIN_TWICE, format!("`{}` stands twice", domain.value), domain.span)
+                    .also(first.span, "first here"),
+            );
+        }
+    }
+    if let (Some(redirect), Some(proxy)) = (listener.redirect, listener.trusted_proxies.first()) {
+        bind.error(
+            ConfigError::new(REDIRECT_KEYS, "a listener that only redirects forwards nothing", proxy.span)
+                .also(redirect, "it only redirects")
+                .fix("delete `trusted_proxies`"),
+        );
+    }
+    for net in &listener.trusted_proxies {
+        if net.value.prefix_len() == 0 {
+            bind.error(
+                ConfigError::new(TRUSTS_ALL, "everybody is a trusted proxy", net.span)
+                    .found(net.value.to_string())
+                    .expected("the networks of your own proxies")
+                    .why("every caller could then say which address it comes from"),
+            );
+        }
+    }
+}

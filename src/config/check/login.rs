@@ -1,0 +1,130 @@
+//! Rules for `login`.
+
+use super::super::bind::{Bind, Spanned};
+use super::super::error::{Code, ConfigError};
+use super::super::model::login::Method;
+use super::super::model::{Draft, JwtKeys, Tokens, Who};
+use super::super::unit::Url;
+use super::fields::refuses_credential;
+
+/// Whoever can verify can also sign.
+pub const HMAC_SHARED: Code = Code::new(1305);
+/// Keys would be fetched without TLS.
+pub const KEYS_PLAIN: Code = Code::new(1306);
+/// The field cannot carry a key.
+pub const FIELD: Code = Code::new(1307);
+/// A login has a name that means something else.
+pub const RESERVED: Code = Code::new(1308);
+/// Two logins accept the same tokens.
+pub const TOKENS_TWICE: Code = Code::new(1312);
+/// No grant names the login.
+pub const UNUSED: Code = Code::new(1313);
+
+pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
+    let Some(logins) = &draft.login else { return };
+    let mut before: Vec<(&Spanned<String>, &Tokens)> = Vec::new();
+    for (name, login) in logins.iter() {
+        if name.value == "anyone" {
+            bind.error(
+                ConfigError::new(RESERVED, "`anyone` stands for everybody, with or without login", name.span)
+                    .fix("give the login another name"),
+            );
+        }
+        match &login.method {
+            Method::ApiKey(keys) => {
+                if let Some(why) = refuses_credential(&keys.header) {
+                    bind.error(
+                        ConfigError::new(
+                            FIELD,
+                            format!("`{}` cannot carry a key", keys.header.as_str()),
+                            keys.header.span,
+                        )
+                        .expected("a field of its own such as `X-API-Key`")
+                        .why(why),
+                    );
+                }
+            }
+            Method::Jwt(tokens) => {
+                one(tokens, bind);
+                let same = before.iter().find(|(_, other)| {
+                    other.issuer.value == tokens.issuer.value
+                        && other.audience.iter().any(|a| tokens.audience.iter().any(|b| a.value == b.value))
+                });
+                if let Some((first, _)) = same {
+                    bind.error(
+                        ConfigError::new(
+                            TOKENS_TWICE,
+                            format!("`{}` and `{}` accept the same tokens", first.value, name.value),
+                            tokens.issuer.span,
+                        )
+                        .also(first.span, "the other one")
+                        .expected("another issuer, or another audience")
+                        .why("it would be chance which of the two a caller comes in by"),
+                    );
+                }
+                before.push((name, tokens));
+            }
+        }
+        unused(draft, name, bind);
+    }
+}
+
+fn one(tokens: &Tokens, bind: &mut Bind<'_>) {
+    let url: Option<&Url> = match &tokens.keys.value {
+        JwtKeys::File(_) => None,
+        JwtKeys::Url(url) | JwtKeys::Discovery(url) => Some(url),
+    };
+    if let Some(url) = url {
+        if !url.https && !url.is_local() {
+            bind.error(
+                ConfigError::new(
+                    KEYS_PLAIN,
+                    "the keys of tokens would be fetched without TLS",
+                    tokens.keys.span,
+                )
+                .found(format!("`{url}`"))
+                .expected("`https://`")
+                .why("whoever is between the two could send keys of its own, and sign any token"),
+            );
+        }
+        for algorithm in tokens.algorithms.iter().filter(|algorithm| algorithm.is_hmac()) {
+            bind.error(
+                ConfigError::new(
+                    HMAC_SHARED,
+                    format!("`{}` with keys from a URL", algorithm.as_str()),
+                    algorithm.span,
+                )
+                .also(tokens.keys.span, "fetched from here")
+                .expected("an algorithm with a public key, or a JWKS file")
+                .why("RFC 8725 §3.1; with HMAC whoever can read the key can sign, and keys at a URL are public"),
+            );
+        }
+    }
+    for (at, algorithm) in tokens.algorithms.iter().enumerate() {
+        if let Some(first) = tokens.algorithms[..at].iter().find(|first| first.value == algorithm.value) {
+            bind.note(
+                ConfigError::note(
+                    TOKENS_TWICE,
+                    format!("`{}` stands twice", algorithm.as_str()),
+                    algorithm.span,
+                )
+                .also(first.span, "first here"),
+            );
+        }
+    }
+}
+
+fn unused(draft: &Draft, name: &Spanned<String>, bind: &mut Bind<'_>) {
+    let Some(apis) = &draft.apis else { return };
+    let unread = apis.len() < apis.names().count()
+        || apis.iter().any(|(_, api)| api.allow.is_none() && (api.written.allow || !api.is_closed()));
+    let named = apis
+        .iter()
+        .filter_map(|(_, api)| api.allow.as_ref())
+        .flat_map(|allow| &allow.grants)
+        .flat_map(|grant| &grant.who)
+        .any(|who| matches!(&who.value, Who::Login(login) if *login == name.value));
+    if !unread && !named {
+        bind.note(ConfigError::note(UNUSED, format!("no grant names the login `{}`", name.value), name.span));
+    }
+}

@@ -1,0 +1,91 @@
+//! Rules for `upstreams`.
+
+use super::super::bind::{Bind, Spanned};
+use super::super::error::{Code, ConfigError};
+use super::super::model::{Draft, Surface, Trust, Upstream};
+use super::unneeded;
+
+/// Requests would go to another machine without TLS.
+pub const PLAIN: Code = Code::new(1203);
+/// Nobody checks who the upstream is.
+pub const UNVERIFIED: Code = Code::new(1204);
+/// Authorities for an upstream without TLS.
+pub const CA_UNUSED: Code = Code::new(1205);
+/// A target stands twice.
+pub const TARGET_TWICE: Code = Code::new(1207);
+/// No API uses the upstream.
+pub const UNUSED: Code = Code::new(1210);
+
+pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
+    let Some(upstreams) = &draft.upstreams else { return };
+    for (name, upstream) in upstreams.iter() {
+        one(upstream, bind);
+        unused(draft, name, bind);
+    }
+}
+
+fn one(upstream: &Upstream, bind: &mut Bind<'_>) {
+    let mut needed = false;
+    for (at, target) in upstream.targets.iter().enumerate() {
+        if let Some(first) = upstream.targets[..at].iter().find(|first| first.value == target.value) {
+            bind.error(
+                ConfigError::new(TARGET_TWICE, format!("`{}` stands twice", target.value), target.span)
+                    .also(first.span, "first here"),
+            );
+        }
+        if target.https || target.is_local() {
+            continue;
+        }
+        needed = true;
+        if upstream.insecure.is_none() {
+            bind.error(
+                ConfigError::new(PLAIN, "requests would go to another machine without TLS", target.span)
+                    .found(format!("`{}`", target.value))
+                    .expected(
+                        "`https://`, a loopback address or Unix socket, or `insecure: { reason, until }`",
+                    )
+                    .fix(
+                        "add `insecure: { reason: \"…\", until: 2027-06-30 }` beside `targets` if it must be",
+                    )
+                    .why("whoever is between the two reads and changes every request and answer"),
+            );
+        }
+    }
+    match &upstream.trust {
+        Trust::Unverified(span) => {
+            needed = true;
+            if upstream.insecure.is_none() {
+                bind.error(
+                    ConfigError::new(UNVERIFIED, "nobody would check who the upstream is", *span)
+                        .expected("a PEM file with its authority, or `insecure: { reason, until }` beside it")
+                        .fix("name the PEM file of the authority that signed its certificate")
+                        .why("TLS with anybody is not private: it may be with whoever is between the two"),
+                );
+            }
+        }
+        Trust::File(path) if upstream.targets.iter().all(|target| !target.https) => bind.error(
+            ConfigError::new(CA_UNUSED, "no target has TLS, so its authority is never checked", path.span)
+                .fix("write the targets with `https://`, or delete `ca`"),
+        ),
+        Trust::File(_) | Trust::System => {}
+    }
+    if let Some(exception) = &upstream.insecure
+        && !needed
+    {
+        bind.note(unneeded(exception));
+    }
+}
+
+fn unused(draft: &Draft, name: &Spanned<String>, bind: &mut Bind<'_>) {
+    let Some(apis) = &draft.apis else { return };
+    let may_be_used = apis.len() < apis.names().count()
+        || apis.iter().any(|(_, api)| {
+            let to = api.to.as_ref();
+            to.is_some_and(|to| to.upstream.value == name.value)
+                || (to.is_none() && api.written.to)
+                || (to.is_none() && !matches!(api.surface, Some(Surface::Closed(_) | Surface::Operations(_))))
+        });
+    if !may_be_used {
+        bind.note(ConfigError::note(UNUSED, format!("no API uses the upstream `{}`", name.value), name.span));
+    }
+}

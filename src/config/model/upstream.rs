@@ -1,0 +1,378 @@
+//! `upstreams.X`: where requests go.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Exception;
+use crate::config::bind::{Bind, FromNode, Spanned, malformed};
+use crate::config::error::{Code, ConfigError};
+use crate::config::node::{Node, NodeKind};
+use crate::config::shape::{Key, Shape, Table};
+use crate::config::source::Span;
+use crate::config::unit::{FilePath, HostName, Url};
+
+/// Not the URL of a target.
+pub const TARGET: Code = Code::new(1201);
+/// A target has a path.
+pub const TARGET_PATH: Code = Code::new(1202);
+/// The path of a health probe is not one.
+pub const HEALTH_PATH: Code = Code::new(1208);
+
+/// One upstream: targets that do the same work.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its targets; at least one.
+    pub targets: Vec<Spanned<Target>>,
+    /// Which certificates are believed.
+    pub trust: Trust,
+    /// Why targets may be reached without TLS, or unverified.
+    pub insecure: Option<Exception>,
+    /// Which target is next.
+    pub balance: Balance,
+    /// How targets are probed; `None`: not at all.
+    pub health: Option<Health>,
+    /// Times.
+    pub timeouts: UpstreamTimeouts,
+    /// Connections that are kept.
+    pub pool: Pool,
+    /// The whole value.
+    pub span: Span,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// TLS, verified against [`Upstream::trust`].
+    pub https: bool,
+    /// Where it is.
+    pub host: Host,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A name or an address, and a port.
+    Net(HostName, u16),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// Whether it can only be this machine: a loopback address, `localhost`, a Unix socket.
+    pub fn is_local(&self) -> bool {
+        match &self.host {
+            Host::Unix(_) => true,
+            Host::Net(host, _) => {
+                host.as_str() == "localhost" || host.ip().is_some_and(crate::config::unit::is_loopback)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.https { "https" } else { "http" };
+        match &self.host {
+            Host::Unix(path) => write!(f, "unix:{}", path.display()),
+            Host::Net(host, port) => write!(f, "{scheme}://{host}:{port}"),
+        }
+    }
+}
+
+/// Which certificates of an upstream are believed.
+#[derive(Clone, Debug, Default)]
+pub enum Trust {
+    /// Those that the system trusts.
+    #[default]
+    System,
+    /// Those signed by the certificates in a PEM file.
+    File(Spanned<FilePath>),
+    /// Any at all; where it was written. Only with a reason.
+    Unverified(Span),
+}
+
+/// Which target is next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other.
+    RoundRobin,
+    /// Of two taken by chance, the one with fewer requests under way.
+    #[default]
+    LeastRequest,
+}
+
+/// A plain HTTP probe, sent by the control thread.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// The path; 200 to 299 is healthy.
+    pub get: Spanned<String>,
+    /// From one probe to the next.
+    pub every: Duration,
+}
+
+/// Times of an upstream; `None` takes the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UpstreamTimeouts {
+    /// Until a connection (and its TLS) stands; 2 s.
+    pub connect: Option<Duration>,
+    /// Until the first byte of an answer; 30 s.
+    pub first_byte: Option<Duration>,
+    /// An unused connection is kept that long; 50 s.
+    pub idle: Option<Duration>,
+}
+
+impl UpstreamTimeouts {
+    /// [`UpstreamTimeouts::connect`], or its default.
+    pub fn connect_in_force(&self) -> Duration {
+        self.connect.unwrap_or(Duration::from_secs(2))
+    }
+
+    /// [`UpstreamTimeouts::idle`], or its default: below the 60 s after which most servers close.
+    pub fn idle_in_force(&self) -> Duration {
+        self.idle.unwrap_or(Duration::from_secs(50))
+    }
+}
+
+/// Bounds on the connections to one target, all cores together; `None` takes the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pool {
+    /// The most connections; 1024.
+    pub connections: Option<u64>,
+    /// The most that are kept unused; 256.
+    pub idle: Option<u64>,
+}
+
+impl Pool {
+    /// [`Pool::connections`], or its default.
+    pub fn connections_in_force(&self) -> u64 {
+        self.connections.unwrap_or(1_024)
+    }
+
+    /// [`Pool::idle`], or its default; never more than the connections.
+    pub fn idle_in_force(&self) -> u64 {
+        self.idle.unwrap_or(256).min(self.connections_in_force())
+    }
+}
+
+/// Keys of `upstreams.X`.
+pub static UPSTREAM: Table = Table {
+    what: "an upstream",
+    place: "upstreams.X",
+    keys: &[
+        Key::required("targets", <Vec<Target>>::SHAPE, "the servers, as `https://host:port`, without a path"),
+        Key::optional("ca", Trust::SHAPE, "a PEM file of the authorities to believe, `system`, or `none`")
+            .default("system"),
+        Key::optional(
+            "insecure",
+            Exception::SHAPE,
+            "why plain or unverified targets are accepted, and until when",
+        ),
+        Key::optional("balance", Balance::SHAPE, "which target is next").default("least_request"),
+        Key::optional("health", Health::SHAPE, "a probe; a target that fails it gets no requests")
+            .default("no probe"),
+        Key::optional("timeouts", UpstreamTimeouts::SHAPE, "times"),
+        Key::optional("pool", Pool::SHAPE, "bounds on connections to one target, all cores together"),
+        Key::later("protocol", "HTTP/2 to targets"),
+        Key::later("retry", "sending a request again"),
+        Key::later("breaker", "resting a failing target"),
+    ],
+};
+
+/// Keys of `upstreams.X.health`.
+pub static HEALTH: Table = Table {
+    what: "a health probe",
+    place: "upstreams.X.health",
+    keys: &[
+        Key::required("get", Shape::Text("a path"), "the path to get; 200 to 299 is healthy"),
+        Key::optional("every", Duration::SHAPE, "from one probe to the next")
+            .default("5s")
+            .bounds("100ms", "1h"),
+    ],
+};
+
+/// Keys of `upstreams.X.timeouts`.
+pub static TIMEOUTS: Table = Table {
+    what: "an upstream's timeouts",
+    place: "upstreams.X.timeouts",
+    keys: &[
+        Key::optional("connect", Duration::SHAPE, "until a connection and its TLS stand")
+            .default("2s")
+            .bounds("10ms", "1min"),
+        Key::optional("first_byte", Duration::SHAPE, "until the first byte of an answer")
+            .default("30s")
+            .bounds("10ms", "1h"),
+        Key::optional("idle", Duration::SHAPE, "an unused connection is kept that long")
+            .default("50s")
+            .bounds("1s", "1h"),
+    ],
+};
+
+/// Keys of `upstreams.X.pool`.
+pub static POOL: Table = Table {
+    what: "a pool",
+    place: "upstreams.X.pool",
+    keys: &[
+        Key::optional("connections", Shape::Int, "the most connections to one target")
+            .default("1024")
+            .bounds("1", "65535"),
+        Key::optional("idle", Shape::Int, "the most that are kept unused")
+            .default("256")
+            .bounds("0", "65535"),
+    ],
+};
+
+/// Short form: the URL of the one target.
+impl FromNode for Upstream {
+    const SHAPE: Shape = Shape::Either(&[Target::SHAPE, Shape::Map(&UPSTREAM)]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        if !matches!(node.kind, NodeKind::Map(_)) && !node.is_null() {
+            let targets: Vec<Spanned<Target>> = FromNode::from_node(node, bind)?;
+            return (!targets.is_empty()).then(|| Upstream {
+                targets,
+                trust: Trust::default(),
+                insecure: None,
+                balance: Balance::default(),
+                health: None,
+                timeouts: UpstreamTimeouts::default(),
+                pool: Pool::default(),
+                span: node.span,
+            });
+        }
+        bind.map(node, &UPSTREAM, |m| {
+            let trust = m.optional("ca").unwrap_or_default();
+            let insecure = m.optional("insecure");
+            let insecure_is_wrong = insecure.is_none() && m.attempted("insecure");
+            let balance = m.optional("balance").unwrap_or_default();
+            let health = m.optional("health");
+            let timeouts = m.optional("timeouts").unwrap_or_default();
+            let pool = m.optional("pool").unwrap_or_default();
+            let targets: Vec<Spanned<Target>> = m.required("targets")?;
+            if targets.is_empty() || insecure_is_wrong {
+                return None;
+            }
+            Some(Upstream { targets, trust, insecure, balance, health, timeouts, pool, span: m.span() })
+        })
+    }
+}
+
+impl FromNode for Target {
+    const SHAPE: Shape = Shape::Pattern("^(https?://|unix:)", "https://orders.internal:8443");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "`https://host:port`, `http://host:port` or `unix:/run/app.sock`";
+        let text = bind.text(node, EXPECTED)?;
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() || path.len() > 107 || path.ends_with('/') || path.contains('\0') {
+                return malformed(bind, node, TARGET, "the path of a Unix socket is not usable", EXPECTED);
+            }
+            let path = bind.sources().resolve(node.span, path);
+            return Some(Target { https: false, host: Host::Unix(path) });
+        }
+        let url = match Url::parse(text) {
+            Ok(url) => url,
+            Err(problem) => {
+                if text.contains('@') {
+                    bind.blot(node.span);
+                }
+                let found = bind.found(node);
+                let mut error = ConfigError::new(TARGET, format!("the target {problem}"), node.span)
+                    .found(if text.contains('@') { "a URL with a user".into() } else { found })
+                    .expected(EXPECTED);
+                if !text.contains("://")
+                    && !text.contains('@')
+                    && Url::parse(&format!("https://{text}")).is_ok()
+                {
+                    error = error.suggest(format!("https://{text}"));
+                }
+                bind.error(error);
+                return None;
+            }
+        };
+        if !url.path.is_empty() {
+            let found = bind.found(node);
+            let bare = Url { path: String::new(), ..url };
+            bind.error(
+                ConfigError::new(TARGET_PATH, "a target has no path", node.span)
+                    .found(found)
+                    .expected(EXPECTED)
+                    .suggest(bare.to_string())
+                    .fix("a path is set by the API: `to: { upstream: X, path: /api }`")
+                    .why("a path here would silently be put before, or instead of, that of the request"),
+            );
+            return None;
+        }
+        Some(Target { https: url.https, host: Host::Net(url.host, url.port) })
+    }
+}
+
+impl FromNode for Trust {
+    const SHAPE: Shape = Shape::Text("a PEM file, `system`, or `none`");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        match bind.text(node, "a PEM file, `system`, or `none`")? {
+            "system" => Some(Trust::System),
+            "none" => Some(Trust::Unverified(node.span)),
+            _ => FromNode::from_node(node, bind).map(Trust::File),
+        }
+    }
+}
+
+impl FromNode for Balance {
+    const SHAPE: Shape = Shape::Word(&["round_robin", "least_request"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &[("round_robin", Balance::RoundRobin), ("least_request", Balance::LeastRequest)])
+    }
+}
+
+impl FromNode for Health {
+    const SHAPE: Shape = Shape::Map(&HEALTH);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.map(node, &HEALTH, |m| {
+            let every = m.optional("every").unwrap_or(Duration::from_secs(5));
+            let get = m.required::<Spanned<ProbePath>>("get")?;
+            Some(Health { get: Spanned::new(get.value.0, get.span), every })
+        })
+    }
+}
+
+struct ProbePath(String);
+
+impl FromNode for ProbePath {
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a path such as `/healthz`, with a query if need be";
+        let text = bind.text(node, EXPECTED)?;
+        let pchar = |b: u8| b.is_ascii_alphanumeric() || b"/?-._~%!$&'()*+,;=:@".contains(&b);
+        if !text.starts_with('/') || text.len() > 2_048 || !text.bytes().all(pchar) {
+            return malformed(bind, node, HEALTH_PATH, "this is not a path to probe", EXPECTED);
+        }
+        Some(ProbePath(text.to_owned()))
+    }
+}
+
+impl FromNode for UpstreamTimeouts {
+    const SHAPE: Shape = Shape::Map(&TIMEOUTS);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.map(node, &TIMEOUTS, |m| {
+            Some(UpstreamTimeouts {
+                connect: m.optional("connect"),
+                first_byte: m.optional("first_byte"),
+                idle: m.optional("idle"),
+            })
+        })
+    }
+}
+
+impl FromNode for Pool {
+    const SHAPE: Shape = Shape::Map(&POOL);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.map(node, &POOL, |m| {
+            Some(Pool { connections: m.optional("connections"), idle: m.optional("idle") })
+        })
+    }
+}
