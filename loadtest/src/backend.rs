@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> io::Result<()> {
             let Some(connection) = connections[slot].as_mut() else { continue };
             let done =
                 (event.writable && connection.pending.is_some() && connection.flush(&answers).is_err())
-                    || (event.readable && connection.read(&mut buffer, &answers).is_err());
+                    || (event.readable && connection.read(&mut buffer, event.ended, &answers).is_err());
             if done {
                 connections[slot] = None;
                 free.push(slot);
@@ -131,8 +131,9 @@ impl Connection {
         Self { stream, partial: Vec::new(), body_left: 0, owed: false, pending: None }
     }
 
-    /// Reads until the socket is empty (it is edge-triggered) and answers each whole request.
-    fn read(&mut self, buffer: &mut [u8], answers: &Answers) -> io::Result<()> {
+    /// Reads until the socket is empty (it is edge-triggered; a short read says so, except before the end) and answers
+    /// each whole request.
+    fn read(&mut self, buffer: &mut [u8], ended: bool, answers: &Answers) -> io::Result<()> {
         loop {
             let n = match self.stream.read(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -152,7 +153,7 @@ impl Connection {
             if self.partial.len() > HEAD_BYTES_MAX {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            if n < buffer.len() {
+            if n < buffer.len() && !ended {
                 return Ok(());
             }
         }

@@ -4,7 +4,7 @@
 //! what a child sets up between fork and exec. Not for: anything that std, monoio or core_affinity can do.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -63,19 +63,19 @@ pub fn accept_now(listener: &TcpListener) -> io::Result<TcpStream> {
     Ok(unsafe { TcpStream::from_raw_fd(fd) })
 }
 
-/// Begins a connection to a loopback address without waiting for it, from `source` if one is given.
+/// Begins a connection without waiting for it, from the IPv4 address `source` if one is given.
 ///
 /// # Errors
 /// What `socket`, `bind` or `connect` report, except that the connection is still being made.
-pub fn connect_now(to: std::net::SocketAddrV4, source: Option<std::net::Ipv4Addr>) -> io::Result<TcpStream> {
+pub fn connect_now(to: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers are passed.
     let fd = checked(unsafe {
-        libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
+        libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
     })?;
     // SAFETY: the descriptor is new and nobody else's.
     let stream = unsafe { TcpStream::from_raw_fd(fd) };
-    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    if let Some(source) = source {
+    if let Some(source) = source.filter(|_| to.is_ipv4()) {
         let on: libc::c_int = 1;
         // SAFETY: pointer and length are those of one live integer.
         checked(unsafe {
@@ -87,20 +87,36 @@ pub fn connect_now(to: std::net::SocketAddrV4, source: Option<std::net::Ipv4Addr
                 size_of::<libc::c_int>() as libc::socklen_t,
             )
         })?;
-        let address = address_in(std::net::SocketAddrV4::new(source, 0));
+        let address = v4(SocketAddrV4::new(source, 0));
         // SAFETY: pointer and length are those of one live `sockaddr_in`.
-        checked(unsafe { libc::bind(fd, (&raw const address).cast(), length) })?;
+        checked(unsafe {
+            libc::bind(fd, (&raw const address).cast(), size_of_val(&address) as libc::socklen_t)
+        })?;
     }
-    let address = address_in(to);
-    // SAFETY: pointer and length are those of one live `sockaddr_in`.
-    match checked(unsafe { libc::connect(fd, (&raw const address).cast(), length) }) {
+    let connected = match to {
+        SocketAddr::V4(to) => {
+            let address = v4(to);
+            // SAFETY: pointer and length are those of one live `sockaddr_in`.
+            unsafe {
+                libc::connect(fd, (&raw const address).cast(), size_of_val(&address) as libc::socklen_t)
+            }
+        }
+        SocketAddr::V6(to) => {
+            let address = v6(to);
+            // SAFETY: pointer and length are those of one live `sockaddr_in6`.
+            unsafe {
+                libc::connect(fd, (&raw const address).cast(), size_of_val(&address) as libc::socklen_t)
+            }
+        }
+    };
+    match checked(connected) {
         Ok(_) => Ok(stream),
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(stream),
         Err(error) => Err(error),
     }
 }
 
-fn address_in(address: std::net::SocketAddrV4) -> libc::sockaddr_in {
+fn v4(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: address.port().to_be(),
@@ -109,23 +125,14 @@ fn address_in(address: std::net::SocketAddrV4) -> libc::sockaddr_in {
     }
 }
 
-/// Makes `close` reset the connection, so that a run of many short connections leaves no TIME_WAIT behind.
-///
-/// # Errors
-/// What `setsockopt` reports.
-pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: pointer and length are those of one live `linger`.
-    checked(unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            size_of::<libc::linger>() as libc::socklen_t,
-        )
-    })?;
-    Ok(())
+fn v6(address: SocketAddrV6) -> libc::sockaddr_in6 {
+    libc::sockaddr_in6 {
+        sin6_family: libc::AF_INET6 as libc::sa_family_t,
+        sin6_port: address.port().to_be(),
+        sin6_flowinfo: address.flowinfo(),
+        sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+        sin6_scope_id: address.scope_id(),
+    }
 }
 
 /// An epoll instance.
@@ -143,6 +150,8 @@ pub struct Event {
     pub readable: bool,
     /// The socket takes bytes, or is connected, or has failed.
     pub writable: bool,
+    /// The other side has ended, or the connection has failed: reading must go on until that is seen.
+    pub ended: bool,
 }
 
 impl Epoll {
@@ -222,12 +231,24 @@ impl Epoll {
         let event = self.events[index];
         let (flags, token) = (event.events.cast_signed(), event.u64);
         let failed = flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
+        let ended = failed || flags & libc::EPOLLRDHUP != 0;
         Event {
             token,
-            readable: failed || flags & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
+            readable: ended || flags & libc::EPOLLIN != 0,
             writable: failed || flags & libc::EPOLLOUT != 0,
+            ended,
         }
     }
+}
+
+/// Gives the calling thread, and what it starts from now on, the CPU before all normal work on this machine.
+///
+/// # Errors
+/// What `sched_setscheduler` reports: it takes privileges.
+pub fn real_time() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to one live `sched_param`.
+    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) }).map(drop)
 }
 
 /// Starts a child in a process group of its own, on one CPU, which dies with the thread that started it (so start

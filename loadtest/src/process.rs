@@ -1,0 +1,127 @@
+//! What a process and its children cost: CPU time from `/proc/PID/task/*/schedstat`, memory from `smaps_rollup`.
+//!
+//! Called around every measured window. Not for: starting or ending processes (`contender` does).
+
+use std::fs;
+
+/// CPU time of a process tree so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    /// Nanoseconds on a CPU, all threads of the process and of its descendants.
+    pub total_ns: u64,
+    /// Clock ticks in user space, for the share of it: too coarse to be more.
+    pub user_ticks: u64,
+    /// Clock ticks in the kernel.
+    pub system_ticks: u64,
+}
+
+impl Cpu {
+    /// Reads it; a process that is gone counts as zero.
+    pub fn of(pid: u32) -> Self {
+        let mut cpu = Self::default();
+        for process in tree(pid) {
+            for task in tasks(process) {
+                cpu.total_ns += schedstat_ns(&format!("/proc/{process}/task/{task}/schedstat"));
+            }
+            if let Some((user, system)) =
+                fs::read_to_string(format!("/proc/{process}/stat")).ok().and_then(|s| ticks(&s))
+            {
+                cpu.user_ticks += user;
+                cpu.system_ticks += system;
+            }
+        }
+        cpu
+    }
+
+    /// Nanoseconds of the calling thread alone.
+    pub fn of_this_thread_ns() -> u64 {
+        schedstat_ns("/proc/thread-self/schedstat")
+    }
+
+    /// What was spent since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            total_ns: self.total_ns.saturating_sub(earlier.total_ns),
+            user_ticks: self.user_ticks.saturating_sub(earlier.user_ticks),
+            system_ticks: self.system_ticks.saturating_sub(earlier.system_ticks),
+        }
+    }
+
+    /// The part of the time spent in user space, 0 to 1.
+    pub fn user_share(self) -> f64 {
+        let ticks = self.user_ticks + self.system_ticks;
+        if ticks == 0 { f64::NAN } else { self.user_ticks as f64 / ticks as f64 }
+    }
+}
+
+/// Proportional set size of a process tree in bytes: its own memory, and its part of what it shares.
+pub fn pss_bytes(pid: u32) -> u64 {
+    tree(pid)
+        .into_iter()
+        .filter_map(|process| fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok())
+        .filter_map(|rollup| pss_in(&rollup))
+        .sum()
+}
+
+/// A process and all its descendants.
+pub fn tree(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&process) = found.get(next) {
+        next += 1;
+        for task in tasks(process) {
+            let children =
+                fs::read_to_string(format!("/proc/{process}/task/{task}/children")).unwrap_or_default();
+            found.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    found
+}
+
+fn tasks(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn schedstat_ns(path: &str) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0)
+}
+
+/// utime and stime: the 14th and 15th field, counted after the name, which may hold spaces.
+fn ticks(stat: &str) -> Option<(u64, u64)> {
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn pss_in(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
+    let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_may_hold_spaces_and_brackets() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 12 34 0 0 20 0 1 0 1 2 3";
+        assert_eq!(ticks(stat), Some((12, 34)));
+        assert_eq!(ticks("nothing"), None);
+    }
+
+    #[test]
+    fn pss_is_in_kib() {
+        assert_eq!(pss_in("55d0-7ff [rollup]\nRss:  10 kB\nPss:   3 kB\nPss_Anon: 1 kB\n"), Some(3 * 1024));
+        assert_eq!(pss_in(""), None);
+    }
+
+    #[test]
+    fn this_process_costs_something() {
+        assert!(Cpu::of(std::process::id()).total_ns > 0);
+        assert!(pss_bytes(std::process::id()) > 0);
+        assert_eq!(Cpu::of(u32::MAX).total_ns, 0);
+    }
+}
