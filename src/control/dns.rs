@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -108,13 +108,13 @@ impl SystemResolver {
     /// A resolver that asks `servers`, or those of `/etc/resolv.conf` if there are none. Must be made inside
     /// the control thread's runtime. A broken system configuration is not an error here: names that
     /// `/etc/hosts` knows still resolve, others fail with that reason.
-    pub fn new(servers: &[IpAddr]) -> SystemResolver {
+    pub fn new(servers: &[SocketAddr]) -> SystemResolver {
         let builder = match servers {
             [] => {
                 TokioResolver::builder_tokio().map_err(|error| format!("no resolver configuration: {error}"))
             }
             servers => {
-                let servers = servers.iter().map(|&ip| NameServerConfig::udp_and_tcp(ip)).collect();
+                let servers = servers.iter().map(name_server).collect();
                 let config = ResolverConfig::from_name_servers(servers);
                 Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
             }
@@ -125,6 +125,14 @@ impl SystemResolver {
         });
         SystemResolver { hosts: PathBuf::from("/etc/hosts"), dns }
     }
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
 }
 
 fn set_options(options: &mut ResolverOpts) {
@@ -295,4 +303,74 @@ fn publish(shared: &Shared, mut addresses: Vec<IpAddr>) -> bool {
 
 fn retry_pause(failures: u32) -> Duration {
     RETRY_MIN.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(RETRY_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_is_nothing_that_a_parser_takes_for_an_address() {
+        let long_label = "a".repeat(63);
+        let long_name = [long_label.as_str(); 4].join(".");
+        for good in [
+            "a",
+            "idp.example.com",
+            "a-b.c_d",
+            "1.example",
+            "0x.example",
+            "xn--bcher-kva.example",
+            &long_label,
+        ] {
+            assert_eq!(host_name_error(good), None, "{good}");
+        }
+        let too_long_label = "a".repeat(64);
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "-a",
+            "a-",
+            "a.-b",
+            "a b",
+            "a/b",
+            "a%41",
+            "bücher",
+            "a:b",
+            "[::1]",
+            "127.1",
+            "1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.0.0.1",
+            "0177.0.0.1",
+            "127.0.0.1",
+            "a.0",
+            "a.0x1f",
+            "a.0x",
+            "1.2.3.0X4",
+            &too_long_label,
+            &long_name,
+        ] {
+            assert!(host_name_error(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hosts_file_is_read_as_its_manual_says() {
+        let text = "# head\n10.0.0.1 db db.internal # db2\n\n::1\tip6 DB\nnonsense db\n10.0.0.1 db\n10.0.0.2 other\n";
+        let found: Vec<String> = parse_hosts(text, "db").iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["10.0.0.1", "::1"]);
+        assert!(parse_hosts(text, "db2").is_empty());
+        assert!(parse_hosts(text, "internal").is_empty());
+    }
+
+    #[test]
+    fn the_pause_after_failures_doubles_up_to_its_bound() {
+        let pauses: Vec<u64> = (1..9).map(|failures| retry_pause(failures).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(retry_pause(u32::MAX), RETRY_MAX);
+    }
 }

@@ -433,3 +433,97 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, FetchError> {
         Host::Name(name) => ServerName::try_from(name.clone()).map_err(|_| FetchError::Url(UrlError::Host)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_one_reading() {
+        for (text, canonical) in [
+            ("https://idp.test", "https://idp.test/"),
+            ("HTTPS://IdP.Test:443/a?b=c", "https://idp.test/a?b=c"),
+            ("https://idp.test./keys", "https://idp.test/keys"),
+            ("https://idp.test?x", "https://idp.test/?x"),
+            ("https://idp.test:8443/%2e%2e/", "https://idp.test:8443/%2e%2e/"),
+            ("https://[2606:4700:0:0::1111]/", "https://[2606:4700::1111]/"),
+            ("https://1.1.1.1/", "https://1.1.1.1/"),
+            ("http://127.0.0.1:8080/k", "http://127.0.0.1:8080/k"),
+            ("http://[::1]/k", "http://[::1]/k"),
+            ("http://localhost/k", "http://localhost/k"),
+        ] {
+            assert_eq!(Url::parse(text).map(|url| url.to_string()).as_deref(), Ok(canonical), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_somebody_could_read_otherwise_is_refused() {
+        let long = format!("https://idp.test/{}", "a".repeat(URL_BYTES_MAX));
+        for (text, expected) in [
+            ("", UrlError::Scheme),
+            ("idp.test", UrlError::Scheme),
+            ("//idp.test", UrlError::Scheme),
+            ("ftp://idp.test", UrlError::Scheme),
+            ("file:///etc/passwd", UrlError::Scheme),
+            ("gopher://127.0.0.1:6379/_x", UrlError::Scheme),
+            ("https:/idp.test", UrlError::Scheme),
+            ("https:\\\\idp.test", UrlError::Byte),
+            (" https://idp.test", UrlError::Byte),
+            ("https://idp.test/a b", UrlError::Byte),
+            ("https://idp.test/\r\nHost: x", UrlError::Byte),
+            ("https://idp.test\t/", UrlError::Byte),
+            ("https://b\u{fc}cher.test", UrlError::Byte),
+            ("https://idp\u{3002}test", UrlError::Byte),
+            ("https://\u{2460}27.0.0.1", UrlError::Byte),
+            ("https://user@idp.test", UrlError::UserInformation),
+            ("https://idp.test@10.0.0.1/", UrlError::UserInformation),
+            ("https://idp.test:443@10.0.0.1/", UrlError::UserInformation),
+            ("https://idp.test#@10.0.0.1/", UrlError::Fragment),
+            ("https://idp.test/#a", UrlError::Fragment),
+            ("https://", UrlError::Host),
+            ("https:///path", UrlError::Host),
+            ("https://:443/", UrlError::Host),
+            ("https://2130706433/", UrlError::Host),
+            ("https://0x7f000001/", UrlError::Host),
+            ("https://0x7f.0.0.1/", UrlError::Host),
+            ("https://0177.0.0.1/", UrlError::Host),
+            ("https://127.1/", UrlError::Host),
+            ("https://127.0.0.1.5/", UrlError::Host),
+            ("https://127.0.0.256/", UrlError::Host),
+            ("https://a..b/", UrlError::Host),
+            ("https://%31%32%37.0.0.1/", UrlError::Host),
+            ("https://[fe80::1%25eth0]/", UrlError::Host),
+            ("https://[::1/", UrlError::Host),
+            ("https://[::1]x/", UrlError::Host),
+            ("https://[127.0.0.1]/", UrlError::Host),
+            ("https://idp.test:/", UrlError::Port),
+            ("https://idp.test:0/", UrlError::Port),
+            ("https://idp.test:65536/", UrlError::Port),
+            ("https://idp.test:+80/", UrlError::Port),
+            ("https://idp.test:80:90/", UrlError::Port),
+            ("http://idp.test/", UrlError::PlainText),
+            ("http://10.0.0.1/", UrlError::PlainText),
+            ("http://169.254.169.254/latest/meta-data/", UrlError::PlainText),
+            ("http://localhost.evil.test/", UrlError::PlainText),
+            ("http://0.0.0.0/", UrlError::PlainText),
+            (&long, UrlError::TooLong),
+        ] {
+            assert_eq!(Url::parse(text), Err(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn max_age_is_read_as_caching_says() {
+        let age =
+            |fields: &[&str]| max_age(fields.iter().map(|field| field.as_bytes())).map(|age| age.as_secs());
+        assert_eq!(age(&[]), None);
+        assert_eq!(age(&["public, max-age=600"]), Some(600));
+        assert_eq!(age(&["Max-Age=\"600\"", "must-revalidate"]), Some(600));
+        assert_eq!(age(&["max-age=600, no-store"]), Some(0));
+        assert_eq!(age(&["no-cache"]), Some(0));
+        assert_eq!(age(&["max-age=-1"]), None);
+        assert_eq!(age(&["max-age="]), None);
+        assert_eq!(age(&["s-maxage=5"]), None);
+        assert_eq!(age(&["max-age=99999999999999999999"]), Some(u32::MAX.into()));
+    }
+}

@@ -27,7 +27,7 @@ pub mod watch;
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -97,7 +97,7 @@ impl Reply {
 /// What the control thread is started with.
 pub struct Options<K> {
     /// The DNS servers of `node.resolver`; empty takes the system's.
-    pub servers: Vec<IpAddr>,
+    pub servers: Vec<SocketAddr>,
     /// A resolver instead of the real one, for tests.
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Networks that our own fetches may reach beside the public internet.
