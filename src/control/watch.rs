@@ -210,13 +210,18 @@ async fn watch(shared: Arc<Shared>) {
                 debounce.event(Instant::now());
                 continue;
             }
-            () = shared.resubscribed.notified() => inotify.follow(&shared.files()),
+            () = shared.resubscribed.notified() => {
+                // What changed before the directory was followed is found by the look that is due now.
+                inotify.follow(&shared.files());
+                debounce.event(Instant::now());
+                continue;
+            }
             () = shared.look.notified() => {}
             () = settled => {}
         }
-        // A directory that is followed only now may have changed in between: so compare after `follow` too.
         debounce.settle();
         shared.compare();
+        // A swapped symlink leads to other directories.
         inotify.follow(&shared.files());
     }
 }
