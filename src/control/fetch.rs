@@ -452,7 +452,9 @@ mod tests {
             ("http://[::1]/k", "http://[::1]/k"),
             ("http://localhost/k", "http://localhost/k"),
         ] {
-            assert_eq!(Url::parse(text).map(|url| url.to_string()).as_deref(), Ok(canonical), "{text}");
+            let url = Url::parse(text).expect(text);
+            assert_eq!(url.to_string(), canonical, "{text}");
+            assert_eq!(Url::parse(canonical), Ok(url), "{text}");
         }
     }
 

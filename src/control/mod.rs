@@ -290,8 +290,10 @@ impl<K: Default + Send + Sync + 'static> Control<K> {
     }
 
     fn spawn(&self, part: &'static str, work: impl Future<Output = io::Result<()>> + Send + 'static) {
+        let running = self.runtime.spawn(work);
         self.runtime.spawn(async move {
-            if let Err(error) = work.await {
+            let ended = running.await.map_err(io::Error::other).flatten();
+            if let Err(error) = ended {
                 Line::error(CONTROL_PART_ENDED).with("part", part).with("why", error).emit();
             }
         });

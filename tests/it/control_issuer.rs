@@ -212,6 +212,7 @@ pub fn client(
 pub fn parse_ids() -> ParseKeys<Vec<String>> {
     Arc::new(|document| {
         let value: serde_json::Value = serde_json::from_slice(document).map_err(|error| error.to_string())?;
+        assert_ne!(value, "panic", "a parser with a bug");
         let keys = value.get("keys").and_then(|keys| keys.as_array()).ok_or("no keys")?;
         let ids: Vec<String> =
             keys.iter().filter_map(|key| key.get("kid")?.as_str().map(str::to_owned)).collect();

@@ -93,6 +93,7 @@ fn an_issuer_in_trouble_takes_no_key_away() {
         Page::json(r#"{"keys":[]}"#),
         Page::json(r#"{"keys":{"kid":"evil"}}"#),
         Page::json("<html>captive portal</html>"),
+        Page::json("\"panic\""),
         Page::Whole(200, vec![], vec![0xff; 100]),
         Page::Chunks((1 << 20) + 1),
     ];

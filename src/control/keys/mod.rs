@@ -138,7 +138,9 @@ impl<K> Keeper<K> {
     /// A token names a key id that the current set does not have. For data threads: never waits; the first
     /// call after a fetch costs one `send`, every other one an atomic swap.
     pub fn ask(&self) {
-        if !self.shared.asked.swap(true, Ordering::AcqRel) {
+        // The load keeps a flood of forged ids from fighting over the cache line.
+        let asked = &self.shared.asked;
+        if !asked.load(Ordering::Relaxed) && !asked.swap(true, Ordering::AcqRel) {
             self.bell.ring();
         }
     }
@@ -380,7 +382,10 @@ impl<K: Send + Sync + 'static> Work<K> {
             self.shared.published.store(Arc::new(confirmed));
             return Ok(());
         }
-        let set = (self.parse)(&document).map_err(KeysError::Unusable)?;
+        // A keeper that panicked would keep its keys for ever: a document must not be able to do that.
+        let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.parse)(&document)));
+        let parsed = parsed.unwrap_or_else(|_| Err("the parser panicked".to_owned()));
+        let set = parsed.map_err(KeysError::Unusable)?;
         let generation = next_generation();
         self.shared.published.store(Arc::new(PublishedKeys { generation, set: Arc::new(set), fetched_at }));
         self.last_document = document;
