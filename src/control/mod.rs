@@ -183,7 +183,7 @@ pub struct Control<K> {
     thread: Option<JoinHandle<()>>,
 }
 
-impl<K: Default + Send + Sync + 'static> Control<K> {
+impl<K: Send + Sync + 'static> Control<K> {
     /// Starts the thread. It inherits the caller's CPU affinity, so start it before anything is pinned.
     ///
     /// # Errors
@@ -309,7 +309,7 @@ impl<K> Drop for Control<K> {
     }
 }
 
-fn make_parts<K: Default + Send + Sync + 'static>(runtime: &Handle, options: Options<K>) -> Parts<K> {
+fn make_parts<K: Send + Sync + 'static>(runtime: &Handle, options: Options<K>) -> Parts<K> {
     let resolver = options
         .resolver
         .unwrap_or_else(|| Arc::new(SystemResolver::new(&options.servers)) as Arc<dyn Resolve>);

@@ -210,7 +210,7 @@ pub fn client(
 
 /// Key sets as lists of ids: `{"keys":[{"kid":"a"}]}`, empty ones refused.
 pub fn parse_ids() -> ParseKeys<Vec<String>> {
-    Arc::new(|document| {
+    Arc::new(|document, _| {
         let value: serde_json::Value = serde_json::from_slice(document).map_err(|error| error.to_string())?;
         assert_ne!(value, "panic", "a parser with a bug");
         let keys = value.get("keys").and_then(|keys| keys.as_array()).ok_or("no keys")?;

@@ -25,7 +25,7 @@ fn settled(control: &Control<Ids>, source: KeySource) -> Arc<Keeper<Ids>> {
 }
 
 fn ids(keeper: &Keeper<Ids>) -> Ids {
-    keeper.current().set.to_vec()
+    keeper.current().set.as_deref().cloned().unwrap_or_default()
 }
 
 const OLD: &str = r#"{"keys":[{"kid":"old"}]}"#;

@@ -91,8 +91,8 @@ pub struct PublishedKeys<K> {
     /// Unique in this process over all keepers, growing; 0 until the first good set. A token cached under
     /// another generation is a miss.
     pub generation: u64,
-    /// The keys; the empty value until the first good set.
-    pub set: Arc<K>,
+    /// The keys; none until the first good set.
+    pub set: Option<Arc<K>>,
     /// When the issuer last confirmed them.
     pub fetched_at: Option<Instant>,
 }
@@ -162,8 +162,9 @@ impl<K> Keeper<K> {
     }
 }
 
-/// Makes a key set of a document's bytes. An unusable document, or one without a usable key, is an error.
-pub type ParseKeys<K> = Arc<dyn Fn(&[u8]) -> Result<K, String> + Send + Sync>;
+/// Makes a key set of a document's bytes, knowing where it came from (a shared secret is believed from a file
+/// only). An unusable document, or one without a usable key, is an error.
+pub type ParseKeys<K> = Arc<dyn Fn(&[u8], &KeySource) -> Result<K, String> + Send + Sync>;
 
 /// All keepers in use.
 pub struct Keys<K> {
@@ -176,7 +177,7 @@ pub struct Keys<K> {
     by_source: Mutex<HashMap<KeySource, Weak<Keeper<K>>>>,
 }
 
-impl<K: Default + Send + Sync + 'static> Keys<K> {
+impl<K: Send + Sync + 'static> Keys<K> {
     /// Keepers that run on `runtime`, fetch with `client`, parse with `parse`, and call `on_publish` after each
     /// new generation (to ring doorbells).
     pub fn new(
@@ -201,7 +202,7 @@ impl<K: Default + Send + Sync + 'static> Keys<K> {
             return Ok(keeper);
         }
         let (bell, ear) = doorbell()?;
-        let empty = PublishedKeys { generation: 0, set: Arc::new(K::default()), fetched_at: None };
+        let empty = PublishedKeys { generation: 0, set: None, fetched_at: None };
         let shared = Arc::new(Shared {
             source: source.clone(),
             published: ArcSwap::from_pointee(empty),
@@ -383,11 +384,17 @@ impl<K: Send + Sync + 'static> Work<K> {
             return Ok(());
         }
         // A keeper that panicked would keep its keys for ever: a document must not be able to do that.
-        let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.parse)(&document)));
+        let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            (self.parse)(&document, &self.shared.source)
+        }));
         let parsed = parsed.unwrap_or_else(|_| Err("the parser panicked".to_owned()));
         let set = parsed.map_err(KeysError::Unusable)?;
         let generation = next_generation();
-        self.shared.published.store(Arc::new(PublishedKeys { generation, set: Arc::new(set), fetched_at }));
+        self.shared.published.store(Arc::new(PublishedKeys {
+            generation,
+            set: Some(Arc::new(set)),
+            fetched_at,
+        }));
         self.last_document = document;
         Line::info(KEYS_PUBLISHED).with("source", &self.shared.source).with("generation", generation).emit();
         (self.on_publish)();
