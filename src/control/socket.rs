@@ -7,9 +7,9 @@
 //! The client side ([`call`]) blocks and needs no runtime; `ringwall reload` is its user.
 
 use std::fmt;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -118,7 +118,7 @@ impl Response {
 /// Why the socket cannot be bound.
 #[derive(Debug)]
 pub enum SocketError {
-    /// Another process answers on this path.
+    /// Another process answers on this path, or is about to.
     InUse(PathBuf),
     /// There is a file at this path that is no socket; it is left alone.
     NotASocket(PathBuf),
@@ -176,10 +176,22 @@ impl ControlSocket {
     /// See [`SocketError`].
     pub fn bind(path: &Path, owner: Option<(u32, u32)>) -> Result<ControlSocket, SocketError> {
         let io = |error| SocketError::Io(path.to_owned(), error);
-        // Two processes that start together must not both find the file stale.
+        // Two processes that start together must not both find the file stale. The lock's file is opened
+        // without following a link and never cut: somebody else may be able to write in this directory.
         let lock_path = with_suffix(path, ".lock");
-        let lock = File::create(&lock_path).map_err(io)?;
-        lock.lock().map_err(io)?;
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&lock_path)
+            .map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(SocketError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
         let bound = Self::bind_locked(path, owner);
         let _ = fs::remove_file(&lock_path);
         bound

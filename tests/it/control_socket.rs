@@ -152,6 +152,16 @@ fn starters_at_the_same_time_do_not_take_the_socket_from_each_other() {
 }
 
 #[test]
+fn a_planted_link_is_not_followed() {
+    let directory = Directory::new("planted");
+    let path = directory.path("control.sock");
+    let victim = directory.write("victim", "precious");
+    std::os::unix::fs::symlink(&victim, directory.path("control.sock.lock")).expect("linked");
+    assert!(matches!(ControlSocket::bind(&path, None), Err(SocketError::Io(..))));
+    assert_eq!(std::fs::read_to_string(&victim).expect("read"), "precious");
+}
+
+#[test]
 fn the_socket_belongs_to_the_user_that_will_run() {
     let directory = Directory::new("owner");
     let path = directory.path("control.sock");
