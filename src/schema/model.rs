@@ -445,7 +445,10 @@ impl Loader<'_> {
         match tree.string(name) {
             "type" => keywords.types = self.types(value),
             "enum" => {
-                let values = self.array(value, "enum", true);
+                let values = self.array(value, "enum", false);
+                if values.is_empty() {
+                    self.note(name, "enum", "an empty enum admits nothing".to_owned());
+                }
                 let values = values.into_iter().map(|value| constant(tree, value)).collect();
                 keywords.one_of_values.push(("enum", values));
             }
