@@ -186,6 +186,25 @@ impl Program {
     }
 }
 
+/// For the fuzz target: a schema, a zero byte, a body.
+#[doc(hidden)]
+pub fn replay(data: &[u8]) {
+    let Some(split) = data.iter().position(|&byte| byte == 0) else { return };
+    let Ok(schema) = std::str::from_utf8(&data[..split]) else { return };
+    let body = &data[split + 1..];
+    let limits = JsonLimits { steps_max: 200_000, ..JsonLimits::default() };
+    let mut scratch = Scratch::new();
+    if let Ok(compiled) = Program::compile(schema, Options::default()) {
+        let fast = compiled.program.check(body, &limits, &mut scratch).map_err(|violation| violation.reason);
+        let exact =
+            compiled.program.check_exactly(body, &limits, &mut scratch).map_err(|violation| violation.reason);
+        // The two count steps differently.
+        if fast != Err(BODY_SCHEMA_COST) && exact != Err(BODY_SCHEMA_COST) {
+            assert_eq!(fast, exact);
+        }
+    }
+}
+
 /// What one core needs to judge bodies: buffers, pattern caches, remembered orders of names.
 ///
 /// Bounded: the buffers as [`json::Scratch`] says, and at most [`Scratch::PROGRAMS_MAX`] programs' caches; the one
