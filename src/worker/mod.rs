@@ -1,1 +1,18 @@
 //! One core: pin, driver, buffers, clock, deadlines.
+//!
+//! A data thread runs monoio and nothing else: no lock, no wait on another thread, no allocation per request in steady
+//! state. What outlives a reload on a core is in its state.
+
+pub mod buffer;
+pub mod clock;
+pub mod driver;
+pub mod guard;
+pub mod slots;
+pub mod socket;
+pub mod sweep;
+
+pub use buffer::Buffer;
+pub use clock::Clock;
+pub use driver::{Choice, Driver, Wanted};
+pub use socket::{Deadline, Socket};
+pub use sweep::Sweep;

@@ -1,0 +1,378 @@
+//! Socket calls that monoio does not offer, or offers with a trap: bounded `accept4`, non-blocking `recv`,
+//! `send` and `peek` on sockets that the ring sees as blocking, and listeners with `SO_REUSEPORT`.
+//!
+//! All of them return at once: on a socket that would block they answer `ErrorKind::WouldBlock`.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// What a peek at the receive queue showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peek {
+    /// Bytes are waiting.
+    Data,
+    /// Nothing yet, the peer is still there.
+    Empty,
+    /// The peer has closed its side, or reset the connection.
+    Closed,
+}
+
+/// Which directions of a socket [`shutdown`] ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// No more receiving: a pending receive returns 0.
+    Read,
+    /// No more sending: the peer sees the end.
+    Write,
+    /// Both.
+    Both,
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn check_size(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Opens a listening socket with `SO_REUSEADDR`, `SO_REUSEPORT` (one per core) and `CLOEXEC`; non-blocking.
+///
+/// # Errors
+/// Those of `socket`, `setsockopt`, `bind` and `listen`.
+pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = stream_socket(&address, true)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    // TCP_NODELAY is inherited by accepted sockets on Linux: one call here instead of one per connection.
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // `[::]` serves both families, as operators expect of it.
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+    }
+    let (storage, length) = to_sockaddr(&address);
+    // SAFETY: `storage` is a valid sockaddr of `length` bytes for the duration of the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), length) })?;
+    // SAFETY: plain integers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) })?;
+    Ok(std::net::TcpListener::from(socket))
+}
+
+/// Starts a connection without waiting: the socket becomes writable when it is there or has failed
+/// (then [`take_error`] tells). `blocking` is what the driver wants of the socket afterwards.
+///
+/// # Errors
+/// Those of `socket` and `connect`, except that the connection is under way.
+pub fn connect_start(address: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let socket = stream_socket(&address, true)?;
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    let (storage, length) = to_sockaddr(&address);
+    // SAFETY: `storage` is a valid sockaddr of `length` bytes for the duration of the call.
+    match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const storage).cast(), length) }) {
+        Ok(_) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(std::net::TcpStream::from(socket))
+}
+
+fn stream_socket(address: &SocketAddr, nonblocking: bool) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
+    // SAFETY: plain integers; the descriptor is checked before it is owned.
+    let fd = check(unsafe { libc::socket(family, flags, 0) })?;
+    // SAFETY: `fd` was just returned to us and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+    let length = mem::size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` lives across the call and `length` is its size.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) })
+        .map(|_| ())
+}
+
+/// The error a socket holds (`SO_ERROR`), taken from it: after a connection became writable, `None` means
+/// that it stands.
+///
+/// # Errors
+/// Those of `getsockopt`.
+pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
+    let mut value: libc::c_int = 0;
+    let mut length = mem::size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` and `length` are valid for writes and agree in size.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok((value != 0).then(|| io::Error::from_raw_os_error(value)))
+}
+
+/// Makes a socket blocking or not. The ring wants blocking sockets (a non-blocking one fails a pending
+/// operation with EAGAIN), epoll wants the others.
+///
+/// # Errors
+/// Those of `fcntl`.
+pub fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> {
+    // SAFETY: plain integers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let wanted = if nonblocking { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
+    // SAFETY: plain integers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) }).map(|_| ())
+}
+
+/// Accepts one connection if one is waiting. The accepted socket is `CLOEXEC`, and non-blocking if asked.
+///
+/// # Errors
+/// `WouldBlock` when nobody waits; else those of `accept4` (ECONNABORTED, EMFILE, …).
+pub fn accept(
+    listener: BorrowedFd<'_>,
+    nonblocking: bool,
+) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let flags = libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
+    // SAFETY: `storage` is writable for `length` bytes.
+    let fd = check(unsafe {
+        libc::accept4(listener.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut length, flags)
+    })?;
+    // SAFETY: `fd` was just returned to us and nobody else owns it.
+    let stream = unsafe { std::net::TcpStream::from_raw_fd(fd) };
+    // SAFETY: zeroed storage is a valid `sockaddr_storage`; the kernel wrote a prefix of it.
+    let storage = unsafe { storage.assume_init() };
+    let address = from_sockaddr(&storage).ok_or_else(|| io::Error::other("accepted a socket of no IP family"))?;
+    Ok((stream, address))
+}
+
+/// Receives what is there into the spare capacity of `buffer`, at most `limit` bytes, and extends it.
+/// `Ok(0)` is the end of the stream. Never waits.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there; else those of `recv`.
+pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+    let spare = buffer.spare_capacity_mut();
+    let wanted = spare.len().min(limit);
+    debug_assert!(wanted > 0, "a receive into a full buffer would read as the end of the stream");
+    // SAFETY: the spare capacity is writable for `wanted` bytes.
+    let received = check_size(unsafe {
+        libc::recv(fd.as_raw_fd(), spare.as_mut_ptr().cast(), wanted, libc::MSG_DONTWAIT)
+    })?;
+    // SAFETY: the kernel wrote `received` ≤ `wanted` bytes behind the current length.
+    unsafe { buffer.set_len(buffer.len() + received) };
+    Ok(received)
+}
+
+/// Sends as much of `bytes` as the socket takes now. Never waits, never raises SIGPIPE.
+///
+/// # Errors
+/// `WouldBlock` when the send buffer is full; else those of `send`.
+pub fn send_now(fd: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
+    // SAFETY: `bytes` is readable for its length.
+    check_size(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// Sends as much of the two slices, in order, as the socket takes now, in one call.
+///
+/// # Errors
+/// As [`send_now`].
+pub fn send_two_now(fd: BorrowedFd<'_>, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    let mut slices = [
+        libc::iovec { iov_base: first.as_ptr().cast_mut().cast(), iov_len: first.len() },
+        libc::iovec { iov_base: second.as_ptr().cast_mut().cast(), iov_len: second.len() },
+    ];
+    // SAFETY: all-zero is a valid msghdr; the fields that matter are set below.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = slices.as_mut_ptr();
+    message.msg_iovlen = slices.len() as _;
+    // SAFETY: the message points at two iovecs over readable slices that outlive the call; sendmsg only reads.
+    check_size(unsafe {
+        libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// Looks at the receive queue without taking anything.
+pub fn peek(fd: BorrowedFd<'_>) -> Peek {
+    let mut byte = 0u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: one writable byte.
+    match check_size(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) }) {
+        Ok(0) => Peek::Closed,
+        Ok(_) => Peek::Data,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peek::Empty,
+        Err(_) => Peek::Closed,
+    }
+}
+
+/// Ends one or both directions; pending operations on the socket complete. An error means that the peer has
+/// gone already, which is what the caller wanted.
+pub fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: plain integers.
+    let _ = unsafe { libc::shutdown(fd.as_raw_fd(), how) };
+}
+
+/// Makes the close of a socket reset the connection (`SO_LINGER` 0): used to cut a message visibly.
+pub fn reset_on_close(fd: BorrowedFd<'_>) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let length = mem::size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: `linger` lives across the call and `length` is its size. Failure leaves an ordinary close.
+    let _ = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            length,
+        )
+    };
+}
+
+fn to_sockaddr(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all-zero is a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    match address {
+        SocketAddr::V4(v4) => {
+            let plain = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: sockaddr_storage is larger and at least as aligned as sockaddr_in.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(plain) };
+            (storage, mem::size_of::<libc::sockaddr_in>() as libc::socklen_t)
+        }
+        SocketAddr::V6(v6) => {
+            let plain = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: sockaddr_storage is larger and at least as aligned as sockaddr_in6.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(plain) };
+            (storage, mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t)
+        }
+    }
+}
+
+fn from_sockaddr(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in.
+            let v4 = unsafe { (&raw const *storage).cast::<libc::sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in6.
+            let v6 = unsafe { (&raw const *storage).cast::<libc::sockaddr_in6>().read() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            // A client of a dual-stack listener is the IPv4 address it is: limits and logs see one form.
+            Some(match ip.to_ipv4_mapped() {
+                Some(v4) => SocketAddr::V4(SocketAddrV4::new(v4, u16::from_be(v6.sin6_port))),
+                None => SocketAddr::V6(SocketAddrV6::new(
+                    ip,
+                    u16::from_be(v6.sin6_port),
+                    v6.sin6_flowinfo,
+                    v6.sin6_scope_id,
+                )),
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+    }
+
+    #[test]
+    fn accept_says_would_block_then_the_peer() {
+        let listener = listen(loopback(), 8).expect("listen");
+        let nobody = accept(listener.as_fd(), true).expect_err("nobody waits");
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let (_, peer) = accept(listener.as_fd(), true).expect("accept");
+        assert_eq!(peer, client.local_addr().expect("local"));
+    }
+
+    #[test]
+    fn two_listeners_share_a_port() {
+        let one = listen(loopback(), 8).expect("listen");
+        let two = listen(one.local_addr().expect("bound"), 8).expect("SO_REUSEPORT");
+        assert_eq!(one.local_addr().expect("bound"), two.local_addr().expect("bound"));
+    }
+
+    #[test]
+    fn ipv6_wildcard_serves_ipv4_and_names_it_so() {
+        let listener = listen("[::]:0".parse().expect("address"), 8).expect("listen");
+        let port = listener.local_addr().expect("bound").port();
+        let _client = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connect");
+        let (_, peer) = accept(listener.as_fd(), true).expect("accept");
+        assert!(peer.is_ipv4());
+    }
+
+    #[test]
+    fn recv_send_and_peek_never_wait() {
+        let listener = listen(loopback(), 8).expect("listen");
+        let mut client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let (mut server, _) = accept(listener.as_fd(), false).expect("accept");
+        let mut buffer = Vec::with_capacity(8);
+        assert_eq!(peek(server.as_fd()), Peek::Empty);
+        let nothing = recv_now(server.as_fd(), &mut buffer, 8).expect_err("nothing there");
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(send_two_now(client.as_fd(), b"he", b"llo").expect("send"), 5);
+        let mut first = [0; 1];
+        server.read_exact(&mut first).expect("one byte, so that the rest is surely there");
+        assert_eq!(peek(server.as_fd()), Peek::Data);
+        assert_eq!(recv_now(server.as_fd(), &mut buffer, 2).expect("recv"), 2);
+        assert_eq!(recv_now(server.as_fd(), &mut buffer, 8).expect("recv"), 2);
+        assert_eq!(buffer, b"ello");
+        server.write_all(b"bye").expect("write");
+        let mut answer = [0; 3];
+        client.read_exact(&mut answer).expect("read");
+        drop(client);
+        let mut rest = [0; 1];
+        assert_eq!(server.read(&mut rest).expect("end"), 0);
+        assert_eq!(peek(server.as_fd()), Peek::Closed);
+    }
+
+    #[test]
+    fn a_refused_connection_is_told_by_take_error() {
+        let gone = {
+            let listener = listen(loopback(), 8).expect("listen");
+            listener.local_addr().expect("bound")
+        };
+        match connect_start(gone) {
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
+            Ok(stream) => {
+                let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+                // SAFETY: one valid pollfd.
+                assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 5_000) }, 1);
+                let error = take_error(stream.as_fd()).expect("getsockopt").expect("refused");
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            }
+        }
+    }
+}

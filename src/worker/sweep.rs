@@ -1,0 +1,96 @@
+//! Deadlines: a coarse wheel that looks at each socket lazily, never a timer per read.
+//!
+//! A socket has one deadline at a time, a cell that its task may set as often as it likes. The wheel holds at most
+//! one live entry per socket, a tenth of a second wide and [`HORIZON_TICKS`] long; when an entry comes up and the
+//! deadline has moved on, it is entered again. Setting a later deadline therefore costs two stores.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::worker::socket::Shared;
+
+/// Width of a slot in milliseconds: a deadline fires at most this much late.
+pub const TICK_MS: u64 = 100;
+/// Slots of the wheel; deadlines further away are looked at again at the horizon.
+const HORIZON_TICKS: u64 = 64;
+
+/// The wheel of one core.
+#[derive(Debug)]
+pub struct Sweep {
+    slots: RefCell<Vec<Vec<Rc<Shared>>>>,
+    /// The last tick that was swept.
+    tick: Cell<u64>,
+    watched: Cell<usize>,
+}
+
+impl Sweep {
+    /// An empty wheel that stands at `now_ms`.
+    pub fn new(now_ms: u64) -> Sweep {
+        Sweep {
+            slots: RefCell::new((0..HORIZON_TICKS).map(|_| Vec::new()).collect()),
+            tick: Cell::new(now_ms / TICK_MS),
+            watched: Cell::new(0),
+        }
+    }
+
+    /// Sees to it that `socket` is looked at no later than `at_ms`.
+    pub(super) fn watch(&self, socket: &Rc<Shared>, at_ms: u64) {
+        let due = self.slot_for(at_ms);
+        let entered = socket.due_tick.get();
+        if entered != 0 && entered <= due {
+            return;
+        }
+        socket.due_tick.set(due);
+        self.slots.borrow_mut()[(due % HORIZON_TICKS) as usize].push(Rc::clone(socket));
+        self.watched.set(self.watched.get() + 1);
+    }
+
+    /// Rounded up, so that nothing fires early; within the horizon.
+    fn slot_for(&self, at_ms: u64) -> u64 {
+        let now = self.tick.get();
+        at_ms.div_ceil(TICK_MS).clamp(now + 1, now + HORIZON_TICKS - 1)
+    }
+
+    /// Advances to `now_ms` and expires what is due. Called ten times a second by the core.
+    pub fn advance(&self, now_ms: u64) {
+        let target = now_ms / TICK_MS;
+        while self.tick.get() < target {
+            let tick = self.tick.get() + 1;
+            self.tick.set(tick);
+            let mut due = std::mem::take(&mut self.slots.borrow_mut()[(tick % HORIZON_TICKS) as usize]);
+            self.watched.set(self.watched.get() - due.len());
+            for socket in due.drain(..) {
+                self.look_at(socket, tick, now_ms);
+            }
+            // Keep the slot's memory, unless a burst has made it large.
+            if due.capacity() <= 1024 {
+                let slot = &mut self.slots.borrow_mut()[(tick % HORIZON_TICKS) as usize];
+                if slot.is_empty() {
+                    *slot = due;
+                }
+            }
+        }
+    }
+
+    fn look_at(&self, socket: Rc<Shared>, tick: u64, now_ms: u64) {
+        if socket.due_tick.get() != tick {
+            return; // An earlier deadline entered it again: that entry counts.
+        }
+        socket.due_tick.set(0);
+        let deadline_ms = socket.deadline_ms.get();
+        if deadline_ms == 0 {
+            return;
+        }
+        if deadline_ms <= now_ms {
+            socket.deadline_ms.set(0);
+            socket.expire();
+        } else if Rc::strong_count(&socket) > 1 {
+            self.watch(&socket, deadline_ms);
+        }
+    }
+
+    /// Entries in the wheel, for metrics and tests.
+    pub fn watched(&self) -> usize {
+        self.watched.get()
+    }
+}
