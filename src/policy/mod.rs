@@ -1,3 +1,171 @@
 //! What is asked of a request: small units of one shape, by stage.
+//!
+//! A policy is one file: module doc (What it does · Configuration · Answers · Cost · References), its compiled type,
+//! `impl Policy`, helpers, reasons, tests. It is given bytes and a time and answers with a [`Verdict`]: no socket, no
+//! clock, no `async`. **Order is fixed by [`Stage`], never by the operator.**
+//!
+//! In [`Mode::Observe`] a policy runs the identical code: it decides, but it must not set an identity, refuse, or change
+//! what is forwarded. [`Chain::run`] sees to the refusal; a policy that has effects asks [`Exchange::enforcing`]
+//! before it makes them.
 
+pub mod authorize;
+pub mod identify;
 pub mod limit;
+pub mod respond;
+pub mod validate;
+
+use crate::http::Reason;
+use crate::pipeline::exchange::Exchange;
+use crate::worker::state::CoreState;
+
+/// Where in the path a policy stands. The order is the order of cost and safety.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Before authentication: what can be said of a connection or an address.
+    Admit,
+    /// Who is it?
+    Identify,
+    /// May they?
+    Authorize,
+    /// How often?
+    Limit,
+    /// Is the message within its contract?
+    Validate,
+    /// What goes back.
+    Respond,
+}
+
+/// How a policy acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It is not run.
+    Off,
+    /// It is run and counted; nothing follows from it.
+    Observe,
+    /// It is run, and what it says is done.
+    #[default]
+    Enforce,
+}
+
+/// What a policy says of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Verdict {
+    /// The next one, please.
+    Continue,
+    /// The request ends here, with this reason.
+    Refuse(&'static Reason),
+}
+
+/// A compiled policy.
+pub trait Policy: Sized + 'static {
+    /// The key in the configuration, and the label in metrics.
+    const NAME: &'static str;
+
+    /// Judges the request: its head, and its body where the operation holds one.
+    fn apply(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict;
+}
+
+/// The policies that exist, compiled: a static `match`, no `dyn`.
+#[derive(Debug)]
+pub enum Compiled {
+    /// Who is it?
+    Login(identify::Logins),
+    /// May they?
+    Allow(authorize::allow::Allow),
+    /// How often?
+    Limits(limit::rate::Limits),
+    /// Is the body what the schema says?
+    Schema(validate::json_schema::JsonSchema),
+}
+
+impl Compiled {
+    fn apply(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
+        match self {
+            Compiled::Login(policy) => policy.apply(x, core),
+            Compiled::Allow(policy) => policy.apply(x, core),
+            Compiled::Limits(policy) => policy.apply(x, core),
+            Compiled::Schema(policy) => policy.apply(x, core),
+        }
+    }
+
+    /// The key in the configuration, and the label in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Compiled::Login(_) => identify::Logins::NAME,
+            Compiled::Allow(_) => authorize::allow::Allow::NAME,
+            Compiled::Limits(_) => limit::rate::Limits::NAME,
+            Compiled::Schema(_) => validate::json_schema::JsonSchema::NAME,
+        }
+    }
+}
+
+/// One policy in its place.
+#[derive(Debug)]
+pub struct Link {
+    /// Where it stands.
+    pub stage: Stage,
+    /// How it acts.
+    pub mode: Mode,
+    /// What it does.
+    pub policy: Compiled,
+}
+
+/// The policies of one operation, in the order of their stages.
+#[derive(Debug, Default)]
+pub struct Chain {
+    links: Vec<Link>,
+    /// Index of the first link that wants the body: everything before it is judged on the head alone.
+    body_from: usize,
+}
+
+impl Chain {
+    /// Puts `links` in order; links of one stage keep their order among themselves. Policies that are off are left out.
+    pub fn new(mut links: Vec<Link>) -> Chain {
+        links.retain(|link| link.mode != Mode::Off);
+        links.sort_by_key(|link| link.stage);
+        let body_from = links.iter().position(|link| link.stage >= Stage::Validate).unwrap_or(links.len());
+        Chain { links, body_from }
+    }
+
+    /// Judges the head: all stages before `Validate`.
+    pub fn run_head(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
+        run(&self.links[..self.body_from], x, core)
+    }
+
+    /// Judges the body that is held.
+    pub fn run_body(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
+        run(&self.links[self.body_from..], x, core)
+    }
+
+    /// Whether a policy wants the whole body before it is forwarded.
+    pub fn wants_body(&self) -> bool {
+        self.body_from < self.links.len()
+    }
+
+    /// Whether a policy that wants the body may refuse it: a body past its bound is then refused, else it passes with the
+    /// verdict `unknown`.
+    pub fn enforces_body(&self) -> bool {
+        self.links[self.body_from..].iter().any(|link| link.mode == Mode::Enforce)
+    }
+
+    /// The policies, in order.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+}
+
+fn run(links: &[Link], x: &mut Exchange, core: &mut CoreState) -> Verdict {
+    for link in links {
+        x.set_mode(link.mode);
+        let verdict = link.policy.apply(x, core);
+        if let Verdict::Refuse(reason) = verdict {
+            if link.mode == Mode::Enforce {
+                x.set_refuser(link.policy.name());
+                return verdict;
+            }
+            x.observed(link.policy.name(), reason);
+            core.metrics.policy_decision(link.policy.name(), "observe", reason);
+        }
+    }
+    Verdict::Continue
+}

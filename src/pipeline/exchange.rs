@@ -1,0 +1,262 @@
+//! One request and its response, as everything between the two codecs sees it.
+//!
+//! An exchange is pooled: its tables and vectors keep their memory from one request to the next, so that steady state
+//! allocates nothing.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+
+use crate::http::Reason;
+use crate::http::field::{FieldSet, FieldTable, Known};
+use crate::http::head::{Method, RequestTable, ResponseTable};
+use crate::http::target::Target;
+use crate::policy::Mode;
+use crate::policy::identify::Identity;
+use crate::snapshot::{Operation, Snapshot};
+use crate::worker::Buffer;
+
+/// The reasons that observed policies would have refused for; more are counted in metrics only.
+pub const OBSERVED_MAX: usize = 4;
+
+/// A message head: the bytes it was parsed from, frozen, and the table of offsets into them.
+#[derive(Debug, Default)]
+pub struct Head<T> {
+    /// The receive buffer; what stands behind the head is the start of the body.
+    pub bytes: Buffer,
+    /// Offsets into `bytes`.
+    pub table: T,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct Exchange {
+    /// What the client sent.
+    pub request: Head<RequestTable>,
+    /// The canonical target.
+    pub target: Target,
+    /// Where the canonical path and host live when they are not in the head as they were sent.
+    pub canonical: Vec<u8>,
+    /// The peer of the connection.
+    pub peer: SocketAddr,
+    /// The client: the peer, or whom trusted proxies name.
+    pub client: IpAddr,
+    /// Whether the client's connection is TLS.
+    pub secure: bool,
+    /// The request id, 36 bytes of text.
+    pub request_id: [u8; 36],
+    /// Index of the operation in the snapshot; `u32::MAX` before it is found.
+    pub operation: u32,
+    /// Index of the API in the snapshot; `u32::MAX` before it is found.
+    pub api: u32,
+    /// Who is calling, once an enforced login has said so.
+    pub identity: Option<Rc<Identity>>,
+    /// Fields of the request that are not forwarded.
+    pub skip: FieldSet,
+    /// Encoded lines (`name: value` CR LF) that are added to the forwarded request.
+    pub inserts: Vec<u8>,
+    /// Encoded lines that are added to whatever answer goes to the client, ours or the upstream's.
+    pub response_inserts: Vec<u8>,
+    /// Encoded lines that are added to an answer of ours only: `WWW-Authenticate`, `Allow`, `Retry-After`.
+    pub answer_inserts: Vec<u8>,
+    /// The body, where the operation holds it: decoded, complete.
+    pub body: Buffer,
+    /// What the upstream answered.
+    pub response: Head<ResponseTable>,
+    /// Fields of the response that are not passed on.
+    pub response_skip: FieldSet,
+    /// `pointer`, reason token of a body that broke its schema, for the answer.
+    pub violations: Vec<(String, &'static str)>,
+    /// Index of the key that a limit refused, `upstream` chosen and the like live in the log's own fields.
+    pub facts: Facts,
+    mode: Mode,
+    refuser: &'static str,
+    observed: [Option<(&'static str, &'static Reason)>; OBSERVED_MAX],
+    observed_count: usize,
+}
+
+/// What the log and the metrics want to know of an exchange beyond its head.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    /// Monotonic nanoseconds at the first byte of the request.
+    pub started_ns: u64,
+    /// Monotonic nanoseconds when the request was given to the upstream; 0 when it was not.
+    pub forwarded_ns: u64,
+    /// Monotonic nanoseconds of the upstream's first byte; 0 when there was none.
+    pub answered_ns: u64,
+    /// Bytes received from the client for this request, head and body.
+    pub bytes_in: u64,
+    /// Bytes sent to the client for this request, head and body.
+    pub bytes_out: u64,
+    /// Status sent to the client; 0 when none was.
+    pub status: u16,
+    /// Why, where it was not the upstream's own answer.
+    pub reason: Option<&'static Reason>,
+    /// Index of the upstream in the snapshot, plus one; 0 is none.
+    pub upstream: u32,
+    /// Index of the target in the upstream.
+    pub target: u32,
+    /// Attempts made.
+    pub tries: u16,
+}
+
+impl Exchange {
+    /// A fresh exchange with memory of its own.
+    pub fn new() -> Exchange {
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Exchange {
+            request: Head::default(),
+            target: Target::default(),
+            canonical: Vec::with_capacity(256),
+            peer: nobody,
+            client: nobody.ip(),
+            secure: false,
+            request_id: [b'0'; 36],
+            operation: u32::MAX,
+            api: u32::MAX,
+            identity: None,
+            skip: FieldSet::EMPTY,
+            inserts: Vec::with_capacity(1024),
+            response_inserts: Vec::with_capacity(512),
+            answer_inserts: Vec::with_capacity(256),
+            body: Buffer::empty(),
+            response: Head::default(),
+            response_skip: FieldSet::EMPTY,
+            violations: Vec::new(),
+            facts: Facts::default(),
+            mode: Mode::Enforce,
+            refuser: "",
+            observed: [None; OBSERVED_MAX],
+            observed_count: 0,
+        }
+    }
+
+    /// Forgets one request and keeps the memory for the next. Buffers go back to their pool.
+    pub fn reset(&mut self) {
+        self.request.bytes = Buffer::empty();
+        self.request.table.reset();
+        self.target = Target::default();
+        self.canonical.clear();
+        self.operation = u32::MAX;
+        self.api = u32::MAX;
+        self.identity = None;
+        self.skip = FieldSet::EMPTY;
+        self.inserts.clear();
+        self.response_inserts.clear();
+        self.answer_inserts.clear();
+        self.body = Buffer::empty();
+        self.reset_response();
+        self.violations.clear();
+        self.facts = Facts::default();
+        self.mode = Mode::Enforce;
+        self.refuser = "";
+        self.observed = [None; OBSERVED_MAX];
+        self.observed_count = 0;
+    }
+
+    /// Forgets a response: before a second try, and after a 1xx.
+    pub fn reset_response(&mut self) {
+        self.response.bytes = Buffer::empty();
+        self.response.table.reset();
+        self.response_skip = FieldSet::EMPTY;
+    }
+
+    /// The method.
+    pub fn method(&self) -> Method {
+        self.request.table.method
+    }
+
+    /// The canonical path: the one that was routed, is authorized, and goes upstream.
+    pub fn path(&self) -> &[u8] {
+        self.target.path.of(&self.request.bytes, &self.canonical)
+    }
+
+    /// The canonical host, without its port.
+    pub fn host(&self) -> &[u8] {
+        self.target.host.of(&self.request.bytes, &self.canonical)
+    }
+
+    /// The query, without its question mark.
+    pub fn query(&self) -> Option<&[u8]> {
+        self.target.query.map(|span| span.of(&self.request.bytes))
+    }
+
+    /// The fields of the request; names and values are read with [`Exchange::head_bytes`].
+    pub fn fields(&self) -> &FieldTable {
+        &self.request.table.fields
+    }
+
+    /// The bytes that the fields' offsets point into.
+    pub fn head_bytes(&self) -> &[u8] {
+        &self.request.bytes
+    }
+
+    /// The value of a known field, if it was sent.
+    pub fn field(&self, known: Known) -> Option<&[u8]> {
+        self.request.table.fields.value(&self.request.bytes, known)
+    }
+
+    /// The operation that was found.
+    pub fn operation<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Operation> {
+        snapshot.operations.get(self.operation as usize)
+    }
+
+    /// Whether what the running policy says is done. One that is observed must have no effects.
+    pub fn enforcing(&self) -> bool {
+        self.mode == Mode::Enforce
+    }
+
+    /// Adds a line to the forwarded request.
+    pub fn insert(&mut self, name: &[u8], value: &[u8]) {
+        line(&mut self.inserts, name, value);
+    }
+
+    /// Adds a line to whatever answer goes to the client.
+    pub fn insert_response(&mut self, name: &[u8], value: &[u8]) {
+        line(&mut self.response_inserts, name, value);
+    }
+
+    /// Adds a line to an answer of ours.
+    pub fn insert_answer(&mut self, name: &[u8], value: &[u8]) {
+        line(&mut self.answer_inserts, name, value);
+    }
+
+    /// The name of the policy that refused, or nothing.
+    pub fn refuser(&self) -> &'static str {
+        self.refuser
+    }
+
+    /// What observed policies would have refused for.
+    pub fn would_refuse(&self) -> impl Iterator<Item = (&'static str, &'static Reason)> + '_ {
+        self.observed.iter().flatten().copied()
+    }
+
+    pub(crate) fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
+    pub(crate) fn set_refuser(&mut self, policy: &'static str) {
+        self.refuser = policy;
+    }
+
+    pub(crate) fn observed(&mut self, policy: &'static str, reason: &'static Reason) {
+        if let Some(place) = self.observed.get_mut(self.observed_count) {
+            *place = Some((policy, reason));
+            self.observed_count += 1;
+        }
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Exchange {
+        Exchange::new()
+    }
+}
+
+/// Appends `name: value` CR LF. Both come from the configuration or from values of ours that hold no controls.
+fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    debug_assert!(!value.iter().any(|&byte| byte == b'\r' || byte == b'\n'));
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}

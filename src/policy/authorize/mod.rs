@@ -1,0 +1,3 @@
+//! May they? Grants per operation, closed by default.
+
+pub mod allow;
