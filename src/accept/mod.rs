@@ -1,1 +1,86 @@
-//! A connection arrives: caps, accept loop, drain.
+//! A connection arrives: one listening socket per core and address, a bounded accept loop, drain.
+//!
+//! No accept operation is ever in flight: dropping one would leak the accepted socket, and one in flight keeps the listening
+//! socket alive. We wait for readiness and call `accept4` until it would block.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use monoio::net::TcpListener;
+
+use crate::h1::downstream::{self, Link, Stretch};
+use crate::sys::socket::accept;
+use crate::sys::stream::listener_fd;
+use crate::worker::core::Core;
+use crate::worker::guard::Guarded;
+use crate::worker::slots::Run;
+use crate::worker::{Socket, Transport};
+
+/// Connections accepted in one turn before others get theirs.
+const ACCEPT_BATCH: usize = 64;
+/// Pause after an accept that failed for lack of descriptors or memory.
+const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Accepts on one listener of one core until the node drains.
+pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: usize, stretches: Rc<S>)
+where
+    S: Run<Stretch, Output = Option<Link>> + 'static,
+{
+    while listener.readable(false).await.is_ok() {
+        for _ in 0..ACCEPT_BATCH {
+            match accept(listener_fd(&listener), core.driver.wants_nonblocking()) {
+                Ok((stream, peer)) => open(&core, stream, peer, index, &stretches),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_exhaustion(&error) => {
+                    monoio::time::sleep(EXHAUSTED_PAUSE).await;
+                    break;
+                }
+                // The peer was gone before we came: the next one may be there.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index: usize, stretches: &Rc<S>)
+where
+    S: Run<Stretch, Output = Option<Link>> + 'static,
+{
+    let Ok(socket) = Socket::new(stream, core.driver) else { return };
+    let link = Link { transport: Transport::Plain(socket), peer, listener: index, used: false };
+    let open = Open::new(core);
+    let (core, stretches) = (Rc::clone(core), Rc::clone(stretches));
+    monoio::spawn(Guarded::new(
+        async move {
+            let _open = open;
+            downstream::connection(core, link, stretches).await;
+        },
+        crate::worker::core::count_panic,
+    ));
+}
+
+/// Counts a connection while it is open.
+struct Open {
+    core: Rc<Core>,
+}
+
+impl Open {
+    fn new(core: &Rc<Core>) -> Open {
+        core.connections.set(core.connections.get() + 1);
+        Open { core: Rc::clone(core) }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.core.connections.set(self.core.connections.get() - 1);
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}

@@ -66,7 +66,7 @@ pub struct Exchange {
     pub response_skip: FieldSet,
     /// `pointer`, reason token of a body that broke its schema, for the answer.
     pub violations: Vec<(String, &'static str)>,
-    /// Index of the key that a limit refused, `upstream` chosen and the like live in the log's own fields.
+    /// What the log and the metrics want to know beyond the head.
     pub facts: Facts,
     mode: Mode,
     refuser: &'static str,
@@ -90,7 +90,7 @@ pub struct Facts {
     /// Status sent to the client; 0 when none was.
     pub status: u16,
     /// Why, where it was not the upstream's own answer.
-    pub reason: Option<&'static Reason>,
+    pub reason: Option<Reason>,
     /// Index of the upstream in the snapshot, plus one; 0 is none.
     pub upstream: u32,
     /// Index of the target in the upstream.

@@ -1,1 +1,194 @@
 //! From written to run: everything a request may read, compiled aside and swapped whole.
+//!
+//! A [`Snapshot`] is immutable and shared by all cores; a [`CoreView`] binds it to one core and holds only what is lazy
+//! and per core. An exchange keeps its view until it is over, so that it meets one configuration from its first byte
+//! to its last.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::http::HeadLimits;
+use crate::http::forward::RenamedIdentity;
+use crate::policy::Chain;
+use crate::policy::respond::headers::Edits;
+use crate::route::Router;
+use crate::upstream::Upstream;
+use crate::upstream::pool::CoreUpstream;
+
+/// Everything a request may read.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with each reload.
+    pub generation: u64,
+    /// Where connections come in.
+    pub listeners: Vec<Listener>,
+    /// Which operation a request means.
+    pub router: Router,
+    /// The APIs, by index.
+    pub apis: Vec<Api>,
+    /// The operations of all APIs, by index.
+    pub operations: Vec<Operation>,
+    /// The upstreams, by index.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The names of the logins, by [`crate::policy::identify::LoginId`].
+    pub logins: Vec<Box<str>>,
+}
+
+/// Where connections come in.
+#[derive(Debug)]
+pub struct Listener {
+    /// The name in logs: the address as written.
+    pub name: Box<str>,
+    /// Hosts that are served here; empty: any valid one.
+    pub domains: Vec<Box<[u8]>>,
+    /// Whether connections are TLS.
+    pub secure: bool,
+    /// Whose forwarding fields count.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// `redirect: https`: nothing is served here but the way there.
+    pub redirect: bool,
+    /// Bounds of a request head.
+    pub head_limits: HeadLimits,
+    /// A request head must be complete within this many milliseconds of its first byte.
+    pub head_ms: u64,
+    /// A connection without a request is kept this many milliseconds.
+    pub idle_ms: u64,
+}
+
+impl Listener {
+    /// Whether `host` (canonical) is served here.
+    pub fn serves(&self, host: &[u8]) -> bool {
+        self.domains.is_empty() || self.domains.iter().any(|domain| **domain == *host)
+    }
+}
+
+/// An API.
+#[derive(Debug)]
+pub struct Api {
+    /// The name in the configuration.
+    pub name: Box<str>,
+    /// Identity fields by other names, to be stripped from requests.
+    pub renamed: RenamedIdentity,
+    /// What identity fields are called for this API's upstream.
+    pub identity_fields: IdentityFields,
+}
+
+/// The names of the fields that tell an upstream who is calling; an empty name is not sent.
+#[derive(Clone, Debug)]
+pub struct IdentityFields {
+    /// The subject.
+    pub subject: Box<[u8]>,
+    /// The issuer.
+    pub issuer: Box<[u8]>,
+    /// The kind of credential.
+    pub kind: Box<[u8]>,
+    /// The login.
+    pub login: Box<[u8]>,
+    /// The scopes, separated by spaces.
+    pub scopes: Box<[u8]>,
+    /// The roles, separated by spaces.
+    pub roles: Box<[u8]>,
+}
+
+impl Default for IdentityFields {
+    fn default() -> IdentityFields {
+        IdentityFields {
+            subject: (*b"X-Ringwall-Subject").into(),
+            issuer: (*b"X-Ringwall-Issuer").into(),
+            kind: (*b"X-Ringwall-Kind").into(),
+            login: (*b"X-Ringwall-Login").into(),
+            scopes: (*b"X-Ringwall-Scopes").into(),
+            roles: (*b"X-Ringwall-Roles").into(),
+        }
+    }
+}
+
+/// An operation: what happens to requests that mean it.
+#[derive(Debug)]
+pub struct Operation {
+    /// The name in the configuration; an API that is `raw` or `closed` has one, called like itself.
+    pub name: Box<str>,
+    /// Index of its API.
+    pub api: u32,
+    /// What it is asked.
+    pub chain: Chain,
+    /// Where it goes.
+    pub action: Action,
+    /// Edits of the request.
+    pub request_edits: Edits,
+    /// Edits of the response.
+    pub response_edits: Edits,
+    /// Most bytes of a request body.
+    pub body_max: u64,
+    /// Whether `Strict-Transport-Security` may be sent.
+    pub strict_transport: bool,
+}
+
+/// Where an operation goes.
+#[derive(Debug)]
+pub enum Action {
+    /// To an upstream.
+    Forward {
+        /// Index of the upstream.
+        upstream: usize,
+        /// Replaces the API's base.
+        rewrite: Option<Rewrite>,
+        /// The upstream's own authority is sent as `Host`, not the client's.
+        host_of_upstream: bool,
+    },
+    /// To another place: `Location` is this text.
+    Redirect {
+        /// The value of `Location`.
+        location: Box<str>,
+        /// The status.
+        status: u16,
+    },
+    /// A fixed answer.
+    Respond {
+        /// The status.
+        status: u16,
+        /// The content.
+        body: Box<[u8]>,
+        /// The value of `Content-Type`.
+        content_type: Box<str>,
+    },
+    /// Nowhere: closed.
+    Closed,
+}
+
+/// A path that replaces the API's base.
+#[derive(Debug)]
+pub struct Rewrite {
+    /// Bytes of the base.
+    pub base_bytes: usize,
+    /// What stands in its place.
+    pub path: Box<[u8]>,
+}
+
+/// A snapshot bound to one core.
+#[derive(Debug)]
+pub struct CoreView {
+    /// What is shared.
+    pub snapshot: Arc<Snapshot>,
+    /// The pools of this core, by index of the upstream.
+    pub upstreams: Vec<Rc<CoreUpstream>>,
+}
+
+impl CoreView {
+    /// Binds `snapshot` to a core. Upstreams that `before` knew keep their pools; those that are gone are retired.
+    pub fn new(snapshot: Arc<Snapshot>, core: usize, before: Option<&CoreView>) -> CoreView {
+        let known = before.map(|view| view.upstreams.as_slice()).unwrap_or_default();
+        let upstreams: Vec<Rc<CoreUpstream>> = snapshot
+            .upstreams
+            .iter()
+            .map(|upstream| match known.iter().find(|kept| kept.upstream.id == upstream.id) {
+                Some(kept) => Rc::clone(kept),
+                None => Rc::new(CoreUpstream::new(Arc::clone(upstream), core)),
+            })
+            .collect();
+        for gone in known.iter().filter(|old| !upstreams.iter().any(|kept| Rc::ptr_eq(kept, old))) {
+            gone.retire();
+        }
+        CoreView { snapshot, upstreams }
+    }
+}

@@ -1,1 +1,150 @@
-//! Forwarding: balance, pool, connect.
+//! Forwarding: which target, over which connection.
+//!
+//! An [`Upstream`] is shared by the cores and outlives reloads that do not change it; what is done with it is per core
+//! ([`pool::CoreUpstream`]): idle connections, requests in flight, the turn of the round robin. The only shared words are
+//! the count of open connections per target, touched when one is opened or closed, and the health flag.
+
+pub mod balance;
+pub mod connect;
+pub mod pool;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use arc_swap::ArcSwap;
+
+/// How a target is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// The one of two random ones with fewer requests in flight on this core.
+    LeastRequest,
+}
+
+/// A group of interchangeable targets.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Unique in this process: cores keep their pools by it.
+    pub id: u64,
+    /// The name in the configuration.
+    pub name: Box<str>,
+    /// Where requests go.
+    pub targets: Vec<Target>,
+    /// How one is chosen.
+    pub balance: Balance,
+    /// Timeouts in milliseconds.
+    pub timeouts: Timeouts,
+    /// Most connections per target, all cores together.
+    pub connections_max: u32,
+    /// Most idle connections per target and core.
+    pub idle_max: usize,
+}
+
+/// Timeouts towards an upstream, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Connecting, TLS included. Default 2 s.
+    pub connect: u64,
+    /// From the end of the request to the first byte of the response. Default 30 s.
+    pub first_byte: u64,
+    /// Between two pieces of a body. Default 60 s.
+    pub stream_idle: u64,
+    /// A kept connection without a request. Default 50 s.
+    pub idle: u64,
+    /// Up to the end of the response head. Default 60 s.
+    pub total: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts { connect: 2_000, first_byte: 30_000, stream_idle: 60_000, idle: 50_000, total: 60_000 }
+    }
+}
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub struct Target {
+    /// The URL as written, for logs and metrics.
+    pub name: Box<str>,
+    /// `host[:port]` for the `Host` field where the client's is not kept.
+    pub authority: Box<[u8]>,
+    /// What its name resolves to now; the control thread publishes. Empty: it does not resolve.
+    pub addresses: Arc<ArcSwap<Vec<SocketAddr>>>,
+    /// How it is spoken to under TLS; `None` is plain HTTP.
+    pub tls: Option<Arc<crate::tls::ClientProfile>>,
+    /// Whether probes find it in order; set by the control thread.
+    pub up: Arc<AtomicBool>,
+    /// Connections open to it, all cores together.
+    open: Arc<AtomicU32>,
+}
+
+impl Target {
+    /// A target that is up and has no connections.
+    pub fn new(
+        name: &str,
+        authority: &str,
+        addresses: Arc<ArcSwap<Vec<SocketAddr>>>,
+        tls: Option<Arc<crate::tls::ClientProfile>>,
+    ) -> Target {
+        Target {
+            name: name.into(),
+            authority: authority.as_bytes().into(),
+            addresses,
+            tls,
+            up: Arc::new(AtomicBool::new(true)),
+            open: Arc::new(AtomicU32::new(0)),
+        }
+    }
+
+    /// Whether probes find it in order.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for one more connection, if the cap allows it.
+    pub fn admit(&self, most: u32) -> Option<Place> {
+        // One read-modify-write per connection, never per request.
+        if self.open.fetch_add(1, Ordering::Relaxed) < most {
+            return Some(Place { open: Arc::clone(&self.open) });
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Connections open to it now, all cores together.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// The right to one open connection; given back when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    open: Arc<AtomicU32>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cap_holds_and_places_come_back() {
+        let addresses = Arc::new(ArcSwap::from_pointee(Vec::new()));
+        let target = Target::new("http://a", "a", addresses, None);
+        let first = target.admit(2).expect("one");
+        let _second = target.admit(2).expect("two");
+        assert!(target.admit(2).is_none());
+        assert_eq!(target.open(), 2);
+        drop(first);
+        assert!(target.admit(2).is_some());
+    }
+}

@@ -5,14 +5,18 @@
 
 pub mod buffer;
 pub mod clock;
+pub mod core;
 pub mod driver;
 pub mod guard;
 pub mod slots;
 pub mod socket;
+pub mod state;
 pub mod sweep;
+pub mod transport;
 
 pub use buffer::Buffer;
 pub use clock::Clock;
 pub use driver::{Choice, Driver, Wanted};
 pub use socket::{Deadline, Socket};
 pub use sweep::Sweep;
+pub use transport::Transport;

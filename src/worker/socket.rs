@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -147,14 +148,14 @@ impl Socket {
         socket::recv_now(self.fd(), buffer, usize::MAX)
     }
 
-    /// Sends all of `buffer` behind its first `from` bytes and keeps the buffer. The operation goes through the driver:
-    /// on the ring the sends of a turn leave in one system call.
+    /// Sends `buffer[range]` and keeps the buffer. The operation goes through the driver: on the ring the sends of a turn
+    /// leave in one system call.
     ///
     /// # Errors
     /// Those of `send`; how much has left is then unknown.
-    pub async fn send(&self, buffer: &mut Buffer, from: usize) -> io::Result<()> {
-        let end = buffer.len();
-        let mut sent = from;
+    pub async fn send(&self, buffer: &mut Buffer, range: Range<usize>) -> io::Result<()> {
+        let end = range.end.min(buffer.len());
+        let mut sent = range.start;
         while sent < end {
             let slice = buffer.take().slice(sent..end);
             let (result, slice) = self.shared.stream.write(slice).await;

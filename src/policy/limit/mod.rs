@@ -27,3 +27,9 @@ pub use fingerprint::{Fingerprint, LimitId};
 pub use gcra::{Rate, RateError};
 pub use leases::Leases;
 pub use table::{Admitted, Charge, Table};
+
+pub mod rate;
+
+/// Per core: leases of hot keys.
+#[derive(Debug, Default)]
+pub struct PerCore {}

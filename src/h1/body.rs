@@ -1,0 +1,291 @@
+//! Bodies in motion: from one transport to the other, decoded and framed anew, with back-pressure both ways.
+//!
+//! One loop, [`transfer`], serves uploads and downloads. It holds two buffers at most: what was received and not yet
+//! decoded, and what is ready to be sent. A receive starts only when everything before it has been sent: that is the
+//! back-pressure. Large pieces of a body that keeps its framing are sent from the buffer they were received in.
+
+use std::io;
+use std::ops::Range;
+
+use crate::h1::chunked::{Body, Step};
+use crate::h1::encode::{CHUNK_END, CHUNK_HEAD_BYTES_MAX, chunk_head, push_last_chunk};
+use crate::h1::flaw::Side;
+use crate::http::{BodyLength, Reason};
+use crate::pipeline::fail::Fail;
+use crate::worker::core::Core;
+use crate::worker::{Buffer, Deadline, Transport};
+
+/// The body is larger than the operation admits.
+pub const BODY_SIZE: Reason = Reason::client("body_size", 3302, 413, "The request body is too large");
+
+/// Pieces up to this many bytes are gathered with what is already waiting to be sent, so that a small message leaves in
+/// one write.
+const GATHER_BYTES_MAX: usize = 12 * 1024;
+/// A client must send at least this much of a body in each [`PROGRESS_MS`].
+const PROGRESS_BYTES: u64 = 10 * 1024;
+/// The window over which a client's progress is measured, in milliseconds: 1 KiB/s over 10 s.
+const PROGRESS_MS: u64 = 10_000;
+
+/// Whose body it is, which decides deadlines and blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A request's body, from the client.
+    Client,
+    /// A response's body, from the upstream.
+    Upstream,
+}
+
+/// A body while it is received.
+#[derive(Debug)]
+pub struct Incoming {
+    body: Body,
+    origin: Origin,
+    buffer: Buffer,
+    /// First byte of `buffer` that has not been decoded.
+    at: usize,
+    /// Decoded bytes so far.
+    decoded: u64,
+    /// Raw bytes received since this body began, what came with the head included.
+    received: u64,
+    /// Most decoded bytes.
+    limit: u64,
+    /// Bytes decoded when the current window of progress began, and when it ends.
+    window_from: u64,
+    window_until_ms: u64,
+}
+
+/// What [`Incoming::piece`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Decoded data, a range of the buffer.
+    Data(Range<usize>),
+    /// Nothing more is here.
+    Wanting,
+    /// The body is over.
+    End,
+}
+
+impl Incoming {
+    /// A body that begins with `start`, the bytes that were received behind the head. At most `limit` bytes of data are
+    /// admitted.
+    pub fn new(framing: BodyLength, origin: Origin, start: &[u8], limit: u64) -> Incoming {
+        let body = match origin {
+            Origin::Client => Body::of_request(framing),
+            Origin::Upstream => Body::of_response(framing),
+        };
+        let mut buffer = Buffer::empty();
+        if !start.is_empty() {
+            buffer = Buffer::small();
+            buffer.extend_from_slice(start);
+        }
+        Incoming {
+            body,
+            origin,
+            buffer,
+            at: 0,
+            decoded: 0,
+            received: start.len() as u64,
+            limit,
+            window_from: 0,
+            window_until_ms: 0,
+        }
+    }
+
+    /// Sets how much data is admitted, before any has been decoded.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    /// Decodes what is here.
+    ///
+    /// # Errors
+    /// The framing is broken, or the body is larger than it may be.
+    pub fn piece(&mut self) -> Result<Piece, Fail> {
+        let input = &self.buffer[self.at..];
+        let (piece, consumed) = match self.body.decode(input).map_err(|reason| self.blame(reason))? {
+            Step::Data { start, end, consumed } => (Piece::Data(self.at + start..self.at + end), consumed),
+            Step::NeedMore { consumed } => (Piece::Wanting, consumed),
+            Step::End { consumed } => (Piece::End, consumed),
+        };
+        self.at += consumed;
+        if let Piece::Data(range) = &piece {
+            self.decoded += range.len() as u64;
+            if self.decoded > self.limit {
+                return Err(Fail::Client(BODY_SIZE));
+            }
+        }
+        Ok(piece)
+    }
+
+    /// Receives more, after everything here has been decoded and used.
+    ///
+    /// # Errors
+    /// The sender has gone, is too slow, or ended before its body did. The end of a body that lasts until the close is no
+    /// error: [`Incoming::piece`] then says so.
+    pub async fn receive(&mut self, from: &Transport, core: &Core) -> Result<(), Fail> {
+        if self.at == self.buffer.len() {
+            self.buffer.clear();
+            self.at = 0;
+            if self.buffer.capacity() < crate::worker::buffer::LARGE {
+                self.buffer = Buffer::large();
+            }
+        } else if self.buffer.len() == self.buffer.capacity() {
+            self.buffer.consume(self.at);
+            self.at = 0;
+        }
+        self.set_deadline(from, core);
+        match from.recv(&mut self.buffer).await {
+            Ok(0) => {
+                if let Some(deadline) = from.socket().expired() {
+                    return Err(self.lost(Some(deadline), None));
+                }
+                self.body.close().map_err(|reason| self.blame(reason))
+            }
+            Ok(count) => {
+                self.received += count as u64;
+                Ok(())
+            }
+            Err(error) => Err(self.lost(from.socket().expired(), Some(&error))),
+        }
+    }
+
+    fn set_deadline(&mut self, from: &Transport, core: &Core) {
+        let now_ms = core.coarse_ms();
+        match self.origin {
+            Origin::Client => {
+                if self.window_until_ms == 0 || self.decoded - self.window_from >= PROGRESS_BYTES {
+                    self.window_from = self.decoded;
+                    self.window_until_ms = now_ms + PROGRESS_MS;
+                }
+                core.deadline(from, Deadline::Body, self.window_until_ms);
+            }
+            Origin::Upstream => core.deadline(from, Deadline::StreamIdle, now_ms + core.stream_idle_ms()),
+        }
+    }
+
+    fn blame(&self, reason: Reason) -> Fail {
+        match self.origin {
+            Origin::Client => Fail::Client(reason),
+            Origin::Upstream => Fail::Upstream(reason),
+        }
+    }
+
+    fn lost(&self, deadline: Option<Deadline>, error: Option<&io::Error>) -> Fail {
+        match self.origin {
+            Origin::Client => Fail::client(deadline, error),
+            Origin::Upstream => Fail::upstream(deadline, error),
+        }
+    }
+
+    /// Whether the last byte has been decoded.
+    pub fn is_complete(&self) -> bool {
+        self.body.is_complete()
+    }
+
+    /// Decoded bytes so far.
+    pub fn decoded(&self) -> u64 {
+        self.decoded
+    }
+
+    /// Raw bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The bytes of `range`, as [`Incoming::piece`] gave it.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+
+    /// What came behind the end of the body: the start of the next message.
+    pub fn rest(&self) -> &[u8] {
+        &self.buffer[self.at..]
+    }
+
+    /// Lines of the trailer section.
+    pub fn trailers(&self) -> &[u8] {
+        self.body.trailers()
+    }
+
+    /// Which side of the codec's reasons this body belongs to.
+    pub fn side(&self) -> Side {
+        match self.origin {
+            Origin::Client => Side::Client,
+            Origin::Upstream => Side::Upstream,
+        }
+    }
+}
+
+/// Sends what `out` holds (an encoded head) and then the whole body, framed as `framing` says. Returns the bytes sent.
+///
+/// # Errors
+/// Either side, whichever failed first. Once something has been sent the caller must cut the message.
+pub async fn transfer(
+    incoming: &mut Incoming,
+    from: &Transport,
+    to: &Transport,
+    out: &mut Buffer,
+    framing: BodyLength,
+    core: &Core,
+) -> Result<u64, Fail> {
+    let chunked = framing == BodyLength::Chunked;
+    let mut sent = 0;
+    loop {
+        match incoming.piece()? {
+            Piece::Data(range) => {
+                if chunked {
+                    let mut head = [0; CHUNK_HEAD_BYTES_MAX];
+                    out.extend_from_slice(chunk_head(range.len(), &mut head));
+                }
+                if out.len() + range.len() <= GATHER_BYTES_MAX {
+                    out.extend_from_slice(incoming.bytes(range));
+                } else {
+                    sent += flush(incoming.origin, out, to, core).await?;
+                    let length = range.len() as u64;
+                    wait_for_reader(incoming.origin, to, core);
+                    to.send(&mut incoming.buffer, range).await.map_err(|error| lost(incoming.origin, to, &error))?;
+                    sent += length;
+                }
+                if chunked {
+                    out.extend_from_slice(CHUNK_END);
+                }
+            }
+            Piece::Wanting => {
+                sent += flush(incoming.origin, out, to, core).await?;
+                incoming.receive(from, core).await?;
+            }
+            Piece::End => {
+                if chunked {
+                    push_last_chunk(out, incoming.trailers());
+                }
+                // Nothing more is expected of this side: it may now wait for the other as long as that takes.
+                from.socket().clear_deadline();
+                return Ok(sent + flush(incoming.origin, out, to, core).await?);
+            }
+        }
+    }
+}
+
+async fn flush(origin: Origin, out: &mut Buffer, to: &Transport, core: &Core) -> Result<u64, Fail> {
+    let length = out.len();
+    if length == 0 {
+        return Ok(0);
+    }
+    wait_for_reader(origin, to, core);
+    to.send(out, 0..length).await.map_err(|error| lost(origin, to, &error))?;
+    out.clear();
+    Ok(length as u64)
+}
+
+/// Whoever reads must make progress as well.
+fn wait_for_reader(_origin: Origin, to: &Transport, core: &Core) {
+    core.deadline(to, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+}
+
+/// The receiving side of a transfer failed: the other one than the body's origin.
+fn lost(origin: Origin, to: &Transport, error: &io::Error) -> Fail {
+    match origin {
+        Origin::Client => Fail::upstream(to.socket().expired(), Some(error)),
+        Origin::Upstream => Fail::client(to.socket().expired(), Some(error)),
+    }
+}

@@ -1,0 +1,193 @@
+//! A client's connection: a small future while it is idle, a pooled slot while requests are under way.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::h1::parse::{Parse, parse_request};
+use crate::http::{HeadLimits, Reason};
+use crate::http::reason::Fault;
+use crate::h1::body::{Incoming, Origin};
+use crate::http::BodyLength;
+use crate::pipeline::answer;
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::fail::{CLIENT_GONE, CLIENT_HEAD_TIMEOUT};
+use crate::pipeline::serve::{Client, End, serve};
+use crate::snapshot::CoreView;
+use crate::sys::socket::Shutdown;
+use crate::worker::core::Core;
+use crate::worker::slots::Run;
+use crate::worker::{Buffer, Deadline, Transport};
+
+/// How long we go on reading from a client that was told that its connection ends, in milliseconds.
+const LINGER_MS: u64 = 2_000;
+/// How much we go on reading from it, in bytes.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A client's connection between two requests.
+#[derive(Debug)]
+pub struct Link {
+    /// The byte stream.
+    pub transport: Transport,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
+    /// Index of the listener that accepted it.
+    pub listener: usize,
+    /// Whether it has carried a request before.
+    pub used: bool,
+}
+
+/// One stretch of requests, for a pooled slot.
+#[derive(Debug)]
+pub struct Stretch {
+    /// The core it runs on.
+    pub core: Rc<Core>,
+    /// The connection.
+    pub link: Link,
+}
+
+/// Drives a connection until it ends. `stretches` is where requests run.
+pub async fn connection<S>(core: Rc<Core>, mut link: Link, stretches: Rc<S>)
+where
+    S: Run<Stretch, Output = Option<Link>>,
+{
+    loop {
+        let idle_ms = {
+            let view = core.view();
+            match view.snapshot.listeners.get(link.listener) {
+                Some(listener) if !core.is_draining() => listener.idle_ms,
+                _ => return,
+            }
+        };
+        // A fresh connection owes us a request as soon as it has come.
+        core.deadline(&link.transport, Deadline::Idle, core.now_ms() + idle_ms);
+        if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
+            return;
+        }
+        match stretches.run(Stretch { core: Rc::clone(&core), link }).await {
+            Some(kept) => link = kept,
+            None => return,
+        }
+    }
+}
+
+/// Serves the requests that are here, one after the other; gives the connection back when it is idle, or nothing when it
+/// has ended.
+pub async fn stretch(stretch: Stretch) -> Option<Link> {
+    let Stretch { core, mut link } = stretch;
+    let mut x = core.exchange();
+    let mut pending = Buffer::empty();
+    loop {
+        let view = core.view();
+        let Some(listener) = view.snapshot.listeners.get(link.listener) else { break };
+        let client = Client { transport: &link.transport, listener };
+        begin(&mut x, &link, &core);
+        let end = match head(&mut x, pending, &client, &core).await {
+            Ok(head_bytes) => {
+                x.facts.bytes_in = head_bytes as u64;
+                serve(&mut x, &client, &view, head_bytes, &core).await
+            }
+            Err(reason) => unreadable(&mut x, &client, reason, &core).await,
+        };
+        conclude(&mut x, &link, &view, &core);
+        link.used = true;
+        if !end.keep {
+            if x.facts.status != 0 {
+                linger(&link.transport, &core).await;
+            }
+            core.release(x);
+            return None;
+        }
+        x.reset();
+        if end.rest.is_empty() {
+            core.release(x);
+            return Some(link);
+        }
+        pending = end.rest;
+    }
+    core.release(x);
+    None
+}
+
+fn begin(x: &mut Exchange, link: &Link, core: &Core) {
+    x.peer = link.peer;
+    x.client = link.peer.ip();
+    x.facts.started_ns = core.clock.now_ns();
+    x.request_id = core.state.borrow_mut().request_id(core.clock.unix_ns(x.facts.started_ns) / 1_000_000);
+}
+
+/// Receives and parses one head into `x`.
+async fn head(x: &mut Exchange, pending: Buffer, client: &Client<'_>, core: &Core) -> Result<usize, Reason> {
+    x.secure = client.listener.secure;
+    x.request.bytes = if pending.is_leased() { pending } else { Buffer::small() };
+    let limits: &HeadLimits = &client.listener.head_limits;
+    let mut announced = x.request.bytes.is_empty();
+    let mut timed = false;
+    loop {
+        if !x.request.bytes.is_empty() {
+            let bytes = &x.request.bytes[..x.request.bytes.len().min(usize::from(u16::MAX))];
+            if let Parse::Complete { head_bytes } = parse_request(bytes, limits, &mut x.request.table)? {
+                client.transport.socket().clear_deadline();
+                return Ok(head_bytes);
+            }
+            if !timed {
+                // From its first byte the head has a time of its own, however slowly it drips in.
+                timed = true;
+                core.deadline(client.transport, Deadline::Head, core.coarse_ms() + client.listener.head_ms);
+            }
+        }
+        if x.request.bytes.len() == x.request.bytes.capacity() {
+            let mut larger = Buffer::large();
+            larger.extend_from_slice(&x.request.bytes);
+            x.request.bytes = larger;
+        }
+        let received = if std::mem::take(&mut announced) {
+            client.transport.recv_announced(&mut x.request.bytes).await
+        } else {
+            client.transport.recv(&mut x.request.bytes).await
+        };
+        match received {
+            Ok(0) | Err(_) if client.transport.socket().expired() == Some(Deadline::Head) => {
+                return Err(CLIENT_HEAD_TIMEOUT);
+            }
+            Ok(0) | Err(_) => return Err(CLIENT_GONE),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// The head could not be read: one answer, and the end of the connection.
+async fn unreadable(x: &mut Exchange, client: &Client<'_>, reason: Reason, core: &Core) -> End {
+    debug_assert!(reason.fault == Fault::Client);
+    if x.request.bytes.is_empty() || reason == CLIENT_GONE {
+        if !x.request.bytes.is_empty() {
+            x.facts.reason = Some(reason);
+        }
+        return End::close();
+    }
+    x.request.table.keep_alive = false;
+    let mut nothing = Incoming::new(BodyLength::None, Origin::Client, b"", 0);
+    answer::refuse(x, client, &mut nothing, reason, core).await
+}
+
+/// The end of an exchange: one record, and the counters.
+fn conclude(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
+    let silent = x.facts.status == 0 && x.facts.reason.is_none();
+    if !silent {
+        core.state.borrow_mut().record(x, link, view, &core.clock);
+    }
+}
+
+/// Closes our side and reads on for a while, so that the client gets our last answer and not a reset (RFC 9112 §9.6).
+async fn linger(transport: &Transport, core: &Core) {
+    transport.socket().shutdown(Shutdown::Write);
+    core.deadline(transport, Deadline::Idle, core.coarse_ms() + LINGER_MS);
+    let mut read = 0;
+    let mut buffer = Buffer::small();
+    while read < LINGER_BYTES {
+        buffer.clear();
+        match transport.recv(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => read += count,
+        }
+    }
+}

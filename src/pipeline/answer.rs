@@ -1,0 +1,186 @@
+//! Answers of our own: RFC 9457 problems with code, reason and request id, and fixed answers. Never an internal detail.
+
+use crate::h1::body::Incoming;
+use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, push_framing, push_status_line};
+use crate::http::field::{FieldSet, FieldTable};
+use crate::http::{BodyLength, Fault, Method, Reason, Version};
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::fail::Fail;
+use crate::pipeline::serve::{Client, End, finish};
+use crate::policy::respond::headers::secure_response;
+use crate::worker::core::Core;
+use crate::worker::{Buffer, Deadline};
+
+/// Refuses the request: the client gets a problem, the log the reason.
+pub async fn refuse(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    reason: Reason,
+    core: &Core,
+) -> End {
+    x.facts.reason = Some(reason);
+    let mut body = Buffer::small();
+    problem(x, &reason, &mut body);
+    proxy_status(x, &reason);
+    x.insert_answer(b"cache-control", b"no-store");
+    fixed(x, client, incoming, reason.status, &body, "application/problem+json", core).await
+}
+
+/// The exchange failed before anything of a response was sent.
+pub async fn failed(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    fail: Fail,
+    core: &Core,
+) -> End {
+    let reason = fail.reason();
+    if reason.status == 499 {
+        x.facts.reason = Some(reason);
+        return End::close();
+    }
+    refuse(x, client, incoming, reason, core).await
+}
+
+/// Sends an answer with `body`. A request whose body has not been read to its end costs the connection, so that
+/// what remains of it is never taken for a request.
+pub async fn fixed(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    status: u16,
+    body: &[u8],
+    content_type: &str,
+    core: &Core,
+) -> End {
+    // What has already arrived of the body is passed over.
+    while matches!(incoming.piece(), Ok(crate::h1::body::Piece::Data(_))) {}
+    let broken = x.facts.reason.is_some_and(|reason| ends_connection(&reason));
+    let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && !core.is_draining();
+    let mut out = Buffer::small();
+    encode(x, status, body, content_type, keep, client.listener.secure, &mut out);
+    let length = out.len();
+    core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+    let sent = client.transport.send(&mut out, 0..length).await;
+    x.facts.status = status;
+    if sent.is_err() {
+        return End::close();
+    }
+    x.facts.bytes_out += length as u64;
+    finish(x, incoming, keep)
+}
+
+fn encode(
+    x: &mut Exchange,
+    status: u16,
+    body: &[u8],
+    content_type: &str,
+    keep: bool,
+    secure: bool,
+    out: &mut Buffer,
+) {
+    push_status_line(out, status);
+    if !keep {
+        out.extend_from_slice(CONNECTION_CLOSE);
+    } else if x.request.table.version == Version::Http10 {
+        out.extend_from_slice(CONNECTION_KEEP_ALIVE);
+    }
+    if !content_type.is_empty() {
+        out.extend_from_slice(b"content-type: ");
+        out.extend_from_slice(content_type.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(&x.answer_inserts);
+    out.extend_from_slice(&x.response_inserts);
+    secure_response(&FieldTable::default(), secure, &mut FieldSet::EMPTY.clone(), out);
+    match status {
+        // RFC 9110 §8.6: no Content-Length in a 204.
+        204 => push_framing(out, BodyLength::None),
+        _ => push_framing(out, BodyLength::Length(body.len() as u64)),
+    }
+    if x.method() != Method::Head && status != 204 && status != 304 {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Whether a refusal leaves doubt about where the next message begins.
+fn ends_connection(reason: &Reason) -> bool {
+    (2000..2120).contains(&reason.code) || (2200..2300).contains(&reason.code)
+}
+
+/// The problem document of a reason (RFC 9457).
+fn problem(x: &Exchange, reason: &Reason, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"type\":\"urn:ringwall:RW-");
+    push_number(out, reason.code);
+    out.extend_from_slice(b"\",\"title\":\"");
+    out.extend_from_slice(reason.title.as_bytes());
+    out.extend_from_slice(b"\",\"status\":");
+    push_number(out, reason.status);
+    out.extend_from_slice(b",\"code\":\"RW-");
+    push_number(out, reason.code);
+    out.extend_from_slice(b"\",\"reason\":\"");
+    out.extend_from_slice(reason.token.as_bytes());
+    out.extend_from_slice(b"\",\"request_id\":\"");
+    out.extend_from_slice(&x.request_id);
+    out.push(b'"');
+    if !x.violations.is_empty() {
+        out.extend_from_slice(b",\"errors\":[");
+        for (index, (pointer, token)) in x.violations.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(b"{\"pointer\":");
+            push_json_string(out, pointer);
+            out.extend_from_slice(b",\"reason\":\"");
+            out.extend_from_slice(token.as_bytes());
+            out.extend_from_slice(b"\"}");
+        }
+        out.push(b']');
+    }
+    out.push(b'}');
+}
+
+/// `Proxy-Status` (RFC 9209): that it was us, and the kind of error.
+fn proxy_status(x: &mut Exchange, reason: &Reason) {
+    let error = match (reason.fault, reason.status) {
+        (Fault::Client, 400 | 431 | 414 | 413 | 501 | 505) => "http_request_error",
+        (Fault::Client, _) => "http_request_denied",
+        (Fault::Upstream, 504) => "connection_timeout",
+        (Fault::Upstream, 503) => "connection_limit_reached",
+        (Fault::Upstream, _) if reason.code >= 4200 => "http_protocol_error",
+        (Fault::Upstream, _) if reason.code == 4000 => "connection_refused",
+        (Fault::Upstream, _) if reason.code == 4001 => "dns_error",
+        (Fault::Upstream, _) => "connection_terminated",
+        (Fault::Ringwall, _) => "proxy_internal_error",
+    };
+    let out = &mut x.answer_inserts;
+    out.extend_from_slice(b"proxy-status: ringwall; error=");
+    out.extend_from_slice(error.as_bytes());
+    out.extend_from_slice(b"; details=\"RW-");
+    push_number(out, reason.code);
+    out.extend_from_slice(b"\"\r\n");
+}
+
+fn push_number(out: &mut Vec<u8>, number: u16) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// A JSON string: pointers hold names that a client chose.
+fn push_json_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0..=0x1f => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'"');
+}

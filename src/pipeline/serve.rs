@@ -1,0 +1,140 @@
+//! One request, from its head to the last byte of its response. This function is the architecture: everything that a
+//! request meets stands here, in order.
+
+use crate::http::BodyLength;
+use crate::h1::body::{Incoming, Origin};
+use crate::pipeline::exchange::Exchange;
+use crate::pipeline::fail::Fail;
+use crate::pipeline::{admit, answer, forward, gather};
+use crate::policy::Verdict;
+use crate::snapshot::{Action, CoreView, Listener};
+use crate::worker::core::Core;
+use crate::worker::{Buffer, Transport};
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Its connection.
+    pub transport: &'a Transport,
+    /// The listener that accepted it.
+    pub listener: &'a Listener,
+}
+
+/// How an exchange left the client's connection.
+#[derive(Debug)]
+pub struct End {
+    /// Whether another request may follow.
+    pub keep: bool,
+    /// Bytes of it that are already here.
+    pub rest: Buffer,
+}
+
+impl End {
+    /// The connection is of no more use.
+    pub fn close() -> End {
+        End { keep: false, rest: Buffer::empty() }
+    }
+}
+
+/// Serves one request whose head has been parsed into `x`.
+pub async fn serve(x: &mut Exchange, client: &Client<'_>, view: &CoreView, head_bytes: usize, core: &Core) -> End {
+    let framing = x.request.table.framing;
+    let mut incoming = Incoming::new(framing, Origin::Client, &x.request.bytes[head_bytes..], u64::MAX);
+
+    // Which operation, in the one canonical form that everything below uses.
+    let operation = match admit::operation(x, client, &view.snapshot) {
+        Ok(operation) => operation,
+        Err(reason) => return answer::refuse(x, client, &mut incoming, reason, core).await,
+    };
+
+    // What can be said of the head alone: address, identity, grants, limits.
+    let verdict = {
+        let mut state = core.state.borrow_mut();
+        state.now_ns = x.facts.started_ns;
+        state.now_s = core.clock.unix_ns(x.facts.started_ns) / 1_000_000_000;
+        operation.chain.run_head(x, &mut state)
+    };
+    if let Verdict::Refuse(reason) = verdict {
+        return answer::refuse(x, client, &mut incoming, *reason, core).await;
+    }
+
+    // A declared length past the bound is refused before a byte of the body is read.
+    incoming.set_limit(operation.body_max);
+    if matches!(framing, BodyLength::Length(length) if length > operation.body_max) {
+        return answer::refuse(x, client, &mut incoming, crate::h1::body::BODY_SIZE, core).await;
+    }
+
+    match &operation.action {
+        Action::Closed => {
+            answer::refuse(
+                x,
+                client,
+                &mut incoming,
+                crate::policy::authorize::allow::OPERATION_CLOSED,
+                core,
+            )
+            .await
+        }
+        Action::Redirect { location, status } => {
+            x.insert_answer(b"location", location.as_bytes());
+            answer::fixed(x, client, &mut incoming, *status, b"", "", core).await
+        }
+        Action::Respond { status, body, content_type } => {
+            answer::fixed(x, client, &mut incoming, *status, body, content_type, core).await
+        }
+        Action::Forward { upstream, rewrite, host_of_upstream } => {
+            // A body is held only where a policy wants the whole of it, up to the operation's bound.
+            if operation.chain.wants_body() && framing != BodyLength::None {
+                if let Err(fail) = gather::hold(x, client, &mut incoming, operation, core).await {
+                    return answer::failed(x, client, &mut incoming, fail, core).await;
+                }
+            }
+            if operation.chain.wants_body() {
+                let verdict = operation.chain.run_body(x, &mut core.state.borrow_mut());
+                if let Verdict::Refuse(reason) = verdict {
+                    return answer::refuse(x, client, &mut incoming, *reason, core).await;
+                }
+            }
+            let route = forward::Route {
+                operation,
+                api: &view.snapshot.apis[operation.api as usize],
+                upstream: &view.upstreams[*upstream],
+                upstream_index: *upstream,
+                rewrite: rewrite.as_ref(),
+                host_of_upstream: *host_of_upstream,
+            };
+            match forward::forward(x, client, &mut incoming, &route, core).await {
+                Ok(keep) => finish(x, &incoming, keep),
+                Err(forward::Broken::Before(fail)) => {
+                    answer::failed(x, client, &mut incoming, fail, core).await
+                }
+                // Something of the response is out: all that can be done is to cut it visibly.
+                Err(forward::Broken::After(fail)) => {
+                    cut(x, client, fail);
+                    End::close()
+                }
+            }
+        }
+    }
+}
+
+/// The exchange went well; what is behind the body is the next request.
+pub fn finish(x: &Exchange, incoming: &Incoming, keep: bool) -> End {
+    if !keep || !incoming.is_complete() {
+        return End::close();
+    }
+    let _ = x;
+    let mut rest = Buffer::empty();
+    if !incoming.rest().is_empty() {
+        rest = Buffer::small();
+        rest.extend_from_slice(incoming.rest());
+    }
+    End { keep: true, rest }
+}
+
+fn cut(x: &mut Exchange, client: &Client<'_>, fail: Fail) {
+    x.facts.reason = Some(fail.reason());
+    // A chunked message without its last chunk, and one shorter than its length, are visibly incomplete; one that
+    // lasts until the close is not, but for a reset.
+    client.transport.socket().reset_on_close();
+}

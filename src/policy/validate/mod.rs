@@ -1,0 +1,7 @@
+//! Is the message within its contract?
+
+pub mod json_schema;
+
+/// Per core: buffers of the JSON tape, caches of the regex engine.
+#[derive(Debug, Default)]
+pub struct PerCore {}

@@ -1,0 +1,164 @@
+//! One core: everything that its tasks share, and nothing that another core touches.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::pipeline::exchange::Exchange;
+use crate::snapshot::{CoreView, Snapshot};
+use crate::worker::state::CoreState;
+use crate::worker::{Clock, Deadline, Driver, Sweep, Transport};
+
+/// Exchanges kept for re-use per core; more are given back to the allocator.
+const EXCHANGES_FREE_MAX: usize = 256;
+
+/// What all threads of the node share: each word is written rarely and read by everybody.
+#[derive(Debug)]
+pub struct Node {
+    /// What runs. Cores look at `generation` first.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Counts the snapshots: one relaxed load per request notices a new one.
+    pub generation: AtomicU64,
+    /// The node is going away: no more connections, and those that are there end.
+    pub draining: AtomicBool,
+    /// Panics that were caught.
+    pub panics: AtomicU64,
+    /// Connections open on all cores.
+    pub connections: AtomicU64,
+}
+
+impl Node {
+    /// A node that runs `snapshot`.
+    pub fn new(snapshot: Snapshot) -> Node {
+        Node {
+            generation: AtomicU64::new(snapshot.generation),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            draining: AtomicBool::new(false),
+            panics: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        }
+    }
+
+    /// Publishes a new snapshot; the cores notice at their next request.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let generation = snapshot.generation;
+        self.snapshot.store(Arc::new(snapshot));
+        self.generation.store(generation, Ordering::Release);
+    }
+}
+
+/// One core.
+#[derive(Debug)]
+pub struct Core {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The driver it runs on.
+    pub driver: Driver,
+    /// Its clock.
+    pub clock: Clock,
+    /// Its deadlines.
+    pub sweep: Sweep,
+    /// What policies keep per core. Borrowed only between two waits.
+    pub state: RefCell<CoreState>,
+    /// What is shared with the other cores.
+    pub node: Arc<Node>,
+    view: RefCell<Rc<CoreView>>,
+    exchanges: RefCell<Vec<Box<Exchange>>>,
+    /// Client connections on this core.
+    pub connections: Cell<usize>,
+}
+
+impl Core {
+    /// A core that runs what the node runs.
+    pub fn new(index: usize, driver: Driver, node: Arc<Node>, state: CoreState) -> Core {
+        let clock = Clock::new();
+        let snapshot = node.snapshot.load_full();
+        Core {
+            index,
+            driver,
+            sweep: Sweep::new(clock.now_ns() / 1_000_000),
+            clock,
+            view: RefCell::new(Rc::new(CoreView::new(snapshot, index, None))),
+            state: RefCell::new(state),
+            node,
+            exchanges: RefCell::new(Vec::new()),
+            connections: Cell::new(0),
+        }
+    }
+
+    /// Monotonic milliseconds, read from the clock.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ns() / 1_000_000
+    }
+
+    /// Monotonic milliseconds, as of the last read.
+    pub fn coarse_ms(&self) -> u64 {
+        self.clock.coarse_ns() / 1_000_000
+    }
+
+    /// The time between two pieces of a body that is granted to either side, in milliseconds.
+    pub fn stream_idle_ms(&self) -> u64 {
+        60_000
+    }
+
+    /// Sets the deadline of a transport, in monotonic milliseconds.
+    pub fn deadline(&self, transport: &Transport, kind: Deadline, at_ms: u64) {
+        transport.socket().set_deadline(&self.sweep, kind, at_ms);
+    }
+
+    /// What this core runs: the view that is current now. Costs one relaxed load while nothing changes.
+    pub fn view(&self) -> Rc<CoreView> {
+        let view = self.view.borrow();
+        if self.node.generation.load(Ordering::Relaxed) == view.snapshot.generation {
+            return Rc::clone(&view);
+        }
+        drop(view);
+        self.switch()
+    }
+
+    #[cold]
+    fn switch(&self) -> Rc<CoreView> {
+        let snapshot = self.node.snapshot.load_full();
+        let mut view = self.view.borrow_mut();
+        let next = Rc::new(CoreView::new(snapshot, self.index, Some(&view)));
+        self.state.borrow_mut().switch(&next.snapshot);
+        *view = Rc::clone(&next);
+        next
+    }
+
+    /// Whether connections should end after their current exchange.
+    pub fn is_draining(&self) -> bool {
+        self.node.draining.load(Ordering::Relaxed)
+    }
+
+    /// Takes a pooled exchange.
+    pub fn exchange(&self) -> Box<Exchange> {
+        self.exchanges.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives an exchange back.
+    pub fn release(&self, mut exchange: Box<Exchange>) {
+        exchange.reset();
+        let mut free = self.exchanges.borrow_mut();
+        if free.len() < EXCHANGES_FREE_MAX {
+            free.push(exchange);
+        }
+    }
+
+    /// Ten times a second: deadlines, clocks, what has been idle for too long.
+    pub fn tick(&self) {
+        self.clock.synchronise();
+        let now_ms = self.coarse_ms();
+        self.sweep.advance(now_ms);
+        let view = Rc::clone(&self.view.borrow());
+        for upstream in &view.upstreams {
+            upstream.expire(now_ms);
+        }
+        self.state.borrow_mut().tick(self.clock.coarse_ns());
+        // A core without traffic must not hold on to an old snapshot.
+        drop(self.view());
+    }
+}

@@ -1,0 +1,75 @@
+//! A byte stream to a peer: a socket, bare or under TLS. Codecs and bodies read and write here and do not know which.
+
+use std::io;
+use std::ops::Range;
+
+use crate::worker::buffer::Buffer;
+use crate::worker::socket::Socket;
+
+/// A connected byte stream.
+#[derive(Debug)]
+pub enum Transport {
+    /// TCP alone.
+    Plain(Socket),
+}
+
+impl Transport {
+    /// The socket below: deadlines and shutdowns act on it.
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Transport::Plain(socket) => socket,
+        }
+    }
+
+    /// Waits until there may be something to receive; holds no buffer. Used while a connection is idle.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Transport::Plain(socket) => socket.readable().await,
+        }
+    }
+
+    /// Receives at least one byte behind what `buffer` holds; `Ok(0)` is the end.
+    ///
+    /// # Errors
+    /// Those of [`Socket::recv`]; under TLS also what the records break.
+    pub async fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        match self {
+            Transport::Plain(socket) => socket.recv(buffer).await,
+        }
+    }
+
+    /// Receives what [`Transport::readable`] announced, or waits for it.
+    ///
+    /// # Errors
+    /// As [`Transport::recv`].
+    pub async fn recv_announced(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        match self {
+            Transport::Plain(socket) => match socket.recv_now(buffer) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    socket.recv(buffer).await
+                }
+                result => result,
+            },
+        }
+    }
+
+    /// Sends `buffer[range]`, all of it.
+    ///
+    /// # Errors
+    /// Those of [`Socket::send`].
+    pub async fn send(&self, buffer: &mut Buffer, range: Range<usize>) -> io::Result<()> {
+        match self {
+            Transport::Plain(socket) => socket.send(buffer, range).await,
+        }
+    }
+
+    /// Whether a kept connection can be used for another request: nothing to receive, and nobody gone.
+    pub fn is_quiet(&self) -> bool {
+        match self {
+            Transport::Plain(socket) => socket.peek() == crate::sys::socket::Peek::Empty,
+        }
+    }
+}
