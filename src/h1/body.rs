@@ -243,7 +243,9 @@ pub async fn transfer(
                     sent += flush(incoming.origin, out, to, core).await?;
                     let length = range.len() as u64;
                     wait_for_reader(incoming.origin, to, core);
-                    to.send(&mut incoming.buffer, range).await.map_err(|error| lost(incoming.origin, to, &error))?;
+                    to.send(&mut incoming.buffer, range)
+                        .await
+                        .map_err(|error| lost(incoming.origin, to, &error))?;
                     sent += length;
                 }
                 if chunked {

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use crate::h1::parse::{Parse, parse_request};
-use crate::http::{HeadLimits, Reason};
-use crate::http::reason::Fault;
 use crate::h1::body::{Incoming, Origin};
+use crate::h1::parse::{Parse, parse_request};
 use crate::http::BodyLength;
+use crate::http::reason::Fault;
+use crate::http::{HeadLimits, Reason};
 use crate::pipeline::answer;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{CLIENT_GONE, CLIENT_HEAD_TIMEOUT};

@@ -134,6 +134,21 @@ pub struct Target {
     pub encoded_slash: bool,
 }
 
+impl Default for Target {
+    /// Nothing yet: every part is empty.
+    fn default() -> Target {
+        Target {
+            form: Form::Origin,
+            path: Place::Head(Span::default()),
+            query: None,
+            host: Place::Head(Span::default()),
+            port: 0,
+            scheme: None,
+            encoded_slash: false,
+        }
+    }
+}
+
 /// What to do with `%2F` in a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EncodedSlash {

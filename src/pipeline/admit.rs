@@ -7,7 +7,7 @@ use crate::http::field::Known;
 use crate::http::target::{EncodedSlash, canonical};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::serve::Client;
-use crate::route::{Miss, Found};
+use crate::route::{Found, Miss};
 use crate::snapshot::{Listener, Operation, Snapshot};
 
 /// The host is not served here.
@@ -37,7 +37,12 @@ pub fn operation<'s>(
         redirect(x);
         return Err(TLS_REQUIRED);
     }
-    match snapshot.router.find(x.host(), x.path(), x.method(), x.request.table.method_span.of(&x.request.bytes)) {
+    match snapshot.router.find(
+        x.host(),
+        x.path(),
+        x.method(),
+        x.request.table.method_span.of(&x.request.bytes),
+    ) {
         Ok(Found { value, .. }) => {
             let operation = snapshot.operations.get(value as usize).ok_or(ROUTE_UNKNOWN)?;
             x.operation = value;

@@ -25,7 +25,8 @@ use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline};
 
 /// No target is configured or known.
-pub const UPSTREAM_EMPTY: Reason = Reason::upstream("upstream_empty", 4005, 503, "The upstream has no targets");
+pub const UPSTREAM_EMPTY: Reason =
+    Reason::upstream("upstream_empty", 4005, 503, "The upstream has no targets");
 /// The upstream switched protocols without being asked.
 pub const UPSTREAM_UPGRADE: Reason =
     Reason::upstream("upstream_upgrade", 4250, 502, "The upstream switched protocols unasked");
@@ -33,7 +34,8 @@ pub const UPSTREAM_UPGRADE: Reason =
 pub const UPSTREAM_INTERIM: Reason =
     Reason::upstream("upstream_interim", 4251, 502, "The upstream sent too many interim responses");
 /// The head of the response is too large for the buffers.
-pub const UPSTREAM_HEAD: Reason = Reason::upstream("upstream_head", 4252, 502, "The response head is too large");
+pub const UPSTREAM_HEAD: Reason =
+    Reason::upstream("upstream_head", 4252, 502, "The response head is too large");
 
 /// Interim responses that are accepted before the final one.
 const INTERIM_MAX: usize = 16;
@@ -158,7 +160,8 @@ async fn attempt(
     encode(x, route, &upstream.targets[target].authority, framing, &mut out);
     let first_byte_ms = upstream.timeouts.first_byte;
     let sent_and_answered =
-        send_and_read(x, client, incoming, &connection, &mut out, framing, core, first_byte_ms, total_ms).await;
+        send_and_read(x, client, incoming, &connection, &mut out, framing, core, first_byte_ms, total_ms)
+            .await;
     match sent_and_answered {
         Ok((head_bytes, request_sent)) => Ok(Lent { connection, target, request_sent, head_bytes, guard }),
         Err(fail) => {
@@ -404,7 +407,7 @@ fn push_visible(out: &mut Vec<u8>, text: &str) {
 /// Encodes the request head for one attempt.
 fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLength, out: &mut Buffer) {
     let path = x.path();
-    let mut rewritten = Buffer::empty();
+    let mut rewritten;
     let path = match route.rewrite {
         None => path,
         Some(rewrite) => {
@@ -418,10 +421,11 @@ fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLength
             &rewritten
         }
     };
-    let line = RequestLine { method: x.request.table.method_span.of(&x.request.bytes), path, query: x.query() };
+    let line =
+        RequestLine { method: x.request.table.method_span.of(&x.request.bytes), path, query: x.query() };
     let mut skip = x.skip;
     let mut inserts: &[u8] = &x.inserts;
-    let mut with_host = Buffer::empty();
+    let mut with_host;
     if route.host_of_upstream {
         skip = skip.union(hosts(x));
         with_host = Buffer::small();

@@ -8,8 +8,8 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::forward::{Broken, Lent, Route};
 use crate::pipeline::serve::Client;
 use crate::policy::respond::headers::secure_response;
-use crate::worker::core::Core;
 use crate::worker::Buffer;
+use crate::worker::core::Core;
 
 /// Sends the response whose head stands in `x.response`. Says whether the client's connection may be kept.
 ///
@@ -39,7 +39,8 @@ pub async fn respond(
     let head_bytes = lent.head_bytes;
     let mut body =
         Incoming::new(upstream_framing, Origin::Upstream, &x.response.bytes[head_bytes..], u64::MAX);
-    let sent = transfer(&mut body, &lent.connection.transport, client.transport, &mut out, framing, core).await;
+    let sent =
+        transfer(&mut body, &lent.connection.transport, client.transport, &mut out, framing, core).await;
     match sent {
         Ok(count) => {
             x.facts.bytes_out += count;

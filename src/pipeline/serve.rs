@@ -1,8 +1,8 @@
 //! One request, from its head to the last byte of its response. This function is the architecture: everything that a
 //! request meets stands here, in order.
 
-use crate::http::BodyLength;
 use crate::h1::body::{Incoming, Origin};
+use crate::http::BodyLength;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::{admit, answer, forward, gather};
@@ -37,7 +37,13 @@ impl End {
 }
 
 /// Serves one request whose head has been parsed into `x`.
-pub async fn serve(x: &mut Exchange, client: &Client<'_>, view: &CoreView, head_bytes: usize, core: &Core) -> End {
+pub async fn serve(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    view: &CoreView,
+    head_bytes: usize,
+    core: &Core,
+) -> End {
     let framing = x.request.table.framing;
     let mut incoming = Incoming::new(framing, Origin::Client, &x.request.bytes[head_bytes..], u64::MAX);
 
@@ -66,14 +72,8 @@ pub async fn serve(x: &mut Exchange, client: &Client<'_>, view: &CoreView, head_
 
     match &operation.action {
         Action::Closed => {
-            answer::refuse(
-                x,
-                client,
-                &mut incoming,
-                crate::policy::authorize::allow::OPERATION_CLOSED,
-                core,
-            )
-            .await
+            answer::refuse(x, client, &mut incoming, crate::policy::authorize::allow::OPERATION_CLOSED, core)
+                .await
         }
         Action::Redirect { location, status } => {
             x.insert_answer(b"location", location.as_bytes());

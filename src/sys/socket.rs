@@ -132,10 +132,7 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> 
 ///
 /// # Errors
 /// `WouldBlock` when nobody waits; else those of `accept4` (ECONNABORTED, EMFILE, …).
-pub fn accept(
-    listener: BorrowedFd<'_>,
-    nonblocking: bool,
-) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+pub fn accept(listener: BorrowedFd<'_>, nonblocking: bool) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     let flags = libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
@@ -147,7 +144,8 @@ pub fn accept(
     let stream = unsafe { std::net::TcpStream::from_raw_fd(fd) };
     // SAFETY: zeroed storage is a valid `sockaddr_storage`; the kernel wrote a prefix of it.
     let storage = unsafe { storage.assume_init() };
-    let address = from_sockaddr(&storage).ok_or_else(|| io::Error::other("accepted a socket of no IP family"))?;
+    let address =
+        from_sockaddr(&storage).ok_or_else(|| io::Error::other("accepted a socket of no IP family"))?;
     Ok((stream, address))
 }
 
@@ -336,7 +334,8 @@ mod tests {
     #[test]
     fn recv_send_and_peek_never_wait() {
         let listener = listen(loopback(), 8).expect("listen");
-        let mut client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let mut client =
+            std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let (mut server, _) = accept(listener.as_fd(), false).expect("accept");
         let mut buffer = Vec::with_capacity(8);
         assert_eq!(peek(server.as_fd()), Peek::Empty);

@@ -4,15 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::http::Reason;
-use crate::pipeline::fail::{UPSTREAM_CONNECT_TIMEOUT};
+use crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT;
 use crate::sys::socket::connect_start;
-use crate::upstream::{Place, Target, Upstream};
 use crate::upstream::pool::Connection;
+use crate::upstream::{Place, Target, Upstream};
 use crate::worker::core::Core;
 use crate::worker::{Deadline, Socket, Transport};
 
 /// The upstream refuses connections, or cannot be reached.
-pub const UPSTREAM_REFUSED: Reason = Reason::upstream("upstream_refused", 4000, 502, "The upstream refuses connections");
+pub const UPSTREAM_REFUSED: Reason =
+    Reason::upstream("upstream_refused", 4000, 502, "The upstream refuses connections");
 /// The name of the upstream does not resolve.
 pub const UPSTREAM_UNRESOLVED: Reason =
     Reason::upstream("upstream_unresolved", 4001, 502, "The upstream's name does not resolve");

@@ -134,6 +134,11 @@ impl Core {
         self.node.draining.load(Ordering::Relaxed)
     }
 
+    /// Whether the node drains and nothing is left to do here.
+    pub fn is_drained(&self) -> bool {
+        self.is_draining() && self.connections.get() == 0
+    }
+
     /// Takes a pooled exchange.
     pub fn exchange(&self) -> Box<Exchange> {
         self.exchanges.borrow_mut().pop().unwrap_or_default()
@@ -161,4 +166,18 @@ impl Core {
         // A core without traffic must not hold on to an old snapshot.
         drop(self.view());
     }
+}
+
+thread_local! {
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts a panic that was caught on this core.
+pub fn count_panic() {
+    PANICS.set(PANICS.get() + 1);
+}
+
+/// Panics that were caught on this core.
+pub fn panics() -> u64 {
+    PANICS.get()
 }

@@ -135,9 +135,5 @@ fn uring(tuned: bool) -> io::Result<monoio::Runtime<TimeDriver<IoUringDriver>>> 
         // to tell it what it will find when it looks.
         builder.setup_single_issuer().setup_coop_taskrun();
     }
-    RuntimeBuilder::<IoUringDriver>::new()
-        .uring_builder(builder)
-        .with_entries(ENTRIES)
-        .enable_timer()
-        .build()
+    RuntimeBuilder::<IoUringDriver>::new().uring_builder(builder).with_entries(ENTRIES).enable_timer().build()
 }

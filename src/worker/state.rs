@@ -1,8 +1,11 @@
 //! What policies and the log keep per core. It outlives reloads; what belongs to a configuration is in its view.
 
+use crate::h1::downstream::Link;
 use crate::http::Reason;
+use crate::pipeline::exchange::Exchange;
 use crate::policy::{identify, limit, validate};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{CoreView, Snapshot};
+use crate::worker::Clock;
 
 /// The state of one core that policies may change.
 #[derive(Debug)]
@@ -27,7 +30,13 @@ pub struct Metrics {}
 
 impl Metrics {
     /// Counts what a policy said.
-    pub fn policy_decision(&mut self, _policy: &'static str, _decision: &'static str, _reason: &'static Reason) {}
+    pub fn policy_decision(
+        &mut self,
+        _policy: &'static str,
+        _decision: &'static str,
+        _reason: &'static Reason,
+    ) {
+    }
 }
 
 impl CoreState {
@@ -42,6 +51,14 @@ impl CoreState {
             metrics: Metrics::default(),
         }
     }
+
+    /// A request id: 36 bytes of text.
+    pub fn request_id(&mut self, _unix_ms: u64) -> [u8; 36] {
+        [b'0'; 36]
+    }
+
+    /// Writes the record of an exchange.
+    pub fn record(&mut self, _x: &Exchange, _link: &Link, _view: &CoreView, _clock: &Clock) {}
 
     /// Another snapshot runs from now on.
     pub fn switch(&mut self, _snapshot: &Snapshot) {}

@@ -48,7 +48,9 @@ impl Transport {
     pub async fn recv_announced(&self, buffer: &mut Buffer) -> io::Result<usize> {
         match self {
             Transport::Plain(socket) => match socket.recv_now(buffer) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+                {
                     socket.recv(buffer).await
                 }
                 result => result,

@@ -144,7 +144,10 @@ mod tests {
     #[test]
     fn every_role_and_scope_of_a_grant_is_needed() {
         let allow = Allow { grants: vec![grant(Who::Login(LoginId(1)), &["reseller"], &["read", "write"])] };
-        assert_eq!(allow.judge(Some(&identity(0, &["reseller"], &["read", "write"]))), Err(&LOGIN_NOT_GRANTED));
+        assert_eq!(
+            allow.judge(Some(&identity(0, &["reseller"], &["read", "write"]))),
+            Err(&LOGIN_NOT_GRANTED)
+        );
         assert_eq!(allow.judge(Some(&identity(1, &[], &["read", "write"]))), Err(&ROLE_MISSING));
         assert_eq!(allow.judge(Some(&identity(1, &["reseller"], &["read"]))), Err(&SCOPE_MISSING));
         assert_eq!(allow.judge(Some(&identity(1, &["reseller"], &["write", "read"]))), Ok(()));
@@ -159,8 +162,12 @@ mod tests {
             grant(Who::Login(LoginId(1)), &["other"], &[]),
         ];
         for mask in 0..1 << grants.len() {
-            let chosen: Vec<Grant> =
-                grants.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, g)| g.clone()).collect();
+            let chosen: Vec<Grant> = grants
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| mask >> bit & 1 == 1)
+                .map(|(_, g)| g.clone())
+                .collect();
             for subject in &subjects {
                 let together = Allow { grants: chosen.clone() }.judge(subject.as_ref()).is_ok();
                 let alone = chosen
