@@ -7,7 +7,7 @@ use crate::http::field::Known;
 use crate::http::target::{EncodedSlash, canonical};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::serve::Client;
-use crate::route::{Found, Miss};
+use crate::route::Lookup;
 use crate::snapshot::{Listener, Operation, Snapshot};
 
 /// The host is not served here.
@@ -37,24 +37,19 @@ pub fn operation<'s>(
         redirect(x);
         return Err(TLS_REQUIRED);
     }
-    match snapshot.router.find(
-        x.host(),
-        x.path(),
-        x.method(),
-        x.request.table.method_span.of(&x.request.bytes),
-    ) {
-        Ok(Found { value, .. }) => {
+    match snapshot.router.find(x.host(), x.path(), x.method()) {
+        Lookup::Found { value, .. } => {
             let operation = snapshot.operations.get(value as usize).ok_or(ROUTE_UNKNOWN)?;
             x.operation = value;
             x.api = operation.api;
             Ok(operation)
         }
-        Err(Miss::Host) => Err(HOST_UNKNOWN),
-        Err(Miss::Path) => Err(ROUTE_UNKNOWN),
-        Err(Miss::Method(allowed)) => {
+        Lookup::HostUnknown => Err(HOST_UNKNOWN),
+        Lookup::NotFound => Err(ROUTE_UNKNOWN),
+        Lookup::MethodNotAllowed { allow } => {
             // RFC 9110 §15.5.6: a 405 must say what is allowed.
             x.answer_inserts.extend_from_slice(b"allow: ");
-            allowed.write(&mut x.answer_inserts);
+            allow.write(&mut x.answer_inserts);
             x.answer_inserts.extend_from_slice(b"\r\n");
             Err(METHOD_UNKNOWN)
         }

@@ -16,7 +16,6 @@ use crate::upstream::Upstream;
 use crate::upstream::pool::CoreUpstream;
 
 /// Everything a request may read.
-#[derive(Debug)]
 pub struct Snapshot {
     /// Counts up with each reload.
     pub generation: u64,
@@ -32,6 +31,15 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The names of the logins, by [`crate::policy::identify::LoginId`].
     pub logins: Vec<Box<str>>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("generation", &self.generation)
+            .field("operations", &self.operations.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where connections come in.
