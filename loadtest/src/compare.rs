@@ -188,11 +188,6 @@ impl Measured {
         let medians = self.saturation.iter().filter(counts).filter_map(|s| s.spread(|r| r.cpu_us));
         medians.map(|spread| spread.median).min_by(f64::total_cmp)
     }
-
-    /// The floor.
-    pub fn floor(&self) -> Option<f64> {
-        self.best(&["floor".to_owned()])
-    }
 }
 
 /// Runs it and writes the reports.
@@ -282,7 +277,7 @@ impl Bench<'_> {
         for contender in
             contenders.iter().filter(|c| scenario.contenders.iter().any(|name| name == c.kind.name))
         {
-            let config = scenario.config.get(contender.kind.family).map(String::as_str);
+            let config = scenario.config_of(contender.kind);
             match contender.start(&self.places, &self.material, backend.plain, config) {
                 Ok(started) => {
                     let target = self.target(scenario, &started, &requests)?;
@@ -574,4 +569,54 @@ fn machine() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
     format!("{model}, {cpus} CPUs, Linux {}, load average at the start {load}", kernel.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Tally;
+
+    fn scenario(yaml: &str) -> Scenario {
+        let value = crate::yaml::value(&format!("title: t\npath: /\ncontenders: []\n{yaml}")).unwrap();
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn spent(contender_ns: u64) -> Sample {
+        Sample {
+            contender: Cpu { total_ns: contender_ns, user_ticks: 1, system_ticks: 3 },
+            ..Sample::default()
+        }
+    }
+
+    #[test]
+    fn cpu_time_is_per_request_or_per_mib() {
+        let mut tally = Tally::new();
+        (tally.requests, tally.seconds) = (100, 2.0);
+        let round = round_of(&scenario(""), &tally, &spent(1_000_000), 7);
+        assert_eq!((round.cpu_us, round.cpu_user_us, round.rate, round.pss_bytes), (10.0, 2.5, 50.0, 7));
+        assert_eq!(round.busy, 0.0005);
+        assert!(round.void.is_none());
+        let half =
+            round_of(&scenario("per: mib\nbody_bytes: 524288\nmethod: POST\n"), &tally, &spent(1_000_000), 0);
+        assert_eq!(half.cpu_us, 20.0);
+        let large = round_of(&scenario("per: mib\nanswer: large\n"), &tally, &spent(1_000_000), 0);
+        assert_eq!(large.cpu_us, 10.0);
+    }
+
+    #[test]
+    fn any_error_and_no_answer_make_a_round_void() {
+        let mut tally = Tally::new();
+        tally.seconds = 1.0;
+        assert!(round_of(&scenario(""), &tally, &spent(1), 0).void.is_some());
+        tally.requests = 1_000_000;
+        tally.errors.insert("status 502".to_owned(), 1);
+        assert_eq!(round_of(&scenario(""), &tally, &spent(1), 0).void.as_deref(), Some("1 × status 502"));
+    }
+
+    #[test]
+    fn a_peer_is_a_name_and_a_path_that_exists() {
+        assert_eq!(named_path("nginx=/").unwrap().0, "nginx");
+        assert!(named_path("nginx").is_err());
+        assert!(named_path("nginx=/no/such/program").is_err());
+    }
 }

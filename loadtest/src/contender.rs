@@ -27,7 +27,8 @@ pub struct Kind {
     pub family: &'static str,
     /// The configuration it takes unless the scenario says otherwise.
     config: &'static str,
-    ending: &'static str,
+    /// How its configuration files end; nothing if it has none.
+    pub ending: &'static str,
     /// It moves bytes and knows no HTTP: one of those that make the floor.
     pub is_pump: bool,
 }
@@ -344,8 +345,10 @@ fn version(family: &str, program: &Path) -> String {
     };
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    let line = text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()));
-    line.unwrap_or("unknown").trim().chars().take(100).collect()
+    let line = text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit())).unwrap_or("unknown");
+    // Some begin with their own path, which is nobody's business.
+    let said = line.trim().trim_start_matches(&*program.to_string_lossy()).trim_start();
+    said.chars().take(100).collect()
 }
 
 type Addresses = (SocketAddrV4, SocketAddrV4, SocketAddrV4);

@@ -107,7 +107,7 @@ pub fn measure(
     let active_bytes = pss_bytes(pid);
     bar.set_position(70);
 
-    check("burst", &client.once_each(0..what.connections, what.connections, ALL_MAX)?);
+    check("burst", &client.once_each(0..what.connections, what.burst, ALL_MAX)?);
     let burst_bytes = pss_bytes(pid);
     std::thread::sleep(SETTLE);
     let settled_bytes = pss_bytes(pid);

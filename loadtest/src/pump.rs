@@ -3,6 +3,7 @@
 //! For: the floor that `compare` measures every proxy against. Not for: production. Called by the `pump` subcommand.
 //! Several ways of moving the bytes are kept ([`Way`]), because the floor must be the honest best of this machine.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,9 +15,6 @@ use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use crate::sys;
-
-/// Bytes one direction moves at a time.
-const BUFFER_BYTES: usize = 32 * 1024;
 
 /// How the event loop waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,6 +66,9 @@ pub struct Options {
     /// Way of moving bytes.
     #[arg(long, value_enum, default_value = "ring-ring")]
     pub way: Way,
+    /// KiB that one direction moves at a time.
+    #[arg(long, default_value_t = 256)]
+    pub buffer_kib: usize,
     /// Entries of the submission queue.
     #[arg(long, default_value_t = 1024)]
     pub entries: u32,
@@ -121,11 +122,16 @@ fn announce(options: &Options, driver: &str) {
     );
 }
 
+thread_local! {
+    /// Buffers of directions that have ended, all of one length: short connections must not pay for fresh pages.
+    static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
 async fn serve(options: Options) -> io::Result<()> {
     let listener = TcpListener::bind(options.listen)?;
     loop {
         let (downstream, _) = listener.accept().await?;
-        let (to, way) = (options.to, options.way);
+        let (to, way, buffer_bytes) = (options.to, options.way, options.buffer_kib.max(1) * 1024);
         monoio::spawn(async move {
             let Ok(upstream) = TcpStream::connect_addr(to).await else { return };
             let _ = downstream.set_nodelay(true);
@@ -133,8 +139,8 @@ async fn serve(options: Options) -> io::Result<()> {
             let (down, up) = (downstream.as_raw_fd(), upstream.as_raw_fd());
             let (down_read, down_write) = downstream.into_split();
             let (up_read, up_write) = upstream.into_split();
-            monoio::spawn(one_way(way, (up, up_read), (down, down_write)));
-            one_way(way, (down, down_read), (up, up_write)).await;
+            monoio::spawn(one_way(way, buffer_bytes, (up, up_read), (down, down_write)));
+            one_way(way, buffer_bytes, (down, down_read), (up, up_write)).await;
         });
     }
 }
@@ -143,10 +149,11 @@ async fn serve(options: Options) -> io::Result<()> {
 /// (which dropping its half does).
 async fn one_way(
     way: Way,
+    buffer_bytes: usize,
     (from, mut read): (RawFd, OwnedReadHalf<TcpStream>),
     (to, mut write): (RawFd, OwnedWriteHalf<TcpStream>),
 ) {
-    let mut buffer = vec![0u8; BUFFER_BYTES];
+    let mut buffer = POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0u8; buffer_bytes]);
     loop {
         let received = match way {
             Way::RingRing | Way::RingDirect => {
@@ -181,4 +188,5 @@ async fn one_way(
             }
         }
     }
+    POOL.with_borrow_mut(|pool| pool.push(buffer));
 }

@@ -12,7 +12,7 @@
 //! login: false                         # each request carries a token
 //! connections: 64
 //! per: request                         # request | mib: what the CPU time is divided by
-//! idle: { connections: 9900, active: 1000 }   # another kind of scenario: memory
+//! idle: { connections: 9900, active: 1000, rate: 5000, burst: 9000, bytes_at_most: 1500 }   # another kind of scenario: memory
 //! contenders: [ringwall, pump, nginx-http]    # in the order of the table
 //! config: { ringwall: jwt, envoy: jwt }       # which of a contender's configurations; default `default`
 //! bars: [{ at_most: 1.10, of: [floor] }]      # Ringwall's CPU time against the best of these
@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::backend;
+use crate::contender::Kind;
 use crate::material::{HOST, Material};
 use crate::yaml;
 
@@ -74,7 +75,7 @@ pub struct Scenario {
     pub idle: Option<Idle>,
     /// Who takes part.
     pub contenders: Vec<String>,
-    /// Which configuration, by family.
+    /// Which configuration, by kind or family.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
     /// What Ringwall must reach.
@@ -124,6 +125,8 @@ pub struct Idle {
     pub active: usize,
     /// Requests a second over the active ones.
     pub rate: f64,
+    /// Requests of the burst that are under way at once: each is two descriptors of the contender.
+    pub burst: usize,
     /// Ringwall's bound per idle connection, in bytes.
     pub bytes_at_most: f64,
 }
@@ -169,6 +172,11 @@ impl Scenario {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         scenario.name = stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
         Ok(scenario)
+    }
+
+    /// Which configuration this kind takes here, if not its own; a kind's name goes before its family's.
+    pub fn config_of(&self, kind: &Kind) -> Option<&str> {
+        self.config.get(kind.name).or_else(|| self.config.get(kind.family)).map(String::as_str)
     }
 
     /// The whole requests, taken in turn.
@@ -233,6 +241,12 @@ mod tests {
             let measured =
                 |name: &String| name == "floor" || known(name) && scenario.contenders.contains(name);
             assert!(scenario.bars.iter().all(|bar| bar.of.iter().all(measured)), "{}", scenario.name);
+            for kind in &crate::contender::KINDS {
+                if let Some(config) = scenario.config_of(kind) {
+                    let file = format!("peers/{}/{config}.{}", kind.family, kind.ending);
+                    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).is_file(), "{file}");
+                }
+            }
             if let Some(bodies) = &scenario.bodies {
                 assert!(directory.join(bodies).is_file(), "{bodies}");
             }

@@ -70,7 +70,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn new() -> Self {
+    /// One that counted nothing.
+    pub fn new() -> Self {
         Self {
             requests: 0,
             seconds: 0.0,
@@ -101,10 +102,6 @@ pub trait Watch {
     /// Several times a second; `done` is the part of the whole run that is over, 0 to 1.
     fn progress(&mut self, _done: f64, _tally: &Tally) {}
 }
-
-/// Nobody looks on.
-pub struct Unwatched;
-impl Watch for Unwatched {}
 
 /// A set of connections to one target.
 pub struct Client<'a> {

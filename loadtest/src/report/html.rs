@@ -361,7 +361,7 @@ mod tests {
             rate: Some(1_000.0),
             idle: Vec::new(),
         };
-        assert_eq!(measured.floor(), Some(10.0));
+        assert_eq!(measured.best(&["floor".to_owned()]), Some(10.0));
         let comparison = Comparison {
             unix_time: 0,
             command: "compare --peer x=<script>".to_owned(),
