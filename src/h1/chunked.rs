@@ -398,3 +398,189 @@ const HEXADECIMAL: [u8; 256] = {
     }
     table
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::h1::laws;
+
+    /// Content, trailers and what is left over; or the token of the refusal; `partial` if the body goes on.
+    fn decode(bytes: &[u8]) -> Result<(Vec<u8>, String, Vec<u8>), &'static str> {
+        for cut in 0..9 {
+            laws::chunked(&[&[1, cut][..], bytes].concat());
+            laws::chunked(&[&[2, cut][..], bytes].concat());
+        }
+        let mut body = Body::of_request(BodyLength::Chunked);
+        let mut content = Vec::new();
+        let mut rest = bytes;
+        loop {
+            match body.decode(rest).map_err(|reason| reason.token)? {
+                Step::Data { start, end, consumed } => {
+                    content.extend_from_slice(&rest[start..end]);
+                    rest = &rest[consumed..];
+                }
+                Step::NeedMore { .. } => return Err("partial"),
+                Step::End { consumed } => {
+                    let trailers = String::from_utf8_lossy(body.trailers()).into_owned();
+                    return Ok((content, trailers, rest[consumed..].to_vec()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_become_content() {
+        for (bytes, content, rest) in [
+            ("0\r\n\r\n", "", ""),
+            ("5\r\nhello\r\n0\r\n\r\nGET", "hello", "GET"),
+            ("3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n", "abc0123456789", ""),
+            ("00000003\r\nabc\r\n000\r\n\r\n", "abc", ""),
+            ("1;a\r\nx\r\n1;a=b;c=\"d;\\\"\\\\ \t\"\r\ny\r\n0;e\r\n\r\n", "xy", ""),
+            ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n", ""),
+        ] {
+            let expected = (content.as_bytes().to_vec(), String::new(), rest.as_bytes().to_vec());
+            assert_eq!(decode(bytes.as_bytes()), Ok(expected), "{bytes:?}");
+            let end = bytes.len() - rest.len();
+            for len in 0..end {
+                assert_eq!(decode(&bytes.as_bytes()[..len]), Err("partial"), "{bytes:?} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn chunk_framing_is_exact() {
+        for (bytes, reason) in [
+            ("\r\n", "chunk_size_syntax"),
+            ("\n", "chunk_size_syntax"),
+            ("g\r\n", "chunk_size_syntax"),
+            (" 5\r\n", "chunk_size_syntax"),
+            ("5 \r\n", "chunk_size_syntax"),
+            ("5\t\r\n", "chunk_size_syntax"),
+            ("5 ;a\r\n", "chunk_size_syntax"),
+            ("+5\r\n", "chunk_size_syntax"),
+            ("-1\r\n", "chunk_size_syntax"),
+            ("0x5\r\n", "chunk_size_syntax"),
+            ("5_0\r\n", "chunk_size_syntax"),
+            ("5,5\r\n", "chunk_size_syntax"),
+            ("5\n", "chunk_size_syntax"),
+            ("5\r5", "line_ending"),
+            ("5\r\r\n", "line_ending"),
+            ("0\n\r\n", "chunk_size_syntax"),
+            ("0\r\n\n", "line_ending"),
+            ("0\r\n\rX", "partial"),
+            ("0\r\n\rX\n", "line_ending"),
+            ("5\r\nhelloX", "chunk_ending"),
+            ("5\r\nhello\n", "chunk_ending"),
+            ("5\r\nhello\rX", "chunk_ending"),
+            ("5\r\nhello0\r\n", "chunk_ending"),
+            ("5\r\nhello\r\n\r\n", "chunk_size_syntax"),
+            ("FFFFFFFFFFFFFFFF\r\n", "chunk_size_overflow"),
+            ("8000000000000000\r\n", "chunk_size_overflow"),
+            ("10000000000000005\r\n", "chunk_size_overflow"),
+            ("00000000000000005\r\n", "chunk_size_overflow"),
+            ("5;\r\n", "chunk_extension_syntax"),
+            ("5; a\r\n", "chunk_extension_syntax"),
+            ("5;a \r\n", "chunk_extension_syntax"),
+            ("5;=b\r\n", "chunk_extension_syntax"),
+            ("5;a=\r\n", "chunk_extension_syntax"),
+            ("5;a==b\r\n", "chunk_extension_syntax"),
+            ("5;a=b=c\r\n", "chunk_extension_syntax"),
+            ("5;a=\"b\r\n", "chunk_extension_syntax"),
+            ("5;a=\"b\"c\r\n", "chunk_extension_syntax"),
+            ("5;a=\"b\\\r\n", "chunk_extension_syntax"),
+            ("5;a\0\r\n", "chunk_extension_syntax"),
+            ("5;a=\"\u{7f}\"\r\n", "chunk_extension_syntax"),
+            ("5;a\n", "line_ending"),
+            ("5;a\nhello\r\n", "line_ending"),
+            ("5;a\rX", "line_ending"),
+            ("5;\n", "line_ending"),
+            ("5;a=\"\n\"\r\n", "line_ending"),
+        ] {
+            assert_eq!(decode(bytes.as_bytes()), Err(reason), "{bytes:?}");
+        }
+        assert_eq!(decode(b"7FFFFFFFFFFFFFFF\r\n"), Err("partial"));
+        assert_eq!(decode(b"0000000000000005\r\n"), Err("partial"));
+    }
+
+    #[test]
+    fn extensions_have_bounds() {
+        let bytes = |len: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(len));
+        // The CR counts too.
+        assert!(decode(bytes(254).as_bytes()).is_ok());
+        assert!(decode(bytes(255).as_bytes()).is_ok());
+        assert_eq!(decode(bytes(256).as_bytes()), Err("chunk_extension_size"));
+        let bytes = |chunks: usize| format!("1;{}\r\nx\r\n", "a".repeat(255)).repeat(chunks);
+        assert_eq!(decode(bytes(256).as_bytes()), Err("partial"));
+        assert_eq!(decode(bytes(257).as_bytes()), Err("chunk_extension_size"));
+    }
+
+    #[test]
+    fn trailers_are_kept_in_one_form() {
+        let (_, trailers, rest) =
+            decode(b"1\r\nx\r\n0\r\nX-Sum:1\r\nGrpc-Status: 0\r\ny_z:\r\n\r\nGET").unwrap();
+        assert_eq!(trailers, "X-Sum: 1\r\nGrpc-Status: 0\r\ny_z: \r\n");
+        assert_eq!(rest, b"GET");
+        for (line, reason) in [
+            ("Content-Length: 5", "trailer_forbidden"),
+            ("transfer-encoding: chunked", "trailer_forbidden"),
+            ("Content_Length: 5", "trailer_forbidden"),
+            ("Host: a", "trailer_forbidden"),
+            ("Authorization: a", "trailer_forbidden"),
+            ("X-User: a", "trailer_forbidden"),
+            ("X-Forwarded-For: a", "trailer_forbidden"),
+            (" X: folded", "field_folded"),
+            ("X : a", "field_name_space"),
+            ("X", "field_name_syntax"),
+            ("X: \0", "field_value_control"),
+            ("X: a\rb", "line_ending"),
+            ("X: a\nY: b", "line_ending"),
+        ] {
+            assert_eq!(decode(format!("0\r\n{line}\r\n\r\n").as_bytes()), Err(reason), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_have_bounds() {
+        let bytes = |len: usize| format!("0\r\nX: {}\r\n\r\n", "a".repeat(len - 7));
+        assert!(decode(bytes(TRAILER_BYTES_MAX - 1).as_bytes()).is_ok());
+        assert!(decode(bytes(TRAILER_BYTES_MAX).as_bytes()).is_ok());
+        assert_eq!(decode(bytes(TRAILER_BYTES_MAX + 1).as_bytes()), Err("trailer_size"));
+        let unended = format!("0\r\nX: {}", "a".repeat(TRAILER_BYTES_MAX));
+        assert_eq!(decode(unended.as_bytes()), Err("trailer_size"));
+        let bytes = |count: usize| format!("0\r\n{}\r\n", "X: a\r\n".repeat(count));
+        assert!(decode(bytes(63).as_bytes()).is_ok());
+        assert!(decode(bytes(64).as_bytes()).is_ok());
+        assert_eq!(decode(bytes(65).as_bytes()), Err("trailer_size"));
+    }
+
+    #[test]
+    fn a_length_is_exact() {
+        let mut body = Body::of_request(BodyLength::Length(5));
+        assert_eq!(body.decode(b""), Ok(Step::NeedMore { consumed: 0 }));
+        assert_eq!(body.decode(b"abc"), Ok(Step::Data { start: 0, end: 3, consumed: 3 }));
+        assert!(!body.is_complete());
+        assert_eq!(body.clone().close().unwrap_err().token, "body_truncated");
+        assert_eq!(body.decode(b"deGET /"), Ok(Step::Data { start: 0, end: 2, consumed: 2 }));
+        assert!(body.is_complete() && body.close().is_ok());
+        assert_eq!(body.decode(b"GET /"), Ok(Step::End { consumed: 0 }));
+        for framing in [BodyLength::None, BodyLength::Length(0)] {
+            let mut body = Body::of_response(framing);
+            assert!(body.is_complete());
+            assert_eq!(body.decode(b"HTTP"), Ok(Step::End { consumed: 0 }));
+        }
+    }
+
+    #[test]
+    fn a_body_until_close_ends_with_the_connection_and_others_are_cut_by_it() {
+        let mut body = Body::of_response(BodyLength::UntilClose);
+        assert_eq!(body.decode(b"abc"), Ok(Step::Data { start: 0, end: 3, consumed: 3 }));
+        assert!(!body.is_complete());
+        assert!(body.close().is_ok() && body.is_complete());
+        assert_eq!(body.decode(b"abc"), Ok(Step::End { consumed: 0 }));
+        let mut body = Body::of_response(BodyLength::Chunked);
+        assert_eq!(body.decode(b"3\r\nab"), Ok(Step::Data { start: 3, end: 5, consumed: 5 }));
+        assert_eq!(body.close().unwrap_err().token, "response_body_truncated");
+        let mut body = Body::of_response(BodyLength::Length(1));
+        assert_eq!(body.close().unwrap_err().status, 502);
+    }
+}

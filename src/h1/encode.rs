@@ -185,3 +185,119 @@ pub fn push_last_chunk(out: &mut Vec<u8>, trailers: &[u8]) {
     out.extend_from_slice(trailers);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        h1::{
+            laws,
+            parse::{Parse, parse_request, parse_response},
+        },
+        http::{
+            HeadLimits, RequestTable, ResponseTable,
+            forward::{RenamedIdentity, request_skip, response_skip},
+        },
+    };
+
+    fn request(head: &str, inserts: &str, framing: BodyLength) -> String {
+        laws::round_trip(&[&[0][..], head.as_bytes()].concat());
+        let mut table = RequestTable::new();
+        let parsed = parse_request(head.as_bytes(), &HeadLimits::DEFAULT, &mut table);
+        assert_eq!(parsed, Ok(Parse::Complete { head_bytes: head.len() }));
+        let head = head.as_bytes();
+        let skip = request_skip(head, &table, &RenamedIdentity::default());
+        let line = RequestLine { method: table.method_span.of(head), path: b"/p", query: Some(b"q") };
+        let mut out = Vec::new();
+        encode_request(&mut out, &line, head, &table.fields, &skip, inserts.as_bytes(), framing);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_request_goes_out_in_one_form() {
+        let head = "POST /x HTTP/1.1\r\nHost: a\r\nAccept:  */*\r\nConnection: close\r\nX-A: 1\r\nX-B: 2\r\n\
+            X-C:\r\nContent-Length: 7\r\nX-User: evil\r\nLast: z\r\n\r\n";
+        assert_eq!(
+            request(head, "X-New: n\r\n", BodyLength::Length(7)),
+            "POST /p?q HTTP/1.1\r\nX-New: n\r\nHost: a\r\nAccept: */*\r\nX-A: 1\r\nX-B: 2\r\nX-C: \r\nLast: z\r\n\
+             Content-Length: 7\r\n\r\n"
+        );
+        assert!(
+            request(head, "", BodyLength::Chunked).ends_with("Last: z\r\nTransfer-Encoding: chunked\r\n\r\n")
+        );
+    }
+
+    #[test]
+    fn framing_is_ours_even_if_nothing_is_skipped() {
+        let head = b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n";
+        let mut table = RequestTable::new();
+        assert!(parse_request(head, &HeadLimits::DEFAULT, &mut table).is_ok());
+        let line = RequestLine { method: b"PUT", path: b"/", query: None };
+        let mut out = Vec::new();
+        encode_request(&mut out, &line, head, &table.fields, &FieldSet::EMPTY, b"", BodyLength::Length(3));
+        assert_eq!(out, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n");
+    }
+
+    #[test]
+    fn a_missing_body_is_said_where_one_is_expected() {
+        for (method, framing, expected) in [
+            ("POST", BodyLength::None, "Content-Length: 0\r\n"),
+            ("PUT", BodyLength::Length(0), "Content-Length: 0\r\n"),
+            ("GET", BodyLength::Length(0), ""),
+            ("GET", BodyLength::None, ""),
+            ("DELETE", BodyLength::Length(0), ""),
+            ("DELETE", BodyLength::Length(1), "Content-Length: 1\r\n"),
+        ] {
+            let head = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n");
+            let expected = format!("{method} /p?q HTTP/1.1\r\nHost: a\r\n{expected}\r\n");
+            assert_eq!(request(&head, "", framing), expected);
+        }
+    }
+
+    #[test]
+    fn a_response_goes_out_in_one_form() {
+        let head = "HTTP/1.0 404 Whatever\r\nServer: s\r\nKeep-Alive: x\r\nSet-Cookie: a=b\r\nset-cookie:c=d\r\n\
+            Content-Length: 3\r\nX: y\r\n\r\n";
+        laws::round_trip(&[&[1][..], head.as_bytes()].concat());
+        laws::round_trip(&[&[3][..], head.as_bytes()].concat());
+        let mut table = ResponseTable::new();
+        assert!(parse_response(head.as_bytes(), &HeadLimits::DEFAULT, Method::Get, &mut table).is_ok());
+        let mut out = Vec::new();
+        let skip = response_skip(&table);
+        encode_response(
+            &mut out,
+            404,
+            head.as_bytes(),
+            &table.fields,
+            &skip,
+            CONNECTION_CLOSE,
+            table.framing,
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "HTTP/1.1 404 Not Found\r\nConnection: close\r\nServer: s\r\nSet-Cookie: a=b\r\nset-cookie: c=d\r\nX: y\r\n\
+             Content-Length: 3\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn status_lines_carry_our_own_phrases() {
+        for status in 100..600 {
+            let mut out = Vec::new();
+            push_status_line(&mut out, status);
+            let expected = format!("HTTP/1.1 {status} {}\r\n", status::phrase(status));
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
+    }
+
+    #[test]
+    fn chunk_heads_are_hexadecimal() {
+        for len in [1, 9, 10, 15, 16, 255, 4096, 65_535, usize::MAX] {
+            let mut buffer = [0; CHUNK_HEAD_BYTES_MAX];
+            assert_eq!(chunk_head(len, &mut buffer), format!("{len:x}\r\n").as_bytes());
+        }
+        let mut out = Vec::new();
+        push_last_chunk(&mut out, b"");
+        assert_eq!(out, LAST_CHUNK);
+    }
+}

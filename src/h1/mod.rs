@@ -6,4 +6,6 @@ pub mod downstream;
 pub mod encode;
 pub mod flaw;
 pub mod framing;
+#[doc(hidden)]
+pub mod laws;
 pub mod parse;

@@ -273,7 +273,8 @@ const fn slots() -> [u8; 1 << SLOTS_LOG2] {
 }
 
 impl Known {
-    /// The known field of this name, in any case; `Other` if it is none. O(1), no allocation.
+    /// The known field of this name, in any case; `Other` if it is none. O(1), no allocation. `name` must be a token:
+    /// a control may pass for the letter, digit or hyphen that it is one bit away from.
     #[inline(always)]
     pub fn of(name: &[u8]) -> Known {
         let key = Key::of(name);
@@ -336,7 +337,7 @@ impl Known {
 }
 
 /// One field: offsets of its name and value into the head's bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Field {
     /// Offset of the name, which is also the start of the field's line.
     pub name_start: u16,
@@ -724,4 +725,84 @@ pub fn twin_of(name: &[u8]) -> Known {
         *to = if from.is_ascii_alphanumeric() { *from } else { b'-' };
     }
     Known::of(folded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::scan::NAME;
+
+    #[test]
+    fn every_known_name_is_found_in_any_case_and_nothing_near_it() {
+        for known in Known::ALL {
+            let name = known.name();
+            assert_eq!(Known::of(name.as_bytes()), known, "{name}");
+            assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), known, "{name}");
+            for at in 0..name.len() {
+                let mut other = name.as_bytes().to_vec();
+                other[at] = if other[at] == b'x' { b'y' } else { b'x' };
+                let expected =
+                    Known::ALL.into_iter().find(|k| k.name().as_bytes() == other).unwrap_or_default();
+                assert_eq!(Known::of(&other), expected);
+                other.remove(at);
+                let expected =
+                    Known::ALL.into_iter().find(|k| k.name().as_bytes() == other).unwrap_or_default();
+                assert_eq!(Known::of(&other), expected);
+            }
+        }
+        for len in 0..300 {
+            assert_eq!(Known::of(&vec![b'q'; len]), Known::Other);
+        }
+        // Folding case by one bit makes no other token byte one of a known name.
+        for known in Known::ALL {
+            for at in 0..known.name().len() {
+                for byte in (0..=255u8).filter(|byte| NAME[usize::from(*byte)] == 2) {
+                    let mut other = known.name().as_bytes().to_vec();
+                    other[at] = byte;
+                    assert_eq!(Known::of(&other), Known::Other);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_is_full_at_its_bound_and_empty_after_clear() {
+        let mut table = FieldTable::new();
+        for _ in 0..FIELDS_MAX {
+            assert!(table.push(Field { known: Known::Connection, ..Field::default() }, true, false));
+        }
+        assert!(!table.push(Field::default(), true, false));
+        assert_eq!((table.len(), table.hop_by_hop().len()), (128, 128));
+        assert!(table.is_repeated(Known::Connection) && table.hop_by_hop().contains(127));
+        table.clear();
+        assert!(table.is_empty() && !table.has(Known::Connection) && table.hop_by_hop().is_empty());
+        assert_eq!(table.iter(b"").count(), 0);
+    }
+
+    #[test]
+    fn sets_hold_what_was_put_in() {
+        let mut set = FieldSet::EMPTY;
+        for index in [0, 5, 63, 64, 127] {
+            set.insert(index);
+        }
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 5, 63, 64, 127]);
+        set.remove(64);
+        assert!(!set.contains(64) && set.contains(127) && !set.contains(126));
+        assert_eq!(set.len(), 4);
+    }
+
+    #[test]
+    fn twins_are_seen_through_any_odd_byte() {
+        for (name, known) in [
+            ("Content_Length", Known::ContentLength),
+            ("transfer.encoding", Known::TransferEncoding),
+            ("X_Forwarded~For", Known::XForwardedFor),
+            ("content-length", Known::ContentLength),
+            ("contentlength", Known::Other),
+            ("_host", Known::Other),
+        ] {
+            assert_eq!(twin_of(name.as_bytes()), known, "{name}");
+        }
+        assert_eq!(twin_of(&[b'_'; 300]), Known::Other);
+    }
 }

@@ -210,3 +210,146 @@ fn push_members<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = &'a [u8]>) 
         out.extend_from_slice(b", ");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        h1::parse::{Parse, parse_request},
+        http::HeadLimits,
+    };
+
+    /// The names that are forwarded.
+    fn forwarded_names(lines: &str, renamed: &[&str]) -> Vec<String> {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let mut table = RequestTable::new();
+        let parsed = parse_request(head.as_bytes(), &HeadLimits::DEFAULT, &mut table);
+        assert_eq!(parsed, Ok(Parse::Complete { head_bytes: head.len() }), "{lines}");
+        let renamed = RenamedIdentity::new(renamed.iter().map(|name| name.as_bytes()));
+        let skip = request_skip(head.as_bytes(), &table, &renamed);
+        let kept = table.fields.iter(head.as_bytes()).filter(|f| !skip.contains(f.index));
+        kept.map(|f| String::from_utf8_lossy(f.name).into_owned()).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here() {
+        let lines = "Connection: x-a, keep-alive, te\r\nKeep-Alive: 5\r\nTE: trailers\r\nTrailer: x-t\r\n\
+            Upgrade: websocket\r\nExpect: 100-continue\r\nProxy-Connection: x\r\nProxy-Authorization: y\r\n\
+            HTTP2-Settings: z\r\nX-A: 1\r\nx-a: 2\r\nX-B: 3\r\nContent-Length: 0\r\n";
+        assert_eq!(forwarded_names(lines, &[]), ["Host", "X-B"]);
+    }
+
+    #[test]
+    fn claims_about_hops_and_overrides_end_here() {
+        let lines = "Forwarded: for=a\r\nX-Forwarded-For: 1\r\nx-forwarded-host: 2\r\nX-FORWARDED-PROTO: 3\r\n\
+            X-Forwarded-Anything: 4\r\nX-Real-IP: 5\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: /\r\n\
+            X_HTTP_Method: DELETE\r\nx.rewrite.url: /\r\nX-Forward: kept\r\n";
+        assert_eq!(forwarded_names(lines, &[]), ["Host", "X-Forward"]);
+    }
+
+    #[test]
+    fn identity_fields_end_here_in_every_spelling() {
+        for name in [
+            "X-Ringwall-Subject",
+            "x-ringwall-anything",
+            "X_Ringwall_Subject",
+            "X.Ringwall.Subject",
+            "Remote-User",
+            "REMOTE_USER",
+            "X-Remote-User",
+            "X-User",
+            "x-user-id",
+            "X-Username",
+            "X-Userinfo",
+            "X_User",
+            "X-Auth-Request-Email",
+            "X-Authenticated-User",
+            "X-Forwarded-User",
+            "X_Forwarded_Email",
+            "X-Consumer-Id",
+            "X-Client-Cert",
+            "X-Client-Certificate",
+            "X-SSL-Client-DN",
+            "Client-Cert",
+            "Client-Cert-Chain",
+            "client_cert",
+        ] {
+            assert!(is_identity(name.as_bytes()), "{name}");
+            assert_eq!(forwarded_names(&format!("{name}: a\r\n"), &[]), ["Host"], "{name}");
+        }
+        for name in [
+            "X-Use",
+            "X-Auth",
+            "X-SSL",
+            "Remote-Users",
+            "XUser",
+            "X",
+            "x-",
+            "Client",
+            "X-Request-Id",
+            "X-Api-Key",
+        ] {
+            assert!(!is_identity(name.as_bytes()), "{name}");
+            assert_eq!(forwarded_names(&format!("{name}: a\r\n"), &[]), ["Host", name]);
+        }
+        // Both spellings of one identity are stripped, not refused.
+        assert_eq!(forwarded_names("X-User: a\r\nX_User: b\r\n", &[]), ["Host"]);
+    }
+
+    #[test]
+    fn renamed_identity_fields_end_here() {
+        let lines = "x-caller: a\r\nX_Caller: a\r\nVia: b\r\nX-Callers: c\r\n";
+        let lines = lines.replace("X_Caller: a\r\n", "");
+        assert_eq!(forwarded_names(&lines, &["X-Caller"]), ["Host", "Via", "X-Callers"]);
+        assert_eq!(forwarded_names("X_Caller: a\r\n", &["X-Caller"]), ["Host"]);
+        assert_eq!(forwarded_names("via: a\r\nDate: b\r\n", &["Via"]), ["Host", "Date"]);
+    }
+
+    #[test]
+    fn trailers_that_change_the_message_are_forbidden() {
+        for name in [
+            "Content-Length",
+            "transfer_encoding",
+            "Host",
+            "Authorization",
+            "Set-Cookie",
+            "Content-Type",
+            "TE",
+            "X-Forwarded-For",
+            "X-Forwarded-Foo",
+            "X-User",
+            "Cache-Control",
+            "e_tag",
+            "server_timing",
+            "Via",
+        ] {
+            let allowed = name == "e_tag";
+            assert_eq!(is_forbidden_trailer(name.as_bytes()), !allowed, "{name}");
+        }
+        for name in
+            ["grpc-status", "grpc-message", "X-Checksum", "ETag", "Content-Digest", "Server-Timing", "x_y"]
+        {
+            assert!(!is_forbidden_trailer(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn forwarding_fields_are_written_in_the_form_of_their_rfc() {
+        let mut out = Vec::new();
+        let client = Client { address: b"192.0.2.7", proto: b"https", host: b"a.example" };
+        x_forwarded_for(&mut out, std::iter::empty(), &client);
+        x_forwarded_for(&mut out, [&b"10.0.0.1, 10.0.0.2"[..], b"", b"10.0.0.3"].into_iter(), &client);
+        x_forwarded_proto_host(&mut out, &client);
+        forwarded(&mut out, std::iter::empty(), &client);
+        let client = Client { address: b"2001:db8::1", proto: b"http", host: b"[::1]:8080" };
+        forwarded(&mut out, [&b"for=x"[..]].into_iter(), &client);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "X-Forwarded-For: 192.0.2.7\r\n\
+             X-Forwarded-For: 10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.7\r\n\
+             X-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\n\
+             Forwarded: for=192.0.2.7;host=a.example;proto=https\r\n\
+             Forwarded: for=x, for=\"[2001:db8::1]\";host=\"[::1]:8080\";proto=http\r\n"
+        );
+    }
+}

@@ -84,3 +84,41 @@ pub fn trim(value: &[u8]) -> &[u8] {
 pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(trim).filter(|member| !member.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer with `byte` at `at` among letters.
+    fn with(len: usize, at: usize, byte: u8) -> Vec<u8> {
+        let mut bytes = vec![b'a'; len];
+        bytes[at] = byte;
+        bytes
+    }
+
+    #[test]
+    fn every_byte_is_found_or_passed_at_every_place() {
+        for byte in 0..=255u8 {
+            for at in 0..40 {
+                let bytes = with(40, at, byte);
+                for start in [0, at.saturating_sub(3), at] {
+                    let stops = byte < 0x20 || byte == 0x7f;
+                    assert_eq!(control(&bytes, start), if stops { at } else { 40 }, "{byte} {at} {start}");
+                    let stops = !(byte.is_ascii_alphanumeric() || byte == b'-');
+                    assert_eq!(name(&bytes, start), if stops { at } else { 40 }, "{byte} {at} {start}");
+                }
+            }
+        }
+        // The first of several, whatever stands before it.
+        let bytes = [0x80, 0xff, b' ', 0x21, 0x80, 0x1f, 0x7f, 0x00];
+        assert_eq!((control(&bytes, 0), control(&bytes, 6), control(&bytes, 8)), (5, 6, 8));
+    }
+
+    #[test]
+    fn lists_are_cut_at_commas() {
+        assert_eq!(members(b" a ,, \tb\t,c d,").collect::<Vec<_>>(), [&b"a"[..], b"b", b"c d"]);
+        assert_eq!(members(b"").count(), 0);
+        assert_eq!(trim(b" \t "), b"");
+        assert!(is_token(b"a_1") && !is_token(b"") && !is_token(b"a b"));
+    }
+}

@@ -626,3 +626,255 @@ fn push_utf8(path: &[u8], at: usize, first: u8, out: &mut Vec<u8>) -> Result<usi
     sequence[..len].iter().for_each(|byte| push_escape(*byte, out));
     Ok(len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        h1::parse::{Parse, parse_request},
+        http::HeadLimits,
+    };
+
+    /// The canonical path and host, or the token of the refusal, whoever refuses.
+    fn of(
+        method: &str,
+        target: &str,
+        host: &str,
+        slash: EncodedSlash,
+    ) -> Result<(String, String), &'static str> {
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let mut table = RequestTable::new();
+        let parsed = parse_request(head.as_bytes(), &HeadLimits::DEFAULT, &mut table).map_err(|r| r.token)?;
+        assert_eq!(parsed, Parse::Complete { head_bytes: head.len() });
+        let mut scratch = Vec::new();
+        let found = canonical(head.as_bytes(), &table, slash, &mut scratch).map_err(|r| r.token)?;
+        let text = |place: Place| String::from_utf8_lossy(place.of(head.as_bytes(), &scratch)).into_owned();
+        let query = found.query.map(|q| format!("?{}", String::from_utf8_lossy(q.of(head.as_bytes()))));
+        Ok((text(found.path) + &query.unwrap_or_default(), text(found.host)))
+    }
+
+    fn path(target: &str) -> Result<String, &'static str> {
+        of("GET", target, "a.example", EncodedSlash::Refuse).map(|(path, _)| path)
+    }
+
+    #[test]
+    fn paths_have_one_canonical_form() {
+        for (sent, canonical) in [
+            ("/", "/"),
+            ("/a/b.c/~d_e-f/", "/a/b.c/~d_e-f/"),
+            ("/a:b@c!$&'()*+,=d", "/a:b@c!$&'()*+,=d"),
+            ("/%41%7e%2d%5F", "/A~-_"),
+            ("/%c3%a9", "/%C3%A9"),
+            ("/%f0%9f%98%80", "/%F0%9F%98%80"),
+            ("/a%20b%40", "/a%20b%40"),
+            ("/100%25", "/100%25"),
+            ("/100%25zz", "/100%25zz"),
+            ("/.well-known/x", "/.well-known/x"),
+            ("/...", "/..."),
+            ("/..a/.b/c..", "/..a/.b/c.."),
+            ("/%2e%2ea", "/..a"),
+            ("/a?", "/a?"),
+            ("/a?b=/../c//d;e&f[g]=%2f%00?h", "/a?b=/../c//d;e&f[g]=%2f%00?h"),
+            ("/?", "/?"),
+            ("http://a.example/x?y", "/x?y"),
+            ("HTTP://A.EXAMPLE:80/x", "/x"),
+            ("http://a.example", "/"),
+            ("http://a.example?q", "/?q"),
+            ("http://a.example/%41", "/A"),
+        ] {
+            assert_eq!(path(sent).as_deref(), Ok(canonical), "{sent}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        for (sent, reason) in [
+            ("/.", "path_dot_segment"),
+            ("/..", "path_dot_segment"),
+            ("/a/../b", "path_dot_segment"),
+            ("/a/./b", "path_dot_segment"),
+            ("/a/..?q", "path_dot_segment"),
+            ("/%2e/a", "path_dot_segment"),
+            ("/%2E%2e", "path_dot_segment"),
+            ("/.%2e/", "path_dot_segment"),
+            ("//", "path_empty_segment"),
+            ("//a", "path_empty_segment"),
+            ("/a//b", "path_empty_segment"),
+            ("/a/%2e//", "path_dot_segment"),
+            ("/a\\b", "path_backslash"),
+            ("/a%5cb", "path_backslash"),
+            ("/a%5Cb", "path_backslash"),
+            ("/a%2fb", "path_slash_encoded"),
+            ("/a%2Fb", "path_slash_encoded"),
+            ("/a;b=c", "path_parameter"),
+            ("/a%3bb", "path_parameter"),
+            ("/a%00", "path_control"),
+            ("/a%0d%0aX", "path_control"),
+            ("/a%7f", "path_control"),
+            ("/a%c2%80", "path_control"),
+            ("/a%c2%9f", "path_control"),
+            ("/a\u{1}", "path_control"),
+            ("/a\u{7f}", "path_control"),
+            ("/%c0%ae", "path_utf8"),
+            ("/%c0%af", "path_utf8"),
+            ("/%c1%81", "path_utf8"),
+            ("/%e0%80%ae", "path_utf8"),
+            ("/%ed%a0%80", "path_utf8"),
+            ("/%f4%90%80%80", "path_utf8"),
+            ("/%f8%88%80%80%80", "path_utf8"),
+            ("/%80", "path_utf8"),
+            ("/%c3", "path_utf8"),
+            ("/%c3a", "path_utf8"),
+            ("/%c3%41", "path_utf8"),
+            ("/%252e", "path_encoded_twice"),
+            ("/%252E%252f", "path_encoded_twice"),
+            ("/%255c", "path_encoded_twice"),
+            ("/%2500", "path_encoded_twice"),
+            ("/%25252e", "path_encoded_twice"),
+            ("/%253b", "path_encoded_twice"),
+            ("/%", "target_escape"),
+            ("/%4", "target_escape"),
+            ("/%4g", "target_escape"),
+            ("/%u002e", "target_escape"),
+            ("/%+1", "target_escape"),
+            ("/a?%", "target_escape"),
+            ("/a?%4", "target_escape"),
+            ("/a?b%zz", "target_escape"),
+            ("/a#b", "target_fragment"),
+            ("/a?b#c", "target_fragment"),
+            ("#", "target_fragment"),
+            ("/é", "target_character"),
+            ("/a?é", "target_character"),
+            ("/a\"b", "target_character"),
+            ("/a?\"", "target_character"),
+            ("/<a>", "target_character"),
+            ("/a{b}", "target_character"),
+            ("/a|b", "target_character"),
+            ("/a^b", "target_character"),
+            ("/a`b", "target_character"),
+            ("/a[b]", "target_character"),
+            ("/a?b\\c", "path_backslash"),
+            ("*", "target_form"),
+            ("a", "target_form"),
+            ("a.example:80", "target_form"),
+            ("?a", "target_form"),
+            ("ftp://a.example/", "target_form"),
+            ("http:/a.example/", "target_form"),
+            ("http:///a", "target_form"),
+            ("http://", "target_form"),
+            ("http://u@a.example/", "target_userinfo"),
+            ("http://u:p@a.example/", "target_userinfo"),
+            ("http://a.example:80@b.example/", "target_userinfo"),
+            ("http://b.example/", "host_mismatch"),
+            ("http://a.example:81/", "host_mismatch"),
+            ("https://a.example:80/", "host_mismatch"),
+            ("http://a.example./", "host_syntax"),
+            ("http://a.example:/", "host_port"),
+        ] {
+            assert_eq!(path(sent), Err(reason), "{sent}");
+        }
+    }
+
+    #[test]
+    fn an_asterisk_is_for_options() {
+        assert_eq!(of("OPTIONS", "*", "a", EncodedSlash::Refuse), Ok(("*".into(), "a".into())));
+        assert_eq!(of("OPTIONS", "http://a", "a", EncodedSlash::Refuse), Ok(("*".into(), "a".into())));
+        assert_eq!(of("OPTIONS", "http://a/", "a", EncodedSlash::Refuse), Ok(("/".into(), "a".into())));
+        assert_eq!(of("POST", "*", "a", EncodedSlash::Refuse), Err("target_form"));
+        assert_eq!(of("OPTIONS", "*a", "a", EncodedSlash::Refuse), Err("target_form"));
+    }
+
+    #[test]
+    fn an_encoded_slash_is_kept_only_where_it_is_asked_for() {
+        let kept = of("GET", "/a%2fb", "a", EncodedSlash::Keep);
+        assert_eq!(kept, Ok(("/a%2Fb".into(), "a".into())));
+        // It ends no segment, so that dots beside it are not dot segments; neither does it hide one.
+        assert_eq!(of("GET", "/..%2f../..", "a", EncodedSlash::Keep), Err("path_dot_segment"));
+    }
+
+    #[test]
+    fn hosts_have_one_canonical_form() {
+        for (sent, canonical) in [
+            ("a", "a"),
+            ("A.Example", "a.example"),
+            ("a.example:8080", "a.example"),
+            ("my_service-1.x", "my_service-1.x"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("1.2.3.4", "1.2.3.4"),
+            ("1.2.3.4:1", "1.2.3.4"),
+            ("4u", "4u"),
+            ("a.4u", "a.4u"),
+            ("[::1]", "[::1]"),
+            ("[0:0::0001]:443", "[::1]"),
+            ("[2001:DB8::A]", "[2001:db8::a]"),
+            ("a:1", "a"),
+            ("a:65535", "a"),
+        ] {
+            assert_eq!(
+                of("GET", "/", sent, EncodedSlash::Refuse),
+                Ok(("/".into(), canonical.into())),
+                "{sent}"
+            );
+        }
+        assert_eq!(
+            of("GET", "http://[0::1]/", "[::1]:80", EncodedSlash::Refuse),
+            Ok(("/".into(), "[::1]".into()))
+        );
+        assert_eq!(of("GET", "http://[::1]/", "a", EncodedSlash::Refuse), Err("host_mismatch"));
+    }
+
+    #[test]
+    fn hosts_that_are_none_are_refused() {
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+        assert_eq!(longest.len(), HOST_BYTES_MAX);
+        assert!(of("GET", "/", &longest, EncodedSlash::Refuse).is_ok());
+        for (sent, reason) in [
+            ("", "host_missing"),
+            (".", "host_syntax"),
+            ("a.", "host_syntax"),
+            ("a.example.", "host_syntax"),
+            ("a.example.:80", "host_syntax"),
+            (".a", "host_syntax"),
+            ("a..b", "host_syntax"),
+            (&format!("{label}a.b"), "host_syntax"),
+            (&format!("b.{label}a"), "host_syntax"),
+            (&format!("{longest}a"), "host_syntax"),
+            ("a b", "host_syntax"),
+            ("a,b", "host_syntax"),
+            ("a/b", "host_syntax"),
+            ("a%2eb", "host_syntax"),
+            ("b\u{fc}cher.example", "host_syntax"),
+            ("http://a", "host_port"),
+            ("u@a", "target_userinfo"),
+            ("a:80@b", "target_userinfo"),
+            (":80", "host_syntax"),
+            ("a:", "host_port"),
+            ("a:0", "host_port"),
+            ("a:080", "host_port"),
+            ("a:65536", "host_port"),
+            ("a:123456", "host_port"),
+            ("a:8o", "host_port"),
+            ("a:+80", "host_port"),
+            ("a:80:80", "host_port"),
+            ("127.1", "host_syntax"),
+            ("2130706433", "host_syntax"),
+            ("0x7f.0.0.1", "host_syntax"),
+            ("0x7f000001", "host_syntax"),
+            ("1.2.3.04", "host_syntax"),
+            ("1.2.3.256", "host_syntax"),
+            ("1.2.3.4.5", "host_syntax"),
+            ("a.0x1", "host_syntax"),
+            ("[::1", "host_syntax"),
+            ("[::1]a", "host_syntax"),
+            ("[]", "host_syntax"),
+            ("[fe80::1%eth0]", "host_syntax"),
+            ("[v1.a]", "host_syntax"),
+            ("[1.2.3.4]", "host_syntax"),
+            ("::1", "host_syntax"),
+            ("[::1]:", "host_port"),
+        ] {
+            assert_eq!(of("GET", "/", sent, EncodedSlash::Refuse), Err(reason), "{sent}");
+        }
+    }
+}
