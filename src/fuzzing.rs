@@ -4,3 +4,23 @@
 pub fn json_schema(data: &[u8]) {
     crate::schema::replay(data);
 }
+
+/// HTTP/1 heads of both directions: see [`crate::h1::laws::heads`].
+pub fn h1_head(data: &[u8]) {
+    crate::h1::laws::heads(data);
+}
+
+/// HTTP/1 bodies: see [`crate::h1::laws::chunked`].
+pub fn h1_chunked(data: &[u8]) {
+    crate::h1::laws::chunked(data);
+}
+
+/// HTTP/1 parsed, forwarded, encoded and parsed again: see [`crate::h1::laws::round_trip`].
+pub fn h1_roundtrip(data: &[u8]) {
+    crate::h1::laws::round_trip(data);
+}
+
+/// Request targets: see [`crate::h1::laws::target`].
+pub fn target(data: &[u8]) {
+    crate::h1::laws::target(data);
+}

@@ -8,6 +8,7 @@ mod control_names;
 mod control_process;
 mod control_socket;
 mod control_watch;
+mod fuzz_corpus;
 mod json_parsing;
 mod json_schema;
 mod json_schema_generator;

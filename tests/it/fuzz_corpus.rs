@@ -1,0 +1,39 @@
+//! Every sample of every fuzz corpus, replayed without a fuzzer: what was found once stays found.
+
+use std::{fs, path::Path};
+
+use ringwall::fuzzing;
+
+/// Each target by the name of its corpus.
+const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("h1_head", fuzzing::h1_head),
+    ("h1_chunked", fuzzing::h1_chunked),
+    ("h1_roundtrip", fuzzing::h1_roundtrip),
+    ("target", fuzzing::target),
+    ("json_schema", fuzzing::json_schema),
+];
+
+#[test]
+fn every_kept_sample_obeys_the_laws() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, run) in TARGETS {
+        let mut samples = 0;
+        for entry in fs::read_dir(corpora.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            run(&fs::read(&path).unwrap());
+            samples += 1;
+        }
+        assert!(samples > 0, "{name} has no corpus");
+    }
+}
+
+#[test]
+fn every_target_is_replayed() {
+    let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    for entry in fs::read_dir(targets).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(TARGETS.iter().any(|(target, _)| *target == name), "{name} is not replayed");
+    }
+}
