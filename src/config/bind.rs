@@ -31,8 +31,6 @@ pub const NO_VALUE: Code = Code::new(1014);
 pub const WORD: Code = Code::new(1017);
 /// A list or map is empty that must not be.
 pub const EMPTY: Code = Code::new(1025);
-/// Two keys exclude each other, or exactly one of several is needed.
-pub const EXCLUSIVE: Code = Code::new(1027);
 /// A name of the operator's choice is not one.
 pub const NAME: Code = Code::new(1028);
 

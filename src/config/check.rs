@@ -17,8 +17,6 @@ use super::bind::Bind;
 use super::error::{Code, ConfigError};
 use super::model::{Draft, Exception, LogTarget, Metrics};
 
-pub use fields::{forbidden_edit, is_hop_by_hop, is_identity};
-
 /// The metrics address is one that requests come in on.
 pub const METRICS_SHARED: Code = Code::new(1802);
 /// The metrics address can be reached from other machines.

@@ -8,6 +8,7 @@
 pub mod bind;
 pub mod check;
 pub mod error;
+pub mod json_schema;
 pub mod load;
 pub mod model;
 pub mod node;

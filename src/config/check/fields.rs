@@ -1,68 +1,31 @@
 //! Which fields an operator may set, remove, rename identity to, or take keys from.
 
 use super::super::unit::HeaderName;
+use crate::http::Known;
+use crate::http::forward::is_identity;
 
-/// RFC 9110 §7.6.1: fields of one connection, which a proxy never passes on; and those that frame a message
-/// (RFC 9112 §6), which only the encoder writes.
-pub fn is_hop_by_hop(name: &str) -> bool {
-    const NAMES: [&str; 16] = [
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "max-forwards",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-    ];
-    NAMES.iter().any(|other| other.eq_ignore_ascii_case(name))
-}
-
-/// Fields that tell an upstream who the caller is: set by Ringwall alone, stripped from every request.
-pub fn is_identity(name: &str) -> bool {
-    const NAMES: [&str; 5] =
-        ["remote-user", "x-remote-user", "x-forwarded-user", "x-forwarded-email", "x-forwarded-groups"];
-    const PREFIXES: [&str; 9] = [
-        "x-ringwall-",
-        "x-user",
-        "x-auth-",
-        "x-authenticated-",
-        "x-consumer-",
-        "x-userinfo",
-        "x-client-cert",
-        "x-ssl-",
-        "client-cert",
-    ];
-    let lower = name.to_ascii_lowercase();
-    NAMES.contains(&lower.as_str()) || PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+/// Fields that frame a message, belong to one connection, or say where it goes: written by Ringwall alone.
+fn is_of_the_message(name: &str) -> bool {
+    const NAMES: [&str; 5] = ["expect", "host", "max-forwards", "trailer", "via"];
+    let known = Known::of(name.as_bytes());
+    known.is_framing() || known.is_hop_by_hop() || NAMES.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
 /// Fields that tell an upstream where a request came from: written by Ringwall on every request.
 fn is_forwarding(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    lower == "forwarded"
-        || lower == "x-request-id"
-        || lower == "x-real-ip"
-        || lower.starts_with("x-forwarded-")
+    Known::of(name.as_bytes()).is_forwarding() || lower == "x-request-id" || lower.starts_with("x-forwarded-")
 }
 
 /// Why a field may not be edited; `None` if it may.
-pub fn forbidden_edit(name: &HeaderName, request: bool) -> Option<&'static str> {
+pub(super) fn forbidden_edit(name: &HeaderName, request: bool) -> Option<&'static str> {
     let name = name.as_str();
-    if is_hop_by_hop(name) {
+    if is_of_the_message(name) {
         return Some(
             "it frames the message or belongs to one connection: Ringwall writes it, and nothing else does",
         );
     }
-    if is_identity(name) {
+    if is_identity(name.as_bytes()) {
         return Some("it tells upstreams who the caller is: only a login may say that");
     }
     if request && is_forwarding(name) {
@@ -74,10 +37,10 @@ pub fn forbidden_edit(name: &HeaderName, request: bool) -> Option<&'static str> 
 /// Why a field may not hold an identity; `None` if it may.
 pub(super) fn refuses_identity(name: &HeaderName) -> Option<&'static str> {
     let name = name.as_str();
-    if is_hop_by_hop(name) {
+    if is_of_the_message(name) {
         return Some("it frames the message or belongs to one connection");
     }
-    if is_forwarding(name) && !is_identity(name) {
+    if is_forwarding(name) && !is_identity(name.as_bytes()) {
         return Some("it tells upstreams where a request came from");
     }
     const NAMES: [&str; 8] = [
@@ -107,7 +70,7 @@ pub(super) fn refuses_credential(name: &HeaderName) -> Option<&'static str> {
     if text.eq_ignore_ascii_case("cookie") {
         return Some("browsers send cookies by themselves, on behalf of any page");
     }
-    if is_identity(text) {
+    if is_identity(text.as_bytes()) {
         return Some("identity fields are stripped from every request");
     }
     refuses_identity(name)

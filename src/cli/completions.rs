@@ -1,0 +1,19 @@
+//! `ringwall completions SHELL`: a completion script, made from the command line's own description.
+
+use std::process::ExitCode;
+
+use clap::{Args, Command};
+use clap_complete::Shell;
+
+/// The arguments of `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// The shell
+    shell: Shell,
+}
+
+/// Prints the script.
+pub fn run(arguments: &Arguments, mut command: Command) -> ExitCode {
+    clap_complete::generate(arguments.shell, &mut command, "ringwall", &mut std::io::stdout());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,17 @@
+//! `ringwall schema`: the JSON Schema of the configuration, for editors.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::config::json_schema;
+
+/// The arguments of `schema`: none.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {}
+
+/// Prints the schema.
+pub fn run(_: &Arguments) -> ExitCode {
+    println!("{:#}", json_schema::json_schema());
+    ExitCode::SUCCESS
+}
