@@ -24,3 +24,8 @@ pub fn h1_roundtrip(data: &[u8]) {
 pub fn target(data: &[u8]) {
     crate::h1::laws::target(data);
 }
+
+/// The configuration: see [`crate::config::load::fuzz`].
+pub fn config(data: &[u8]) {
+    crate::config::load::fuzz(data);
+}

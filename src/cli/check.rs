@@ -26,7 +26,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(path) => path,
         Err(problem) => {
             match arguments.json {
-                true => println!("{}", json!({ "ok": false, "errors": [{ "title": problem }] })),
+                true => {
+                    super::say(&format!("{}\n", json!({ "ok": false, "errors": [{ "title": problem }] })))
+                }
                 false => eprintln!("{problem}"),
             }
             return ExitCode::FAILURE;
@@ -38,7 +40,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             if !loaded.notes.is_empty() {
                 eprint!("{}", loaded.notes.render(super::colour()));
             }
-            print!("{}", summary(&name, &loaded.config));
+            super::say(&summary(&name, &loaded.config));
             ExitCode::SUCCESS
         }
         (Ok(loaded), true) => {
@@ -46,7 +48,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             object["ok"] = json!(true);
             object["file"] = json!(name);
             object["notes"] = loaded.notes.to_json();
-            println!("{object}");
+            super::say(&format!("{object}\n"));
             ExitCode::SUCCESS
         }
         (Err(errors), false) => {
@@ -54,7 +56,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
         (Err(errors), true) => {
-            println!("{}", errors_json(&name, &errors));
+            super::say(&format!("{}\n", errors_json(&name, &errors)));
             ExitCode::FAILURE
         }
     }

@@ -14,6 +14,8 @@ pub struct Arguments {
 
 /// Prints the script.
 pub fn run(arguments: &Arguments, mut command: Command) -> ExitCode {
-    clap_complete::generate(arguments.shell, &mut command, "ringwall", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut command, "ringwall", &mut script);
+    super::say(&String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
 }

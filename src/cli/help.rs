@@ -51,8 +51,8 @@ fn code(topic: &str) -> Option<Page> {
 
 fn show(name: &str, title: &str, text: &str, json: bool) {
     match json {
-        true => println!("{}", json!({ "topic": name, "title": title, "text": text })),
-        false => print!("{}", text.trim_start()),
+        true => super::say(&format!("{}\n", json!({ "topic": name, "title": title, "text": text }))),
+        false => super::say(text.trim_start()),
     }
 }
 
@@ -65,16 +65,17 @@ fn overview(json: bool) {
         let codes: Vec<_> = manual::pages()
             .map(|page| json!({ "code": format!("RW-{:04}", page.code), "title": page.title }))
             .collect();
-        println!("{}", json!({ "chapters": chapters, "codes": codes }));
+        super::say(&format!("{}\n", json!({ "chapters": chapters, "codes": codes })));
         return;
     }
-    println!("Chapters (`ringwall help TOPIC`):\n");
+    let mut out = String::from("Chapters (`ringwall help TOPIC`):\n\n");
     let width = manual::all().iter().map(|chapter| chapter.name.len()).max().unwrap_or(0);
     for chapter in manual::all() {
-        println!("  {:width$}  {}", chapter.name, chapter.title());
+        out.push_str(&format!("  {:width$}  {}\n", chapter.name, chapter.title()));
     }
-    println!("\nCodes (`ringwall help RW-nnnn`):\n");
+    out.push_str("\nCodes (`ringwall help RW-nnnn`):\n\n");
     for page in manual::pages() {
-        println!("  RW-{:04}  {}", page.code, page.title);
+        out.push_str(&format!("  RW-{:04}  {}\n", page.code, page.title));
     }
+    super::say(&out);
 }

@@ -3,7 +3,7 @@
 //! A verb is a module with `Arguments` (clap) and `run(&Arguments) -> ExitCode`. Exit codes: 0 done, 1 invalid or
 //! failed, 2 the command itself was wrong (clap's own). Nothing here decides anything about requests.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Schema(arguments)) => schema::run(arguments),
         Some(Verb::Help(arguments)) => help::run(arguments),
         Some(Verb::Version) => {
-            println!("{}", version());
+            say(&format!("{}\n", version()));
             ExitCode::SUCCESS
         }
         Some(Verb::Completions(arguments)) => completions::run(arguments, CommandLine::command()),
@@ -71,6 +71,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes to standard output. A reader that has gone (`ringwall help | head`) is no error.
+pub fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// `ringwall 0.1.0`

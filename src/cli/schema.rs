@@ -12,6 +12,6 @@ pub struct Arguments {}
 
 /// Prints the schema.
 pub fn run(_: &Arguments) -> ExitCode {
-    println!("{:#}", json_schema::json_schema());
+    super::say(&format!("{:#}\n", json_schema::json_schema()));
     ExitCode::SUCCESS
 }

@@ -349,6 +349,37 @@ fn items(node: &Node) -> &[Node] {
     }
 }
 
+/// For the fuzz target `config`: whatever the text, nothing panics, every place lies inside the text on character
+/// boundaries, and every error can be shown.
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let environment = |name: &str| (name.len() < 4).then(|| "value".to_owned());
+    let files = |_: &Path| Err(io::ErrorKind::NotFound.into());
+    let loader = Loader { environment: &environment, files: &files, today: Date::constant(2026, 11, 21) };
+    let errors = match loader.parse_str("fuzz.yaml", text) {
+        Ok(loaded) => {
+            assert!(loaded.config.apis.iter().all(|(_, api)| api.allow.is_some() || api.is_closed()));
+            loaded.notes
+        }
+        Err(errors) => {
+            assert!(!errors.is_empty(), "refused without a reason");
+            errors
+        }
+    };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for error in &errors {
+        let labels = std::iter::once(&error.primary).chain(&error.secondary);
+        for label in labels {
+            assert!(text.get(label.span.range()).is_some(), "a place outside the text: {error:?}");
+        }
+    }
+    // Rendering costs much more than reading: a long text is shown by its first errors only.
+    for error in errors.iter().take(8) {
+        assert!(!errors.render_one(error, false).is_empty());
+    }
+    assert!(errors.to_json().is_array());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,7 +46,7 @@ pub fn all() -> &'static [Chapter] {
 pub struct Page {
     /// The number of `RW-nnnn`.
     pub code: u16,
-    /// The heading after the code: what is wrong; for a reason its token.
+    /// The heading after the code: what is wrong; for a reason its token, a colon, and its title.
     pub title: &'static str,
     /// The whole section, heading included.
     pub text: &'static str,
@@ -55,10 +55,8 @@ pub struct Page {
 impl Page {
     /// The token of the reason, if the page is of one.
     pub fn token(&self) -> Option<&'static str> {
-        let token = self.title.split([':', ' ']).next()?;
-        (self.code >= 2000
-            && token.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
-        .then_some(token)
+        let (token, _) = self.title.split_once(": ")?;
+        token.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_').then_some(token)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one file per subject.
 
+mod check;
+mod codes;
 mod control_admin;
 mod control_fetch;
 mod control_issuer;

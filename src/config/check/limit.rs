@@ -29,6 +29,12 @@ pub(super) fn check(draft: &Draft, api: &Api, bind: &mut Bind<'_>) {
         one(draft, api, limit, bind);
         let known = operation_names(api);
         for name in limit.operations.iter().flatten() {
+            if matches!(api.surface, Some(Surface::Raw(_))) {
+                bind.error(
+                    ConfigError::new(DO_UNKNOWN, "a raw API has no operations to name", name.span)
+                        .fix("delete `do`, or list the operations instead of `raw`"),
+                );
+            }
             let Some(known) = &known else { continue };
             if !known.contains(&name.value.as_str()) {
                 bind.error(unknown(DO_UNKNOWN, "operation", &name.value, name.span, known));

@@ -1,0 +1,544 @@
+//! What `ringwall check` tells an operator: the examples pass, and each of over a hundred slips in them is reported with
+//! the right code at the right place, alone.
+
+use std::io;
+use std::path::Path;
+
+use jiff::civil::Date;
+use ringwall::config::{Errors, Loaded, Loader};
+
+const DROP_IN: &str = include_str!("../../config/examples/drop-in-proxy.yaml");
+const KEYS: &str = include_str!("../../config/examples/keys-and-limits.yaml");
+const TOKENS: &str = include_str!("../../config/examples/tokens.yaml");
+const OBSERVE: &str = include_str!("../../config/examples/observe-first.yaml");
+const CLOSED: &str = include_str!("../../config/examples/closed-corner.yaml");
+const BALANCER: &str = include_str!("../../config/examples/behind-a-load-balancer.yaml");
+const LOCAL: &str = include_str!("../../config/examples/local-development.yaml");
+
+/// The third of the smallest forms that must work, most of which belongs to a later version.
+const OPENAPI: &str = r#"
+ringwall: 1
+listen:
+  - { address: "[::]:443", domains: [api.example.com], tls: { cert: api.pem, key: api.key } }
+  - { address: "[::]:80", redirect: https }
+upstreams:
+  orders:
+    targets: ["https://orders.internal:8443"]
+    ca: internal-ca.pem
+    health: { get: /healthz, every: 5s }
+login:
+  people:
+    jwt: https://login.example.com/keys.json
+    issuer: https://login.example.com/
+    audience: orders-api
+  partners: { api_key: X-API-Key, store: partners.keys, pepper: "secret:file:/etc/ringwall/pepper" }
+apis:
+  orders:
+    spec: orders.openapi.yaml
+    base: /v2
+    to: orders
+    security: { OAuth: people, ApiKey: partners }
+    allow:
+      - { who: people, scope: orders.read, do: [listOrders, getOrder] }
+      - { who: people, scope: orders.write, do: [createOrder] }
+      - { who: partners, role: reseller, do: [listOrders] }
+    limits:
+      - { per: identity, rate: 100/min, burst: 20 }
+    responses: { body: refuse, properties: strip, mode: observe }
+    version: { sunset: 2027-12-31 }
+"#;
+
+fn check(text: &str) -> Result<Loaded, Errors> {
+    let environment = |name: &str| (name == "PEPPER").then(|| "from-the-environment".to_owned());
+    let files = |_: &Path| -> io::Result<Vec<u8>> { Ok(text.as_bytes().to_vec()) };
+    let today = Date::constant(2026, 11, 21);
+    let loader = Loader { environment: &environment, files: &files, today };
+    loader.load(Path::new("ringwall.yaml")).and_then(Loaded::refuse_expired)
+}
+
+/// (code, place in the text) of each error.
+fn found(text: &str) -> Vec<(u16, usize)> {
+    match check(text) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(|e| (e.code.number(), e.primary.span.start as usize)).collect(),
+    }
+}
+
+#[test]
+fn the_examples_pass() {
+    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL] {
+        if let Err(errors) = check(text) {
+            panic!("{errors}");
+        }
+    }
+}
+
+#[test]
+fn the_examples_pass_as_json() {
+    // The same document, written as JSON by hand.
+    let text = r#"{"ringwall": 1,
+ "listen": {"address": "[::]:443", "domains": ["shop.example.com"], "tls": {"cert": "shop.pem", "key": "shop.key"}},
+ "upstreams": {"shop": "http://127.0.0.1:3000"},
+ "apis": {"shop": {"to": "shop", "raw": "shop has no OpenAPI document yet", "allow": [{"who": "anyone"}]}}}"#;
+    if let Err(errors) = check(text) {
+        panic!("{errors}");
+    }
+}
+
+#[test]
+fn keys_of_later_versions_are_refused_by_name_and_nothing_else_is() {
+    let later = ["spec:", "security:", "responses:", "version:"];
+    let expected: Vec<(u16, usize)> = later.iter().map(|key| (1009, OPENAPI.find(key).unwrap())).collect();
+    assert_eq!(found(OPENAPI), expected);
+}
+
+#[test]
+fn every_key_of_a_later_version_says_so_where_it_stands() {
+    for (text, anchor, key) in [
+        (DROP_IN, "    to: shop\n", "    cors: { origins: [https://a.example.com] }\n"),
+        (DROP_IN, "    to: shop\n", "    websocket: true\n"),
+        (DROP_IN, "    to: shop\n", "    unknown: refuse\n"),
+        (DROP_IN, "    to: shop\n", "    owner: { x: y }\n"),
+        (DROP_IN, "upstreams", "secrets: { vault: x }\nupstreams"),
+        (KEYS, "    health:", "    protocol: http2\n    health:"),
+        (KEYS, "    health:", "    retry: 2\n    health:"),
+        (KEYS, "    health:", "    breaker: {}\n    health:"),
+        (KEYS, "        match: POST", "        websocket: true\n        match: POST"),
+    ] {
+        let inserted = if key.ends_with(anchor) { key.to_owned() } else { format!("{anchor}{key}") };
+        let mutant = text.replacen(anchor, &inserted, 1);
+        let errors = found(&mutant);
+        assert_eq!(errors.len(), 1, "{key}: {errors:?}");
+        assert_eq!(errors[0].0, 1009, "{key}");
+        assert_eq!(mutant[errors[0].1..].split(':').next(), key.trim().split(':').next(), "{key}");
+    }
+}
+
+/// A slip: in this text, this becomes that, and these errors are reported, each with the text that it points at.
+type Slip = (&'static str, &'static str, &'static str, &'static [(u16, &'static str)]);
+
+const TLS: &str = "tls: { cert: shop.pem, key: shop.key }";
+const ADDRESS: &str = "\"[::]:443\"";
+const TARGET: &str = "\"http://127.0.0.1:3000\"";
+const RAW: &str =
+    "    raw: \"shop has no OpenAPI document yet\"     # the named reason for serving every path\n";
+const ALLOW: &str = "    allow: [{ who: anyone }]\n";
+const TO: &str = "    to: shop\n";
+const LIST: &str = "GET /orders\n      getOrder";
+const GET: &str = "GET /orders/{id}";
+const POST: &str = "        match: POST /orders\n";
+const INSECURE: &str = "    insecure: { reason: \"private VLAN, TLS planned\", until: 2027-06-30 }\n";
+
+const SLIPS: &[Slip] = &[
+    // The top.
+    (DROP_IN, "ringwall: 1", "ringwal: 1", &[(1003, "ringwal:")]),
+    (DROP_IN, "ringwall: 1\n", "", &[(1010, "listen:")]),
+    (DROP_IN, "ringwall: 1", "ringwall: 2", &[(1010, "2\nlisten")]),
+    (DROP_IN, "ringwall: 1", "ringwall: \"1\"", &[(1010, "\"1\"")]),
+    (DROP_IN, "listen:", "lisen:", &[(1003, "lisen:")]),
+    (DROP_IN, "apis:", "api:", &[(1003, "api:")]),
+    (DROP_IN, "upstreams:", "upstream:", &[(1003, "upstream:"), (1403, "shop\n    raw")]),
+    (DROP_IN, "listen:", "limits: []\nlisten:", &[(1003, "limits:")]),
+    (DROP_IN, "ringwall: 1\n", "ringwall: 1\nringwall: 1 # again\n", &[(1004, "ringwall: 1 # again")]),
+    // Syntax.
+    (DROP_IN, "  shop:\n    to", "\tshop:\n    to", &[(1002, "\tshop")]),
+    (DROP_IN, ADDRESS, "\"[::]:443", &[(1001, "\"http://127.0.0.1:3000")]),
+    (DROP_IN, ", domains:", " domains:", &[(1001, ": [shop.example.com]")]),
+    (DROP_IN, "key: shop.key } }", "key: shop.key }", &[(1001, "{ address")]),
+    (DROP_IN, "listen: {", "listen: &here {", &[(1011, "{ address")]),
+    (DROP_IN, "upstreams: {", "upstreams: !!map {", &[(1012, "{ shop")]),
+    (DROP_IN, ALLOW, "    allow: [{ who: anyone }]\n---\na: b\n", &[(1013, "---")]),
+    (DROP_IN, "to: shop", "to: shop\n     cart", &[(1023, "shop\n     cart")]),
+    (DROP_IN, "to: shop", "to:", &[(1014, "to:")]),
+    (DROP_IN, "to: shop", "to: sh\u{202e}op", &[(1019, "\u{202e}")]),
+    (DROP_IN, "to: shop", "to: ${SHOP}", &[(1403, "${SHOP}"), (1905, "${SHOP}")]),
+    (DROP_IN, "to: shop", "to: ${SHOP", &[(1403, "${SHOP"), (1910, "${SHOP")]),
+    (DROP_IN, "  shop:\n", "  shop one:\n", &[(1028, "shop one:")]),
+    // Listeners.
+    (DROP_IN, "address:", "adress:", &[(1003, "adress:")]),
+    (DROP_IN, ADDRESS, "\":443\"", &[(1032, "\":443\"")]),
+    (DROP_IN, ADDRESS, "\"localhost:443\"", &[(1032, "\"localhost")]),
+    (DROP_IN, ADDRESS, "443", &[(1032, "443,")]),
+    (DROP_IN, ADDRESS, "\"[::]\"", &[(1032, "\"[::]\"")]),
+    (DROP_IN, "[shop.example.com]", "[\"*.example.com\"]", &[(1035, "\"*.")]),
+    (DROP_IN, "[shop.example.com]", "[shop_1.example.com]", &[(1034, "shop_1")]),
+    (DROP_IN, "[shop.example.com]", "[shop.example.com:443]", &[(1034, "shop.example.com:")]),
+    (DROP_IN, "[shop.example.com]", "[]", &[(1025, "[]")]),
+    (DROP_IN, "[shop.example.com]", "[a.example.com, A.example.com]", &[(1107, "A.example")]),
+    (DROP_IN, TLS, "tls: acme", &[(1009, "acme")]),
+    (DROP_IN, TLS, "tls: selfsigned", &[(1017, "selfsigned")]),
+    (DROP_IN, TLS, "tls: none", &[(1104, "none }")]),
+    (DROP_IN, TLS, "tsl: none", &[(1003, "tsl:")]),
+    (DROP_IN, ", tls: { cert: shop.pem, key: shop.key }", "", &[(1103, ADDRESS)]),
+    (DROP_IN, ", key: shop.key", "", &[(1005, "cert:")]),
+    (DROP_IN, "key: shop.key", "keyy: shop.key", &[(1003, "keyy:")]),
+    (DROP_IN, "cert: shop.pem", "cert: shop.pem, cert: b.pem", &[(1004, "cert: b.pem")]),
+    (DROP_IN, "key: shop.key", "key: shop.key, client_ca: ca.pem", &[(1009, "client_ca")]),
+    (
+        DROP_IN,
+        TLS,
+        "tls: { cert: shop.pem, key: shop.key }, proxy_protocol: true",
+        &[(1009, "proxy_protocol")],
+    ),
+    (BALANCER, "10.0.0.0/8", "0.0.0.0/0", &[(1108, "0.0.0.0/0")]),
+    (BALANCER, "10.0.0.0/8", "10.1.2.3/8", &[(1033, "10.1.2.3/8")]),
+    (BALANCER, "10.0.0.0/8", "balancer", &[(1033, "balancer]")]),
+    (BALANCER, "insecure: {", "insecrue: {", &[(1003, "insecrue")]),
+    (TOKENS, "redirect: https", "redirect: http", &[(1105, "http }")]),
+    (TOKENS, "redirect: https", "redirect: https, tls: self-signed", &[(1106, "https, tls")]),
+    (TOKENS, "redirect: https", "redirect: https, trusted_proxies: 10.0.0.0/8", &[(1109, "10.0.0.0/8")]),
+    (TOKENS, "\"[::]:80\"", "\"[::]:443\" ", &[(1102, "\"[::]:443\" ,")]),
+    // Upstreams.
+    (DROP_IN, TARGET, "\"127.0.0.1:3000\"", &[(1201, "\"127.0.0.1:3000\"")]),
+    (DROP_IN, TARGET, "\"ftp://127.0.0.1:3000\"", &[(1201, "\"ftp")]),
+    (DROP_IN, TARGET, "\"http://a:b@127.0.0.1:3000\"", &[(1201, "\"http://a")]),
+    (DROP_IN, TARGET, "\"http://127.0.0.1:99999\"", &[(1201, "\"http:")]),
+    (DROP_IN, TARGET, "\"http://127.0.0.1:3000/api\"", &[(1202, "\"http:")]),
+    (DROP_IN, TARGET, "\"http://10.0.0.1:3000\"", &[(1203, "\"http:")]),
+    (DROP_IN, TARGET, "{ target: \"http://127.0.0.1:3000\" }", &[(1003, "target:")]),
+    (DROP_IN, TARGET, "5", &[(1201, "5 }")]),
+    (KEYS, INSECURE, "", &[(1203, "\"http://10.0.3.11"), (1203, "\"http://10.0.3.12")]),
+    (KEYS, "2027-06-30", "2020-06-30", &[(1901, "2020-06-30")]),
+    (KEYS, "2027-06-30", "2027-06-31", &[(1029, "2027-06-31")]),
+    (KEYS, "2027-06-30", "soon", &[(1029, "soon")]),
+    (KEYS, ", until: 2027-06-30", "", &[(1902, "reason:")]),
+    (KEYS, "reason: \"private VLAN, TLS planned\"", "reason: \"-\"", &[(1908, "\"-\"")]),
+    (KEYS, "{ reason: \"private VLAN, TLS planned\", until: 2027-06-30 }", "true", &[(1902, "true\n")]),
+    (KEYS, "10.0.3.12", "10.0.3.11", &[(1207, "\"http://10.0.3.11:8080\"]")]),
+    (KEYS, "get: /healthz", "get: healthz", &[(1208, "healthz")]),
+    (KEYS, "every: 5s", "every: 5", &[(1015, "5 }\nlogin")]),
+    (KEYS, "every: 5s", "every: 5sec", &[(1015, "5sec")]),
+    (KEYS, "every: 5s", "every: 1ms", &[(1008, "1ms")]),
+    (KEYS, "health:", "helth:", &[(1003, "helth:")]),
+    (KEYS, "    health:", "    balance: random\n    health:", &[(1017, "random")]),
+    (KEYS, "    health:", "    pool: { connections: 0 }\n    health:", &[(1008, "0 }\n    health")]),
+    (TOKENS, "ca: internal-ca.pem", "ca: none", &[(1204, "none")]),
+    (TOKENS, "https://orders.internal:8443", "http://127.0.0.1:8443", &[(1205, "internal-ca")]),
+    // Logins.
+    (KEYS, "api_key: X-API-Key", "api_key: Authorization", &[(1307, "Authorization")]),
+    (KEYS, "api_key: X-API-Key", "api_key: X_API_Key", &[(1030, "X_API_Key")]),
+    (KEYS, "api_key:", "apikey:", &[(1003, "apikey:")]),
+    (KEYS, "api_key: X-API-Key, ", "", &[(1301, "store:")]),
+    (KEYS, "store: partners.keys, ", "", &[(1005, "api_key:")]),
+    (KEYS, "store: partners.keys", "store: partners.keys, jwt: keys.json", &[(1302, "jwt:")]),
+    (KEYS, "store: partners.keys", "store: partners.keys, issuer: x", &[(1310, "issuer:")]),
+    (KEYS, "store: partners.keys", "store: partners.keys, passthrough: yes", &[(1007, "yes")]),
+    (KEYS, "store: partners.keys", "store: partners.keys, mtls: ca.pem", &[(1009, "mtls")]),
+    (KEYS, "\"secret:file:/etc/ringwall/pepper\"", "hunter2", &[(1904, "hunter2")]),
+    (KEYS, "\"secret:file:/etc/ringwall/pepper\"", "\"${PEPPER}\"", &[(1903, "\"${PEPPER}")]),
+    (KEYS, "\"secret:file:/etc/ringwall/pepper\"", "\"secret:vault:pepper\"", &[(1906, "\"secret:vault")]),
+    (
+        KEYS,
+        "  partners: {",
+        "  anyone: {",
+        &[(1308, "anyone:"), (1502, "partners, do"), (1502, "partners, role")],
+    ),
+    (TOKENS, ", audience: orders-api", "", &[(1304, "oidc:")]),
+    (TOKENS, "audience: orders-api", "audiance: orders-api", &[(1003, "audiance")]),
+    (TOKENS, "\"https://login.example.com/\"", "\"http://login.example.com/\"", &[(1306, "\"http://login")]),
+    (TOKENS, "\"https://login.example.com/\"", "login.example.com", &[(1036, "login.example.com,")]),
+    (TOKENS, "audience: orders-api", "audience: orders-api, algorithms: [none]", &[(1309, "none]")]),
+    (TOKENS, "audience: orders-api", "audience: orders-api, algorithms: [HS256]", &[(1305, "HS256")]),
+    (TOKENS, "audience: orders-api", "audience: orders-api, algorithms: [ES265]", &[(1017, "ES265")]),
+    (TOKENS, "audience: orders-api", "audience: orders-api, skew: 10min", &[(1008, "10min")]),
+    (OBSERVE, "    issuer: \"https://login.example.com/\"\n", "", &[(1303, "jwt:")]),
+    (
+        OBSERVE,
+        "mode: { observe: { reason: \"half of the clients still come without a token\", until: 2027-03-31 } }\napis",
+        "mode: observe\napis",
+        &[(1907, "observe\napis")],
+    ),
+    // APIs.
+    (DROP_IN, "to: shop", "to: shap", &[(1403, "shap")]),
+    (DROP_IN, "to: shop", "too: shop", &[(1003, "too:")]),
+    (DROP_IN, TO, "", &[(1402, "shop:\n    raw")]),
+    (DROP_IN, "to: shop", "to: { upstream: shop, path: /api/ }", &[(1411, "/api/")]),
+    (DROP_IN, "to: shop", "to: { upstream: shop, host: server }", &[(1017, "server")]),
+    (DROP_IN, RAW, "", &[(1401, "to: shop")]),
+    (DROP_IN, RAW, "    raw: \"\"\n", &[(1908, "\"\"")]),
+    (DROP_IN, RAW, "    raw: true\n", &[(1908, "true")]),
+    (DROP_IN, RAW, "    closed: false\n", &[(1416, "false")]),
+    (DROP_IN, RAW, "    raw: no document yet\n    closed: true\n", &[(1401, "closed:")]),
+    (DROP_IN, RAW, "    spec: shop.yaml\n", &[(1009, "spec:")]),
+    (DROP_IN, RAW, "    operations: {}\n", &[(1401, "operations:")]),
+    (DROP_IN, TO, "    to: shop\n    base: /v1/\n", &[(1411, "/v1/")]),
+    (DROP_IN, TO, "    to: shop\n    base: v1\n", &[(1411, "v1\n")]),
+    (DROP_IN, TO, "    to: shop\n    host: shop.example.org\n", &[(1412, "shop.example.org")]),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    host: [shop.example.com, shop.example.com ]\n",
+        &[(1417, "shop.example.com ]")],
+    ),
+    (DROP_IN, TO, "    to: shop\n    timeouts: { total: 30 }\n", &[(1015, "30 }")]),
+    (DROP_IN, TO, "    to: shop\n    timeouts: { total: 5m }\n", &[(1015, "5m }")]),
+    (DROP_IN, TO, "    to: shop\n    timeouts: { total: 2h }\n", &[(1008, "2h }")]),
+    (DROP_IN, TO, "    to: shop\n    sizes: { head: 1MiB }\n", &[(1008, "1MiB")]),
+    (DROP_IN, TO, "    to: shop\n    sizes: { fields: many }\n", &[(1006, "many")]),
+    (DROP_IN, TO, "    to: shop\n    sizes: { fields: -1 }\n", &[(1006, "-1")]),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    headers: { request: { set: { Content-Length: 5 } } }\n",
+        &[(1424, "Content-Length")],
+    ),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    headers: { response: { remove: [Transfer-Encoding] } }\n",
+        &[(1424, "Transfer")],
+    ),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    headers: { request: { set: { X-Ringwall-Subject: a } } }\n",
+        &[(1424, "X-Ring")],
+    ),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    headers: { request: { set: { X-A: \"a\\nb\" } } }\n",
+        &[(1031, "\"a\\nb")],
+    ),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    headers: { request: { set: { X-A: b }, remove: x-a } }\n",
+        &[(1419, "x-a")],
+    ),
+    (DROP_IN, TO, "    to: shop\n    headers: { set: { X-A: b } }\n", &[(1003, "set:")]),
+    (DROP_IN, TO, "    to: shop\n    identity: { X-User: name }\n", &[(1017, "name }")]),
+    (DROP_IN, TO, "    to: shop\n    identity: { Authorization: subject }\n", &[(1425, "Authorization")]),
+    (DROP_IN, TO, "    to: shop\n    body: { schema: \"https://x/y.json\" }\n", &[(1037, "\"https://x")]),
+    (CLOSED, "closed: true", "closed: yes", &[(1007, "yes")]),
+    (CLOSED, "closed: true", "closed: true, allow: { who: anyone }", &[(1509, "{ who: anyone } }\n  moved")]),
+    (CLOSED, "closed: true", "closed: true, to: shop", &[(1415, "shop }\n  moved")]),
+    (CLOSED, "base: /private", "base: /old", &[(1404, "moved:")]),
+    // Operations.
+    (KEYS, LIST, "get /orders\n      getOrder", &[(1413, "get /orders")]),
+    (KEYS, LIST, "/orders\n      getOrder", &[(1413, "/orders\n      getOrder")]),
+    (KEYS, LIST, "GTE /orders\n      getOrder", &[(1413, "GTE")]),
+    (KEYS, LIST, "TRACE /orders\n      getOrder", &[(1413, "TRACE")]),
+    (KEYS, LIST, "GET orders\n      getOrder", &[(1407, "GET orders")]),
+    (KEYS, LIST, "GET /orders?all\n      getOrder", &[(1407, "GET /orders?all")]),
+    (KEYS, LIST, "GET /orders/../x\n      getOrder", &[(1407, "GET /orders/..")]),
+    (KEYS, LIST, "[GET /orders]\n      getOrder", &[(1006, "[GET")]),
+    (KEYS, GET, "GET /orders/{id", &[(1407, "GET /orders/{id")]),
+    (KEYS, GET, "GET /orders/*", &[(1407, "GET /orders/*")]),
+    (KEYS, GET, "GET /orders//{id}", &[(1407, "GET /orders//")]),
+    (KEYS, GET, "GET /orders/{id}/{id}", &[(1407, "GET /orders/{id}/")]),
+    (KEYS, GET, "GET /orders/%41", &[(1407, "GET /orders/%")]),
+    (KEYS, GET, "GET /orders/{+rest}", &[(1406, "GET /orders/{+")]),
+    (KEYS, GET, "GET /orders ", &[(1405, "GET /orders \n")]),
+    (KEYS, GET, "{ match: \"GET /orders/{id}\", raw: because I can }", &[(1418, "because")]),
+    (KEYS, POST, "", &[(1005, "body: { schema")]),
+    (KEYS, "match: POST", "mtach: POST", &[(1003, "mtach")]),
+    (KEYS, "schema: order", "shema: order", &[(1003, "shema")]),
+    (KEYS, "64KiB", "64k", &[(1016, "64k")]),
+    (KEYS, "64KiB", "64", &[(1016, "64 }")]),
+    (KEYS, "sizes: { body: 64KiB }", "redirect: /x\n        respond: { status: 200 }", &[(1409, "respond")]),
+    (KEYS, "sizes: { body: 64KiB }", "respond: { status: 99 }", &[(1420, "99")]),
+    (KEYS, "sizes: { body: 64KiB }", "redirect: //evil.example", &[(1421, "//evil")]),
+    (KEYS, "sizes: { body: 64KiB }", "sizes: { extend: { body: 1KiB }, head: 1KiB }", &[(1408, "head:")]),
+    (KEYS, "    base: /v1\n", "    sizes: { head: 8KiB }\n", &[(1422, "{ body: 64KiB")]),
+    (
+        KEYS,
+        "body: { schema: order.schema.json }",
+        "body: { extend: { schema: a.json } }",
+        &[(1423, "{ extend")],
+    ),
+    // Grants.
+    (DROP_IN, ALLOW, "", &[(1501, "shop:\n    to")]),
+    (DROP_IN, "allow:", "alow:", &[(1003, "alow:")]),
+    (DROP_IN, "[{ who: anyone }]", "[]", &[(1506, "[]")]),
+    (DROP_IN, "[{ who: anyone }]", "anyone", &[(1006, "anyone")]),
+    (DROP_IN, "who: anyone", "hwo: anyone", &[(1003, "hwo")]),
+    (DROP_IN, "who: anyone", "who: anyon", &[(1502, "anyon ")]),
+    (DROP_IN, "who: anyone", "who: \"*\"", &[(1505, "\"*\"")]),
+    (DROP_IN, "who: anyone", "who: true", &[(1006, "true")]),
+    (DROP_IN, "who: anyone", "who: anyone, role: admin", &[(1504, "admin")]),
+    (DROP_IN, "who: anyone", "who: anyone, mfa: true", &[(1009, "mfa")]),
+    (DROP_IN, "who: anyone", "who: anyone, do: [x]", &[(1507, "x]")]),
+    (KEYS, "do: [listOrders, getOrder]", "do: [listOrders, getOrdr]", &[(1503, "getOrdr")]),
+    (KEYS, "do: [listOrders, getOrder]", "do: [\"*\"]", &[(1505, "\"*\"")]),
+    (KEYS, "who: partners, role", "who: partner, role", &[(1502, "partner, role")]),
+    (KEYS, "role: reseller", "rolle: reseller", &[(1003, "rolle")]),
+    // Limits.
+    (KEYS, "rate: 50/s", "rate: 50", &[(1601, "50 }")]),
+    (KEYS, "rate: 50/s", "rate: 50/sec", &[(1601, "50/sec")]),
+    (KEYS, "rate: 50/s", "rate: 0/s", &[(1601, "0/s")]),
+    (KEYS, "rate: 50/s", "rate: 1M/month", &[(1601, "1M/month")]),
+    (KEYS, "rate: 50/s", "quota: 50/s", &[(1005, "per: address"), (1009, "quota")]),
+    (KEYS, "per: address", "per: ip", &[(1602, "ip,")]),
+    (KEYS, "per: address", "per: [address, address ]", &[(1609, "address ]")]),
+    (KEYS, "per: address", "per: claim:tenant", &[(1610, "claim:tenant")]),
+    (KEYS, "per: address,  ", "", &[(1005, "rate: 50/s")]),
+    (KEYS, "burst: 20", "burst: 0", &[(1008, "0 }\n      - { per: identity, rate: 5")]),
+    (KEYS, "burst: 20", "burst: lots", &[(1006, "lots")]),
+    (KEYS, "burst: 20", "do: [createOrder]", &[(1603, "{ per: identity, rate: 5/min")]),
+    (KEYS, "do: [createOrder], mode", "do: [makeOrder], mode", &[(1607, "makeOrder")]),
+    (KEYS, "do: [createOrder], mode", "who: partner, mode", &[(1606, "partner, mode")]),
+    (KEYS, "mode: observe", "mode: watch", &[(1017, "watch")]),
+    (
+        KEYS,
+        "sizes: { body: 64KiB }",
+        "limits: { extend: { per: all, rate: 1/s, do: getOrder } }",
+        &[(1608, "getOrder }")],
+    ),
+    (DROP_IN, TO, "    to: shop\n    limits: { per: identity, rate: 1/s }\n", &[(1605, "identity")]),
+    (DROP_IN, TO, "    to: shop\n    limits: { per: all, rate: 1/s, do: x }\n", &[(1607, "x }")]),
+    // Logs and the process.
+    (KEYS, "log: { file:", "log: { fiel:", &[(1003, "fiel")]),
+    (KEYS, "log: { file: /var/log/ringwall/access.jsonl }", "log: /var/log/x", &[(1006, "/var/log/x")]),
+    (KEYS, "access.jsonl }", "access.jsonl, format: xml }", &[(1017, "xml")]),
+    (
+        KEYS,
+        "access.jsonl }",
+        "access.jsonl }\naudit: { file: /var/log/ringwall/access.jsonl }",
+        &[(1801, "/var/log/ringwall/access.jsonl }\n#")],
+    ),
+    (KEYS, "log:", "node: { cores: 0 }\nlog:", &[(1008, "0 }\nlog")]),
+    (KEYS, "log:", "node: { driver: uring }\nlog:", &[(1017, "uring")]),
+    (KEYS, "log:", "node: { metrics: \"[::]:443\" }\nlog:", &[(1802, "\"[::]:443\" }\nlog")]),
+    (KEYS, "log:", "node: { resolver: dns.example.com }\nlog:", &[(1806, "dns.example")]),
+    (KEYS, "log:", "node: { drain: forever }\nlog:", &[(1015, "forever")]),
+    (KEYS, "log:", "node: { limit_memory: 1KiB }\nlog:", &[(1008, "1KiB")]),
+];
+
+#[test]
+fn every_slip_is_reported_alone_with_its_code_and_place() {
+    assert!(SLIPS.len() >= 100, "{}", SLIPS.len());
+    let mut wrong = Vec::new();
+    for (text, from, to, expected) in SLIPS {
+        assert!(text.contains(from), "{from:?} is not in its example");
+        let mut mutant = text.replacen(from, to, 1);
+        mutant.push_str("#\n");
+        let expected: Vec<(u16, usize)> = expected
+            .iter()
+            .map(|(code, at)| {
+                assert_eq!(
+                    mutant.matches(at).count(),
+                    1,
+                    "{at:?} is not unique in the mutant {from:?} → {to:?}"
+                );
+                (*code, mutant.find(at).unwrap())
+            })
+            .collect();
+        let mut got = found(&mutant);
+        let mut wanted = expected.clone();
+        got.sort_by_key(|&(code, at)| (at, code));
+        wanted.sort_by_key(|&(code, at)| (at, code));
+        if got != wanted {
+            let shown = check(&mutant).err().map(|errors| errors.render(false)).unwrap_or_default();
+            wrong.push(format!("{from:?} → {to:?}\n  wanted {wanted:?}\n  got    {got:?}\n{shown}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} slips:\n{}", wrong.len(), SLIPS.len(), wrong.join("\n"));
+}
+
+#[test]
+fn lines_and_columns_are_those_of_an_editor() {
+    let mutant = KEYS.replace("getOrder]", "getOrdr]");
+    let errors = check(&mutant).unwrap_err();
+    let error = errors.iter().next().unwrap();
+    let position = errors.sources().position(error.primary.span);
+    let line = mutant.lines().nth(position.line - 1).unwrap();
+    assert_eq!(line.chars().skip(position.column - 1).collect::<String>(), "getOrdr] }");
+    let json = errors.to_json();
+    assert_eq!(json[0]["code"], "RW-1503");
+    assert_eq!(json[0]["line"], position.line);
+    assert_eq!(json[0]["column"], position.column);
+    assert_eq!(json[0]["suggestion"], "getOrder");
+    assert!(
+        errors.render(false).contains(&format!("--> ringwall.yaml:{}:{}", position.line, position.column))
+    );
+}
+
+#[test]
+fn all_errors_come_in_one_run_in_order_of_place() {
+    let mutant = KEYS
+        .replace("ringwall: 1", "ringwall: 3")
+        .replace("every: 5s", "every: 5")
+        .replace("X-API-Key", "Authorization")
+        .replace("64KiB", "64k")
+        .replace("do: [listOrders, getOrder]", "do: [nothing]")
+        .replace("50/s", "50")
+        .replace("access.jsonl }", "access.jsonl, format: xml }");
+    let codes: Vec<u16> = found(&mutant).into_iter().map(|(code, _)| code).collect();
+    assert_eq!(codes, [1010, 1015, 1307, 1016, 1503, 1601, 1017]);
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_never_shown() {
+    for secret in ["hunter2", "\"secret:hunter2\""] {
+        let mutant =
+            KEYS.replace("\"secret:file:/etc/ringwall/pepper\"", secret).replace("X-API-Key", "Cookie");
+        let errors = check(&mutant).unwrap_err();
+        for shown in [errors.render(false), errors.render(true), errors.to_json().to_string()] {
+            assert!(shown.contains("Cookie") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+    let mutant = KEYS.replace("POST /orders", "${PEPPER}");
+    let errors = check(&mutant).unwrap_err();
+    assert!(!errors.render(false).contains("from-the-environment"));
+    assert!(!errors.to_json().to_string().contains("from-the-environment"));
+}
+
+#[test]
+fn the_reference_file_passes_and_has_every_key() {
+    const REFERENCE: &str = include_str!("../../config/ringwall.yaml");
+    match check(REFERENCE) {
+        Ok(loaded) => assert!(loaded.notes.is_empty(), "{}", loaded.notes),
+        Err(errors) => panic!("{errors}"),
+    }
+    for table in ringwall::config::model::TABLES {
+        for key in table.present() {
+            let written = |prefix: &str| REFERENCE.contains(&format!("{prefix}{}: ", key.name));
+            let block = REFERENCE.contains(&format!(" {}:\n", key.name))
+                || REFERENCE.contains(&format!("\n{}:", key.name));
+            assert!(written(" ") || written("\n") || block, "{}: `{}` is not shown", table.place, key.name);
+        }
+    }
+}
+
+#[test]
+fn the_reference_file_and_the_examples_satisfy_the_schema_that_editors_use() {
+    let schema = ringwall::config::json_schema::json_schema();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let reference = include_str!("../../config/ringwall.yaml");
+    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, reference] {
+        let value = to_json(text);
+        let errors: Vec<String> = validator
+            .iter_errors(&value)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+    }
+    assert!(!validator.is_valid(&to_json(&DROP_IN.replace("allow:", "alow:"))));
+    assert!(!validator.is_valid(&to_json(&DROP_IN.replace("ringwall: 1", "ringwall: 2"))));
+}
+
+/// The tree as JSON, by the core schema.
+fn to_json(text: &str) -> serde_json::Value {
+    use ringwall::config::node::Meaning;
+    use ringwall::config::read::read;
+    use ringwall::config::{FileId, Node, NodeKind, Source};
+    fn convert(node: &Node) -> serde_json::Value {
+        match &node.kind {
+            NodeKind::List(items) => items.iter().map(convert).collect(),
+            NodeKind::Map(entries) => {
+                let entries = entries.iter().map(|entry| (entry.key.text.clone(), convert(&entry.value)));
+                serde_json::Value::Object(entries.collect())
+            }
+            NodeKind::Scalar(scalar) => match scalar.meaning() {
+                Meaning::Null => serde_json::Value::Null,
+                Meaning::Bool(value) => value.into(),
+                Meaning::Int(value) => value.into(),
+                Meaning::Float(value) => value.into(),
+                Meaning::Text(text) => text.into(),
+            },
+        }
+    }
+    let source = Source::new("ringwall.yaml", Path::new(""), text).unwrap();
+    convert(&read(&source, FileId::default(), &|_| None).root.unwrap())
+}
