@@ -10,7 +10,7 @@ use std::ops::Deref;
 
 use super::error::{Code, ConfigError};
 use super::node::{Entry, Meaning, Node, NodeKind};
-use super::shape::{Key, Presence, Shape, Table, nearest};
+use super::shape::{Key, Presence, Shape, Table, distance, nearest};
 use super::source::{Sources, Span};
 
 /// There is no such key.
@@ -187,6 +187,7 @@ impl<'s> Bind<'s> {
                     keys => format!("a map with the keys `{}`", keys.join("`, `")),
                 };
             }
+            NodeKind::Refused => return "a value that cannot be read".into(),
             NodeKind::Scalar(scalar) => scalar,
         };
         let written = self.sources.text(node.span).lines().next().unwrap_or("");
@@ -203,6 +204,9 @@ impl<'s> Bind<'s> {
 
     /// Reports that a value is of the wrong kind; says it in the best words for what was found. Returns `None`.
     pub fn mismatch<T>(&mut self, node: &Node, expected: impl Into<String>) -> Option<T> {
+        if node.is_refused() {
+            return None;
+        }
         let expected = expected.into();
         let found = self.found(node);
         let error = match node.scalar().map(|scalar| scalar.meaning()) {
@@ -305,7 +309,8 @@ impl<'s> Bind<'s> {
                     other.place != table.place
                         && other.key(name).is_some_and(|key| key.presence != Presence::Later)
                 });
-                if let Some(other) = elsewhere {
+                let slip = near.is_some_and(|near| distance(name, near) <= 1);
+                if let (Some(other), false) = (elsewhere, slip) {
                     error = error.fix(format!("`{name}` is a key of `{}`: move it there", other.place));
                 } else if let Some(near) = near {
                     error = error.suggest(near);
@@ -545,6 +550,7 @@ impl<T: FromNode> FromNode for Vec<T> {
             }
             NodeKind::List(items) => Some(items.iter().filter_map(|item| T::from_node(item, bind)).collect()),
             NodeKind::Scalar(_) | NodeKind::Map(_) => T::from_node(node, bind).map(|one| vec![one]),
+            NodeKind::Refused => None,
         }
     }
 }

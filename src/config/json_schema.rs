@@ -114,10 +114,15 @@ fn shape(shape_of: Shape, definitions: &mut Map<String, Value>) -> Value {
     }
 }
 
-/// `listen[].tls` → `listen_tls`
+/// `listen[].tls` → `listen_item_tls`
 fn definition_name(table: &Table) -> String {
     let mut name = String::new();
-    for part in table.place.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty()) {
+    for part in table
+        .place
+        .replace("[]", ".item")
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|part| !part.is_empty())
+    {
         if !name.is_empty() {
             name.push('_');
         }

@@ -345,7 +345,7 @@ fn conflict(second: &Entry, first: &Entry) -> ConfigError {
 fn items(node: &Node) -> &[Node] {
     match &node.kind {
         NodeKind::List(items) => items,
-        NodeKind::Scalar(_) | NodeKind::Map(_) => std::slice::from_ref(node),
+        NodeKind::Scalar(_) | NodeKind::Map(_) | NodeKind::Refused => std::slice::from_ref(node),
     }
 }
 

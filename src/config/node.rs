@@ -23,6 +23,8 @@ pub enum NodeKind {
     List(Vec<Node>),
     /// A map, in the order written; keys are unique.
     Map(Vec<Entry>),
+    /// Something that was reported and could not be read: nothing more is said about it.
+    Refused,
 }
 
 /// One key of a map, with its value.
@@ -82,7 +84,7 @@ impl Node {
     pub fn scalar(&self) -> Option<&Scalar> {
         match &self.kind {
             NodeKind::Scalar(scalar) => Some(scalar),
-            NodeKind::List(_) | NodeKind::Map(_) => None,
+            NodeKind::List(_) | NodeKind::Map(_) | NodeKind::Refused => None,
         }
     }
 
@@ -90,13 +92,18 @@ impl Node {
     pub fn entries(&self) -> Option<&[Entry]> {
         match &self.kind {
             NodeKind::Map(entries) => Some(entries),
-            NodeKind::Scalar(_) | NodeKind::List(_) => None,
+            NodeKind::Scalar(_) | NodeKind::List(_) | NodeKind::Refused => None,
         }
     }
 
     /// The value of a key, if this is a map that has it. `O(keys)`.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.entries()?.iter().find(|entry| entry.key.text == key).map(|entry| &entry.value)
+    }
+
+    /// Whether it was reported already, so that nothing more is to be said about it.
+    pub fn is_refused(&self) -> bool {
+        self.kind == NodeKind::Refused
     }
 
     /// Whether nothing was written.

@@ -234,7 +234,7 @@ impl Tree<'_> {
                 }
                 Event::Alias(_) => {
                     self.errors.push(alias(span));
-                    self.value(Node::text("", span));
+                    self.value(Node { span, kind: NodeKind::Refused });
                 }
                 Event::Scalar(text, style, anchor, tag) => {
                     self.decorations(span, anchor, tag.is_some());
@@ -314,6 +314,7 @@ impl Tree<'_> {
         self.count(span)?;
         let written = &self.source[span.range()];
         let plain = style == ScalarStyle::Plain;
+        let errors_before = self.errors.len();
         if plain && written.contains('\n') {
             self.errors.push(runs_over(span));
         }
@@ -330,7 +331,12 @@ impl Tree<'_> {
                 (text.to_owned(), false)
             }
         };
-        self.value(Node { span, kind: NodeKind::Scalar(Scalar { text, plain, substituted }) });
+        let refused = self.errors.len() > errors_before && !key_next;
+        let kind = match refused {
+            true => NodeKind::Refused,
+            false => NodeKind::Scalar(Scalar { text, plain, substituted }),
+        };
+        self.value(Node { span, kind });
         Ok(())
     }
 
@@ -356,7 +362,7 @@ impl Tree<'_> {
                     let span = node.span;
                     let text = match node.kind {
                         NodeKind::Scalar(scalar) if !(scalar.plain && scalar.text.is_empty()) => scalar.text,
-                        NodeKind::Scalar(_) | NodeKind::List(_) | NodeKind::Map(_) => {
+                        NodeKind::Scalar(_) | NodeKind::List(_) | NodeKind::Map(_) | NodeKind::Refused => {
                             self.errors.push(
                                 ConfigError::new(KEY_NOT_TEXT, "a key is not text", span)
                                     .expected("a name followed by `:`"),
@@ -513,7 +519,7 @@ fn explain(source: &Source, file: FileId, error: &ScanError, at: usize, open: Op
     if written.starts_with(['@', '`', '%']) || info.contains("unexpected character") {
         return base.fix("put text that starts with a special character in quotes");
     }
-    if info.contains("flow") || info.contains("',' or") {
+    if info.contains("flow") || info.contains("',' or") || info.contains("trailing content") {
         return base.fix("check the commas and brackets of this `{…}` or `[…]`");
     }
     if info.contains("quoted scalar") {

@@ -137,13 +137,13 @@ const SLIPS: &[Slip] = &[
     (DROP_IN, "ringwall: 1", "ringwall: \"1\"", &[(1010, "\"1\"")]),
     (DROP_IN, "listen:", "lisen:", &[(1003, "lisen:")]),
     (DROP_IN, "apis:", "api:", &[(1003, "api:")]),
-    (DROP_IN, "upstreams:", "upstream:", &[(1003, "upstream:"), (1403, "shop\n    raw")]),
+    (DROP_IN, "upstreams:", "upstream:", &[(1003, "upstream:")]),
     (DROP_IN, "listen:", "limits: []\nlisten:", &[(1003, "limits:")]),
     (DROP_IN, "ringwall: 1\n", "ringwall: 1\nringwall: 1 # again\n", &[(1004, "ringwall: 1 # again")]),
     // Syntax.
     (DROP_IN, "  shop:\n    to", "\tshop:\n    to", &[(1002, "\tshop")]),
-    (DROP_IN, ADDRESS, "\"[::]:443", &[(1001, "\"http://127.0.0.1:3000")]),
-    (DROP_IN, ", domains:", " domains:", &[(1001, ": [shop.example.com]")]),
+    (DROP_IN, ADDRESS, "\"[::]:443", &[(1001, "{ address")]),
+    (DROP_IN, ", domains:", " domains:", &[(1001, "domains:")]),
     (DROP_IN, "key: shop.key } }", "key: shop.key }", &[(1001, "{ address")]),
     (DROP_IN, "listen: {", "listen: &here {", &[(1011, "{ address")]),
     (DROP_IN, "upstreams: {", "upstreams: !!map {", &[(1012, "{ shop")]),
@@ -151,8 +151,8 @@ const SLIPS: &[Slip] = &[
     (DROP_IN, "to: shop", "to: shop\n     cart", &[(1023, "shop\n     cart")]),
     (DROP_IN, "to: shop", "to:", &[(1014, "to:")]),
     (DROP_IN, "to: shop", "to: sh\u{202e}op", &[(1019, "\u{202e}")]),
-    (DROP_IN, "to: shop", "to: ${SHOP}", &[(1403, "${SHOP}"), (1905, "${SHOP}")]),
-    (DROP_IN, "to: shop", "to: ${SHOP", &[(1403, "${SHOP"), (1910, "${SHOP")]),
+    (DROP_IN, "to: shop", "to: ${SHOP}", &[(1905, "${SHOP}")]),
+    (DROP_IN, "to: shop", "to: ${SHOP", &[(1910, "${SHOP")]),
     (DROP_IN, "  shop:\n", "  shop one:\n", &[(1028, "shop one:")]),
     // Listeners.
     (DROP_IN, "address:", "adress:", &[(1003, "adress:")]),
@@ -475,7 +475,7 @@ fn a_secret_in_the_wrong_place_is_never_shown() {
             KEYS.replace("\"secret:file:/etc/ringwall/pepper\"", secret).replace("X-API-Key", "Cookie");
         let errors = check(&mutant).unwrap_err();
         for shown in [errors.render(false), errors.render(true), errors.to_json().to_string()] {
-            assert!(shown.contains("Cookie") && !shown.contains("hunter2"), "{shown}");
+            assert!(shown.contains("RW-1307") && !shown.contains("hunter2"), "{shown}");
         }
     }
     let mutant = KEYS.replace("POST /orders", "${PEPPER}");
@@ -537,6 +537,7 @@ fn to_json(text: &str) -> serde_json::Value {
                 Meaning::Float(value) => value.into(),
                 Meaning::Text(text) => text.into(),
             },
+            NodeKind::Refused => serde_json::Value::Null,
         }
     }
     let source = Source::new("ringwall.yaml", Path::new(""), text).unwrap();

@@ -237,7 +237,7 @@ fn closed(api: &Api, bind: &mut Bind<'_>) {
 
 fn allow(draft: &Draft, api: &Api, name: &Spanned<String>, bind: &mut Bind<'_>) {
     let Some(allow) = &api.allow else {
-        if !api.written.allow && !api.is_closed() {
+        if !api.written.allow && !api.written.closed {
             bind.error(
                 ConfigError::new(ALLOW_MISSING, format!("nobody is allowed to call `{}`", name.value), name.span)
                     .expected("`allow`, or `closed: true`")

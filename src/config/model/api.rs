@@ -60,6 +60,8 @@ pub struct Written {
     pub allow: bool,
     /// `to`
     pub to: bool,
+    /// `closed`
+    pub closed: bool,
     /// The first key of the map.
     pub head: Span,
 }
@@ -330,7 +332,7 @@ impl FromNode for Api {
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         bind.map(node, &API, |m| {
             let written =
-                Written { allow: m.attempted("allow"), to: m.attempted("to"), head: m.head_span() };
+                Written { allow: m.attempted("allow"), to: m.attempted("to"), closed: m.attempted("closed"), head: m.head_span() };
             let base = m.optional("base").unwrap_or(Spanned::new(BasePath::default(), m.span()));
             let identity = m.optional::<FieldMap<Spanned<IdentityField>>>("identity");
             let kinds = ["operations", "raw", "closed"];

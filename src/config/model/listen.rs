@@ -147,6 +147,7 @@ impl FromNode for Tls {
             NodeKind::Scalar(_) => bind
                 .word(node, &[("self-signed", false), ("none", true)])
                 .map(|none| if none { Tls::None } else { Tls::SelfSigned }),
+            NodeKind::Refused => None,
             NodeKind::List(_) | NodeKind::Map(_) => {
                 let certificates: Vec<Certificate> = FromNode::from_node(node, bind)?;
                 (!certificates.is_empty()).then_some(Tls::Files(certificates))

@@ -141,7 +141,7 @@ impl FromNode for Exception {
     const SHAPE: Shape = Shape::Map(&EXCEPTION_TABLE);
 
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
-        if node.entries().is_none() && !node.is_null() {
+        if node.entries().is_none() && !node.is_null() && !node.is_refused() {
             let found = bind.found(node);
             bind.error(
                 ConfigError::new(EXCEPTION, "an exception needs a reason and an end", node.span)
@@ -349,7 +349,7 @@ impl Draft {
             let listen: Option<Vec<Listener>> = m.optional("listen");
             let written = m.node("listen").map_or(0, |node| match &node.kind {
                 NodeKind::List(items) => items.len(),
-                NodeKind::Scalar(_) | NodeKind::Map(_) => 1,
+                NodeKind::Scalar(_) | NodeKind::Map(_) | NodeKind::Refused => 1,
             });
             Some(Draft {
                 listen_whole: listen.as_ref().is_some_and(|listen| listen.len() == written),
@@ -414,7 +414,7 @@ fn version(node: Option<&Node>, attempted: bool, top: Span, bind: &mut Bind<'_>)
         return;
     };
     let written = node.scalar().map(|scalar| scalar.meaning());
-    if written != Some(super::node::Meaning::Int(1)) {
+    if written != Some(super::node::Meaning::Int(1)) && !node.is_refused() {
         let found = bind.found(node);
         bind.error(
             ConfigError::new(VERSION, "this version of the format is not known", node.span)
