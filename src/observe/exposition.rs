@@ -245,8 +245,7 @@ impl Page {
         for (at, bucket) in buckets.iter().enumerate() {
             count += bucket;
             // Prometheus ≥ 3 normalises `1` to `1.0`; OpenMetrics wants the latter. One form, one series.
-            let bound =
-                bounds_ns.get(at).map_or_else(|| "+Inf".to_owned(), |ns| format!("{:?}", seconds(*ns)));
+            let bound = bounds_ns.get(at).map_or_else(|| "+Inf".to_owned(), |ns| bound_text(seconds(*ns)));
             self.name(name, "_bucket", labels, Some(&bound));
             self.out.push_str(itoa::Buffer::new().format(count));
             if self.form == Exposition::OpenMetrics
@@ -317,6 +316,12 @@ impl Page {
             self.out.push_str(&format!("{value}"));
         }
     }
+}
+
+/// Without an exponent and with a point: `0.000005`, `1.0`.
+fn bound_text(bound: f64) -> String {
+    let text = format!("{bound}");
+    if text.contains('.') { text } else { text + ".0" }
 }
 
 fn seconds(ns: u64) -> f64 {

@@ -190,6 +190,7 @@ impl Writer {
             drain,
             outputs,
             notices,
+            notice_stats: WriterStats::default(),
             directory,
             received,
             stats: Arc::clone(&stats),
@@ -285,6 +286,8 @@ struct Thread {
     drain: LogDrain,
     outputs: Outputs,
     notices: Output,
+    /// Of the notices alone: they are no log.
+    notice_stats: WriterStats,
     directory: Arc<Directory>,
     received: Receiver<Command>,
     stats: Arc<WriterStats>,
@@ -331,9 +334,9 @@ impl Thread {
                 .fold(0.0, f64::max);
             let pass = self.pass(now);
             self.tell_losses(now);
-            self.notices.flush(now, &self.stats);
+            self.notices.flush(now, &self.notice_stats);
             if stop_at.is_some_and(|deadline| pass == Pass::Dry || now >= deadline) {
-                return;
+                return self.finish();
             }
             nap = match pass {
                 Pass::More => continue,
@@ -343,6 +346,17 @@ impl Thread {
                 Pass::Dry => nap.min(NAP_MAX),
             };
             park_timeout(nap);
+        }
+    }
+
+    /// Tells the last losses.
+    fn finish(&mut self) {
+        let now = Instant::now();
+        self.told.losses_at = None;
+        self.tell_losses(now);
+        self.notices.flush(now, &self.notice_stats);
+        for output in self.outputs.each() {
+            output.flush(now, &self.stats);
         }
     }
 

@@ -14,6 +14,8 @@ mod fuzz_corpus;
 mod json_parsing;
 mod json_schema;
 mod json_schema_generator;
+mod log_formats;
+mod observe;
 
 use std::path::PathBuf;
 
