@@ -10,10 +10,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::names::{ApiId, ListenerId, LoginId, OperationId, TargetId, UpstreamId};
+use super::format::{Formatter, LogFormat};
+use super::names::{ApiId, ListenerId, LoginId, NameTable, OperationId, TargetId, UpstreamId};
 use super::request_id::RequestId;
 use super::ring::{Consumer, LossCounter, Producer, RECORD_WORDS_MAX, ring};
-use crate::http::Reason;
+use crate::http::{Reason, head};
 
 /// Longest host in a record, bytes.
 const HOST_BYTES_MAX: usize = 255;
@@ -194,7 +195,7 @@ impl Mode {
     }
 }
 
-/// Methods as labels: those of RFC 9110 and PATCH by name, all others as one.
+/// Methods as labels: those of RFC 9110, PATCH and QUERY by name, all others as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Method {
@@ -219,6 +220,8 @@ pub enum Method {
     Trace,
     /// PATCH (RFC 5789).
     Patch,
+    /// QUERY (draft-ietf-httpbis-safe-method-w-body).
+    Query,
     /// Any other.
     Other,
 }
@@ -238,6 +241,7 @@ impl Method {
             b"OPTIONS" => Method::Options,
             b"TRACE" => Method::Trace,
             b"PATCH" => Method::Patch,
+            b"QUERY" => Method::Query,
             _ => Method::Other,
         }
     }
@@ -248,10 +252,11 @@ impl Method {
     }
 
     /// Names in the order of the discriminants.
-    const NAMES: [&'static str; 11] =
-        ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other"];
+    const NAMES: [&'static str; 12] = [
+        "", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY", "other",
+    ];
 
-    const ALL: [Method; 11] = [
+    const ALL: [Method; 12] = [
         Method::None,
         Method::Get,
         Method::Head,
@@ -262,11 +267,42 @@ impl Method {
         Method::Options,
         Method::Trace,
         Method::Patch,
+        Method::Query,
         Method::Other,
     ];
 
     pub(super) fn from_number(number: u8) -> Method {
         Method::ALL.get(usize::from(number)).copied().unwrap_or(Method::Other)
+    }
+}
+
+impl From<head::Method> for Method {
+    #[inline]
+    fn from(method: head::Method) -> Method {
+        match method {
+            head::Method::Get => Method::Get,
+            head::Method::Head => Method::Head,
+            head::Method::Post => Method::Post,
+            head::Method::Put => Method::Put,
+            head::Method::Delete => Method::Delete,
+            head::Method::Patch => Method::Patch,
+            head::Method::Options => Method::Options,
+            head::Method::Query => Method::Query,
+            head::Method::Connect => Method::Connect,
+            head::Method::Trace => Method::Trace,
+            head::Method::Other => Method::Other,
+        }
+    }
+}
+
+impl From<head::Version> for Protocol {
+    #[inline]
+    fn from(version: head::Version) -> Protocol {
+        match version {
+            head::Version::Http10 => Protocol::Http10,
+            head::Version::Http11 => Protocol::Http11,
+            head::Version::Http2 => Protocol::Http2,
+        }
     }
 }
 
@@ -397,6 +433,7 @@ pub struct LogDrain {
     /// One per core, and the administrative one last.
     pub(super) audit: Vec<Consumer>,
     pub(super) wanted: Arc<Wanted>,
+    scratch: Vec<u8>,
 }
 
 /// Both ends of all rings.
@@ -412,7 +449,8 @@ pub struct LogRings {
 /// Makes the rings of `cores` cores. Nothing is recorded until a [`Writer`](super::Writer) runs.
 pub fn rings(cores: usize, sizes: RingSizes) -> LogRings {
     let wanted = Arc::new(Wanted::default());
-    let mut drain = LogDrain { access: Vec::new(), audit: Vec::new(), wanted: Arc::clone(&wanted) };
+    let mut drain =
+        LogDrain { access: Vec::new(), audit: Vec::new(), wanted: Arc::clone(&wanted), scratch: Vec::new() };
     let mut logs = Vec::new();
     for _ in 0..cores {
         let (access, access_end) = ring(sizes.access_bytes);
@@ -474,6 +512,32 @@ impl AdminLog {
 }
 
 impl LogDrain {
+    /// Makes lines of all access records that wait, in the caller's time: what the writer does, for tests and benches.
+    /// Returns how many they were.
+    pub fn format_all(
+        &mut self,
+        format: LogFormat,
+        formatter: &mut Formatter,
+        names: &NameTable,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut take = |words: &[u64]| {
+            if let Some(Decoded::Access(record)) = decode(words, &mut scratch) {
+                formatter.access(format, &record, names, out);
+            }
+            true
+        };
+        let count = self.access.iter_mut().map(|ring| ring.drain(&mut take)).sum();
+        self.scratch = scratch;
+        count
+    }
+
+    /// Makes the cores keep access records although no writer runs, for tests and benches.
+    pub fn keep_access(&self) {
+        self.wanted.access.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn access_losses(&self) -> Vec<LossCounter> {
         self.access.iter().map(Consumer::losses).collect()
     }

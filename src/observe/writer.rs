@@ -28,15 +28,13 @@ use super::format::{Formatter, LogFormat};
 use super::names::{Directory, NameTable};
 use super::record::{Decoded, Flags, LogDrain, decode};
 use super::ring::Consumer;
+use crate::control::process_log::{Code, Line};
 
-/// Access records were lost because their ring was full.
-pub(super) const ACCESS_RECORDS_LOST: u16 = 6050;
-/// Audit records were lost because their ring was full.
-pub(super) const AUDIT_RECORDS_LOST: u16 = 6051;
-/// A log cannot be opened.
-pub(super) const LOG_NOT_OPENED: u16 = 6052;
-/// A log cannot be written; it is tried again.
-pub(super) const LOG_NOT_WRITTEN: u16 = 6053;
+const ACCESS_RECORDS_LOST: Code = Code::new(6050, "access records lost, their ring was full");
+const AUDIT_RECORDS_LOST: Code = Code::new(6051, "audit records lost, their ring was full");
+const LOG_NOT_OPENED: Code = Code::new(6052, "log not opened");
+const LOG_NOT_WRITTEN: Code = Code::new(6053, "log not written, trying again");
+const LOG_NOT_REOPENED: Code = Code::new(6054, "log not reopened, going on with the file that is open");
 
 /// Lines are written when this many bytes are gathered, or nothing more is waiting.
 const BATCH_BYTES: usize = 256 << 10;
@@ -103,7 +101,7 @@ pub struct WriterError {
 
 impl std::fmt::Display for WriterError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RW-{LOG_NOT_OPENED}: cannot open the log {}: {}", self.sink, self.source)
+        write!(f, "RW-{} {}: {}: {}", LOG_NOT_OPENED.number, LOG_NOT_OPENED.message, self.sink, self.source)
     }
 }
 
@@ -268,6 +266,8 @@ impl Outputs {
             AuditSink::Off => Audit::Off,
             AuditSink::Access if shared => Audit::WithAccess,
             AuditSink::Access => Audit::Own(Output::open(Sink::Stderr)?),
+            // Two handles on one sink would cut each other's lines.
+            AuditSink::Own(sink) if config.access.as_ref() == Some(sink) => Audit::WithAccess,
             AuditSink::Own(sink) => Audit::Own(Output::open(sink.clone())?),
         };
         Ok(Outputs { access, format: config.format, audit, now_ms: config.now_ms })
@@ -408,11 +408,11 @@ impl Thread {
         for output in self.outputs.each() {
             if let Err(error) = output.reopen() {
                 self.stats.errors.fetch_add(1, Ordering::Relaxed);
-                failures.push(error.to_string());
+                failures.push(error);
             }
         }
         for failure in failures {
-            self.notice(&format!("{failure}; going on with the file that is open"));
+            self.notice(Line::warn(LOG_NOT_REOPENED).with("log", failure.sink).with("error", failure.source));
         }
     }
 
@@ -427,21 +427,20 @@ impl Thread {
         let mut lines = Lines { formatter, scratch, names: &names, stats, first, now };
         let audit = match (&mut outputs.audit, &mut outputs.access) {
             (Audit::Own(output), _) | (Audit::WithAccess, Some(output)) => {
-                lines.gather(&mut drain.audit, output, Line::Audit)
+                lines.gather(&mut drain.audit, output, Kind::Audit)
             }
             _ => discard(&mut drain.audit),
         };
         let access = match &mut outputs.access {
-            Some(output) => lines.gather(&mut drain.access, output, Line::Access(format)),
+            Some(output) => lines.gather(&mut drain.access, output, Kind::Access(format)),
             None => discard(&mut drain.access),
         };
-        for output in self.outputs.each() {
-            if let Some(failure) = output.failure.take()
-                && self.told.failure_at.is_none_or(|at| now >= at + NOTICE_PERIOD)
-            {
+        let failures: Vec<_> = self.outputs.each().filter_map(|output| output.failure.take()).collect();
+        for failure in failures {
+            if self.told.failure_at.is_none_or(|at| now >= at + NOTICE_PERIOD) {
                 self.told.failure_at = Some(now);
-                let text = format!("RW-{LOG_NOT_WRITTEN}: cannot write the log {failure}; trying again\n");
-                self.notices.append_bounded(text.as_bytes(), &self.stats);
+                let WriterError { sink, source } = failure;
+                self.notice(Line::error(LOG_NOT_WRITTEN).with("log", sink).with("error", source));
             }
         }
         match (audit, access) {
@@ -460,25 +459,42 @@ impl Thread {
         let access = news(&self.drain.access, &mut self.told.access_lost);
         let audit = news(&self.drain.audit, &mut self.told.audit_lost);
         for (core, lost) in access {
-            self.notice(&format!("RW-{ACCESS_RECORDS_LOST}: {lost} access records lost on core {core}"));
+            self.notice(Line::error(ACCESS_RECORDS_LOST).with("core", core).with("lost", lost));
             if let (Some(output), LogFormat::Json) = (&mut self.outputs.access, self.outputs.format) {
                 let event = "log_records_lost";
-                self.formatter.lost(now_ms, event, ACCESS_RECORDS_LOST, core, lost, &mut output.pending);
+                self.formatter.lost(
+                    now_ms,
+                    event,
+                    ACCESS_RECORDS_LOST.number,
+                    core,
+                    lost,
+                    &mut output.pending,
+                );
             }
         }
         for (core, lost) in audit {
-            self.notice(&format!("RW-{AUDIT_RECORDS_LOST}: {lost} audit records lost on core {core}"));
+            self.notice(Line::error(AUDIT_RECORDS_LOST).with("core", core).with("lost", lost));
             if let (Audit::Own(output), _) | (Audit::WithAccess, Some(output)) =
                 (&mut self.outputs.audit, &mut self.outputs.access)
             {
                 let event = "audit_records_lost";
-                self.formatter.lost(now_ms, event, AUDIT_RECORDS_LOST, core, lost, &mut output.pending);
+                self.formatter.lost(
+                    now_ms,
+                    event,
+                    AUDIT_RECORDS_LOST.number,
+                    core,
+                    lost,
+                    &mut output.pending,
+                );
             }
         }
     }
 
-    fn notice(&mut self, text: &str) {
-        self.notices.append_bounded(format!("{text}\n").as_bytes(), &self.stats);
+    /// A line of the process log, through a handle that does not block.
+    fn notice(&mut self, line: Line) {
+        let now_ms = i64::try_from((self.outputs.now_ms)()).unwrap_or(0);
+        let now = jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default();
+        self.notices.append_bounded(line.render(now).as_bytes(), &self.stats);
     }
 }
 
@@ -504,7 +520,7 @@ fn discard(rings: &mut [Consumer]) -> Pass {
 }
 
 #[derive(Clone, Copy)]
-enum Line {
+enum Kind {
     Access(LogFormat),
     Audit,
 }
@@ -521,7 +537,7 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     /// Moves records from the rings into the output until the rings are dry or a batch is full, and writes it.
-    fn gather(&mut self, rings: &mut [Consumer], output: &mut Output, line: Line) -> Pass {
+    fn gather(&mut self, rings: &mut [Consumer], output: &mut Output, kind: Kind) -> Pass {
         output.flush(self.now, self.stats);
         if output.pending.len() >= BATCH_BYTES {
             return Pass::Blocked;
@@ -535,8 +551,8 @@ impl Lines<'_> {
                     if let Decoded::Access(record) = &decoded {
                         truncated += u64::from(record.flags.has(Flags::TRUNCATED));
                     }
-                    match (line, &decoded) {
-                        (Line::Access(format), Decoded::Access(record)) => {
+                    match (kind, &decoded) {
+                        (Kind::Access(format), Decoded::Access(record)) => {
                             self.formatter.access(format, record, self.names, &mut output.pending);
                         }
                         _ => self.formatter.audit(&decoded, self.names, &mut output.pending),
@@ -548,9 +564,9 @@ impl Lines<'_> {
                 break;
             }
         }
-        let counter = match line {
-            Line::Access(_) => &self.stats.access_records,
-            Line::Audit => &self.stats.audit_records,
+        let counter = match kind {
+            Kind::Access(_) => &self.stats.access_records,
+            Kind::Audit => &self.stats.audit_records,
         };
         counter.fetch_add(records as u64, Ordering::Relaxed);
         self.stats.truncated.fetch_add(truncated, Ordering::Relaxed);
@@ -576,7 +592,7 @@ struct Output {
     retry_at: Option<Instant>,
     pause: Duration,
     /// What went wrong last, until it is told.
-    failure: Option<String>,
+    failure: Option<WriterError>,
 }
 
 enum Handle {
@@ -622,7 +638,7 @@ impl Output {
             match open(&self.sink) {
                 Ok(Some(handle)) => self.handle = Some(handle),
                 Ok(None) => return self.retry_later(now),
-                Err(error) => return self.fail(now, stats, &error.source),
+                Err(error) => return self.fail(now, stats, error.source),
             }
         }
         while self.sent < self.pending.len() {
@@ -633,7 +649,7 @@ impl Output {
                 None => return,
             };
             match written {
-                Ok(0) => return self.fail(now, stats, &io::Error::from(ErrorKind::WriteZero)),
+                Ok(0) => return self.fail(now, stats, io::Error::from(ErrorKind::WriteZero)),
                 Ok(count) => {
                     self.sent += count;
                     stats.bytes.fetch_add(count as u64, Ordering::Relaxed);
@@ -646,7 +662,7 @@ impl Output {
                         self.handle = None;
                         self.rewind();
                     }
-                    return self.fail(now, stats, &error);
+                    return self.fail(now, stats, error);
                 }
             }
         }
@@ -661,14 +677,13 @@ impl Output {
         if self.pending.len() + text.len() > NOTICE_BYTES_MAX {
             stats.notices_lost.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.pending.extend_from_slice(b"ringwall: ");
             self.pending.extend_from_slice(text);
         }
     }
 
-    fn fail(&mut self, now: Instant, stats: &WriterStats, error: &io::Error) {
+    fn fail(&mut self, now: Instant, stats: &WriterStats, error: io::Error) {
         stats.errors.fetch_add(1, Ordering::Relaxed);
-        self.failure = Some(format!("{}: {error}", self.sink.name()));
+        self.failure = Some(WriterError { sink: self.sink.name(), source: error });
         self.retry_later(now);
     }
 
