@@ -50,7 +50,14 @@ pub fn large_body() -> Vec<u8> {
 /// The listener cannot be bound, or epoll fails.
 pub fn run(options: &Options) -> io::Result<()> {
     sys::raise_open_files();
-    let listener = TcpListener::bind(options.listen)?;
+    serve(&TcpListener::bind(options.listen)?)
+}
+
+/// Serves a listener until epoll fails.
+///
+/// # Errors
+/// epoll failed.
+pub fn serve(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut epoll = Epoll::new(256)?;
     epoll.add_level(listener.as_raw_fd(), LISTENER)?;
@@ -62,7 +69,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         for index in 0..epoll.wait(None)? {
             let event = epoll.event(index);
             if event.token == LISTENER {
-                while let Ok(stream) = sys::accept_now(&listener) {
+                while let Ok(stream) = sys::accept_now(listener) {
                     let _ = stream.set_nodelay(true);
                     let slot = free.pop().unwrap_or_else(|| {
                         connections.push(None);

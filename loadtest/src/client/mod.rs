@@ -663,3 +663,198 @@ impl std::fmt::Display for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend;
+    use crate::material::HOST;
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::{ServerConfig, ServerConnection, Stream};
+    use std::net::TcpListener;
+    use std::thread;
+
+    const SPANS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+
+    fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn backend() -> SocketAddr {
+        let (listener, address) = listener();
+        thread::spawn(move || backend::serve(&listener));
+        address
+    }
+
+    fn target(address: SocketAddr, requests: &[&str], body: &[u8]) -> Target {
+        Target {
+            address,
+            tls: None,
+            requests: requests.iter().map(|request| request.as_bytes().to_vec()).collect(),
+            expect: Expect { status: Some(200), body: Some(body.into()), no_body: false },
+            keep_alive: true,
+            many_sources: false,
+        }
+    }
+
+    #[derive(Default)]
+    struct Windows(u32, u32);
+    impl Watch for Windows {
+        fn window_opens(&mut self) {
+            self.0 += 1;
+        }
+        fn window_closes(&mut self) {
+            self.1 += 1;
+        }
+    }
+
+    fn drive(target: &Target, pace: Pace, connections: usize) -> Tally {
+        let stop = AtomicBool::new(false);
+        let mut windows = Windows::default();
+        let mut client = Client::new(target, connections, &stop).unwrap();
+        let tally = client.drive(pace, connections, SPANS, &mut windows).unwrap();
+        assert_eq!((windows.0, windows.1), (1, 1));
+        tally
+    }
+
+    #[test]
+    fn a_closed_loop_is_answered_with_and_without_keep_alive() {
+        let mut target = target(
+            backend(),
+            &["GET /a HTTP/1.1\r\nHost: a\r\n\r\n", "GET /b HTTP/1.1\r\nHost: a\r\n\r\n"],
+            backend::SMALL_BODY,
+        );
+        for keep_alive in [true, false] {
+            (target.keep_alive, target.many_sources) = (keep_alive, !keep_alive);
+            let tally = drive(&target, Pace::Closed, 4);
+            assert!(tally.errors.is_empty(), "{:?}", tally.errors);
+            assert!(tally.requests > 50, "{}", tally.requests);
+            assert_eq!(tally.statuses.keys().copied().collect::<Vec<_>>(), [200]);
+        }
+    }
+
+    #[test]
+    fn large_bodies_go_both_ways() {
+        let address = backend();
+        let down = target(address, &["GET /1m HTTP/1.1\r\nHost: a\r\n\r\n"], &backend::large_body());
+        let mut up = target(address, &[""], backend::SMALL_BODY);
+        let mut request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n".to_vec();
+        request.extend(backend::large_body());
+        up.requests = [request].into();
+        for target in [down, up] {
+            let tally = drive(&target, Pace::Closed, 3);
+            assert!(tally.errors.is_empty(), "{:?}", tally.errors);
+            assert!(tally.requests > 3);
+        }
+    }
+
+    #[test]
+    fn an_open_loop_offers_its_rate() {
+        let target = target(backend(), &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], backend::SMALL_BODY);
+        let tally = drive(&target, Pace::Open(500.0), 8);
+        assert!(tally.errors.is_empty(), "{:?}", tally.errors);
+        // 100 are due inside the window; a busy machine answers some of the last ones after it.
+        assert!((50..=110).contains(&tally.requests), "{}", tally.requests);
+    }
+
+    #[test]
+    fn a_stall_is_seen_by_every_request_that_was_due_meanwhile() {
+        let (listener, address) = listener();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = [0; 1_000];
+            for answer in 0.. {
+                if !matches!(stream.read(&mut buffer), Ok(n) if n > 0) {
+                    return;
+                }
+                if answer == 10 {
+                    thread::sleep(Duration::from_millis(100));
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+            }
+        });
+        // One connection and one stall of half the window: measured from sending, one request of 200 would be slow.
+        let target = target(address, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], b"");
+        let tally = drive(&target, Pace::Open(1_000.0), 1);
+        assert!(tally.errors.is_empty(), "{:?}", tally.errors);
+        assert!(tally.latencies.quantile_us(0.75) > 20_000.0, "{}", tally.latencies.quantile_us(0.75));
+    }
+
+    #[test]
+    fn what_is_wrong_is_counted_and_never_an_answer() {
+        let address = backend();
+        let another_body = target(address, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], b"something else");
+        assert!(drive(&another_body, Pace::Open(200.0), 2).errors.contains_key("body differs"));
+        let (listener, closed) = listener();
+        drop(listener);
+        let refused = target(closed, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], b"");
+        let tally = drive(&refused, Pace::Closed, 2);
+        assert!(tally.error_count() > 0 && tally.requests == 0);
+    }
+
+    #[test]
+    fn a_burst_sends_one_request_on_each_connection() {
+        let target = target(backend(), &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], backend::SMALL_BODY);
+        let stop = AtomicBool::new(false);
+        let mut client = Client::new(&target, 100, &stop).unwrap();
+        for at_once in [7, 100] {
+            let tally = client.once_each(0..100, at_once, Duration::from_secs(10)).unwrap();
+            assert_eq!((tally.requests, tally.error_count()), (100, 0));
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(
+            client.once_each(0..100, 1, Duration::from_secs(10)).err().unwrap().kind(),
+            io::ErrorKind::Interrupted
+        );
+    }
+
+    #[test]
+    fn tls_carries_requests_with_and_without_keep_alive_and_knows_its_certificate() {
+        let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let (listener, address) = listener();
+        thread::spawn(move || {
+            while let Ok((mut socket, _)) = listener.accept() {
+                let config = Arc::clone(&config);
+                thread::spawn(move || {
+                    let mut tls = ServerConnection::new(config).unwrap();
+                    let mut stream = Stream::new(&mut tls, &mut socket);
+                    let mut buffer = [0; 1_000];
+                    while matches!(stream.read(&mut buffer), Ok(n) if n > 0) {
+                        if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let name = ServerName::try_from(HOST).unwrap();
+        let mut target = target(address, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], b"ok");
+        let ours = tls::for_measuring(made.cert.der().clone()).unwrap();
+        target.tls = Some((ours, name.clone()));
+        for keep_alive in [true, false] {
+            target.keep_alive = keep_alive;
+            let tally = drive(&target, Pace::Closed, 2);
+            assert!(tally.errors.is_empty(), "{:?}", tally.errors);
+            assert!(tally.requests > 3);
+        }
+        let other = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
+        target.tls = Some((tls::for_measuring(other.cert.der().clone()).unwrap(), name));
+        let tally = drive(&target, Pace::Open(100.0), 1);
+        assert!(
+            tally.requests == 0 && tally.errors.keys().any(|error| error.contains("certificate")),
+            "{:?}",
+            tally.errors
+        );
+    }
+}
