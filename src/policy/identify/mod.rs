@@ -1,5 +1,9 @@
 //! Who is it?
 
+pub mod credential;
+pub mod failures;
+pub mod key_store;
+
 use crate::pipeline::exchange::Exchange;
 use crate::policy::{Policy, Verdict};
 use crate::worker::state::CoreState;
