@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub mod check;
 pub mod completions;
 pub mod help;
+pub mod keys;
 pub mod reload;
 pub mod schema;
 
@@ -41,6 +42,8 @@ enum Verb {
     Check(check::Arguments),
     /// Have the running process read its configuration again
     Reload(reload::Arguments),
+    /// Make, rotate, revoke and list API keys
+    Keys(keys::Arguments),
     /// Print the JSON Schema of the configuration, for editors
     Schema(schema::Arguments),
     /// Print a chapter of the manual, or explain a code
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
     match &command.verb {
         Some(Verb::Check(arguments)) => check::run(arguments),
         Some(Verb::Reload(arguments)) => reload::run(arguments),
+        Some(Verb::Keys(arguments)) => keys::run(arguments),
         Some(Verb::Schema(arguments)) => schema::run(arguments),
         Some(Verb::Help(arguments)) => help::run(arguments),
         Some(Verb::Version) => {
