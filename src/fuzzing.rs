@@ -29,3 +29,13 @@ pub fn target(data: &[u8]) {
 pub fn config(data: &[u8]) {
     crate::config::load::fuzz(data);
 }
+
+/// A token, or a header and claims that are signed first.
+pub fn jwt(data: &[u8]) {
+    crate::jose::fuzz::jwt(data);
+}
+
+/// A key set.
+pub fn jwks(data: &[u8]) {
+    crate::jose::fuzz::jwks(data);
+}

@@ -11,6 +11,8 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("h1_roundtrip", fuzzing::h1_roundtrip),
     ("target", fuzzing::target),
     ("json_schema", fuzzing::json_schema),
+    ("jwks", fuzzing::jwks),
+    ("jwt", fuzzing::jwt),
 ];
 
 #[test]

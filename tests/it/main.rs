@@ -11,6 +11,7 @@ mod control_process;
 mod control_socket;
 mod control_watch;
 mod fuzz_corpus;
+mod jose;
 mod json_parsing;
 mod json_schema;
 mod json_schema_generator;
