@@ -22,6 +22,18 @@ pub struct Ear {
     stream: UnixStream,
 }
 
+/// What an ear heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing since the last look.
+    Silence,
+    /// At least one ring.
+    Ring,
+    /// The bell is gone and there is nothing left to hear. The socket stays readable from now on: whoever polls
+    /// it must stop, or spin.
+    Gone,
+}
+
 /// A new bell and its ear.
 ///
 /// # Errors
@@ -41,9 +53,9 @@ impl Bell {
 }
 
 impl Ear {
-    /// Takes all rings so far; whether there was one. Never blocks. Drain *before* looking at what changed,
-    /// so that a ring in between is not lost.
-    pub fn drain(&self) -> bool {
+    /// Takes all rings so far. Never blocks. Drain *before* looking at what changed, so that a ring in between
+    /// is not lost.
+    pub fn drain(&self) -> Heard {
         drain(&self.stream)
     }
 
@@ -73,19 +85,20 @@ impl AsFd for Ear {
     }
 }
 
-fn drain(mut stream: &UnixStream) -> bool {
+fn drain(mut stream: &UnixStream) -> Heard {
     let mut rings = [0; 64];
-    let mut rang = false;
+    let mut heard = Heard::Silence;
     // A socket pair holds a few hundred one-byte messages at most, so this ends even while somebody rings.
     for _ in 0..1024 {
         match stream.read(&mut rings) {
+            Ok(0) if heard == Heard::Silence => return Heard::Gone,
             Ok(0) => break,
-            Ok(_) => rang = true,
+            Ok(_) => heard = Heard::Ring,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => break,
         }
     }
-    rang
+    heard
 }
 
 #[cfg(test)]
@@ -95,14 +108,14 @@ mod tests {
     #[test]
     fn rings_are_heard_once_however_many_there_were() {
         let (bell, ear) = doorbell().expect("a pair");
-        assert!(!ear.drain());
+        assert_eq!(ear.drain(), Heard::Silence);
         for _ in 0..100_000 {
             bell.ring();
         }
-        assert!(ear.drain());
-        assert!(!ear.drain());
+        assert_eq!(ear.drain(), Heard::Ring);
+        assert_eq!(ear.drain(), Heard::Silence);
         bell.ring();
-        assert!(ear.drain());
+        assert_eq!(ear.drain(), Heard::Ring);
     }
 
     #[test]
@@ -111,7 +124,9 @@ mod tests {
         drop(ear);
         bell.ring();
         let (bell, ear) = doorbell().expect("a pair");
+        bell.ring();
         drop(bell);
-        assert!(!ear.drain());
+        assert_eq!(ear.drain(), Heard::Ring);
+        assert_eq!(ear.drain(), Heard::Gone);
     }
 }

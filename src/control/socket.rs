@@ -351,9 +351,15 @@ pub fn call(path: &Path, verb: Verb) -> io::Result<Response> {
     stream.set_read_timeout(Some(VERB_TIME_MAX + 2 * PEER_TIME_MAX))?;
     let mut request = serde_json::to_vec(&Request { verb })?;
     request.push(b'\n');
-    stream.write_all(&request)?;
+    // A server that refuses us answers and closes without reading: its answer counts, not our failure to write.
+    let written = stream.write_all(&request);
     let mut line = Vec::new();
-    BufReader::new(stream.take(RESPONSE_BYTES_MAX)).read_until(b'\n', &mut line)?;
+    let read = BufReader::new(stream.take(RESPONSE_BYTES_MAX)).read_until(b'\n', &mut line);
+    if !line.ends_with(b"\n") {
+        written?;
+        read?;
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     serde_json::from_slice(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

@@ -218,3 +218,21 @@ fn two_snapshots_share_a_keeper_and_the_last_one_ends_it() {
     assert!(third.current().generation > generation, "generations are never used twice");
     assert_eq!(issuer.asked().len(), 2);
 }
+
+/// A keeper that is dropped closes its bell, and the end of a stream is readable for ever: a task that listened
+/// on would take the whole control thread with it.
+#[test]
+fn dropped_keepers_give_the_thread_back() {
+    let directory = Directory::new("dropped");
+    let file = directory.write("keys.json", OLD);
+    let control = control();
+    for round in 0..300 {
+        let keeper = keeper(&control, KeySource::File(file.clone()));
+        if round % 2 == 0 {
+            control.block_on(keeper.settled());
+            keeper.ask();
+        }
+        drop(keeper);
+    }
+    assert_eq!(ids(&settled(&control, KeySource::File(file))), ["old"]);
+}

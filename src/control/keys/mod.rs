@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 use self::discovery::DiscoveryError;
 use self::schedule::{Cause, Schedule, Times};
 use super::address_guard::Origin;
-use super::doorbell::{Bell, Ear, doorbell};
+use super::doorbell::{Bell, Ear, Heard, doorbell};
 use super::exchange::AbortOnDrop;
 use super::fetch::{Client, FetchError, Url, UrlError};
 use super::process_log::{Code, Line};
@@ -108,10 +108,11 @@ pub struct KeeperCounts {
 
 /// One source's keys. The fetching ends with the last holder.
 pub struct Keeper<K> {
-    shared: Arc<Shared<K>>,
-    bell: Bell,
-    _watching: Option<Subscription>,
+    // Dropped in this order: the task goes before the bell that it listens to.
     _task: AbortOnDrop,
+    _watching: Option<Subscription>,
+    bell: Bell,
+    shared: Arc<Shared<K>>,
 }
 
 struct Shared<K> {
@@ -306,11 +307,17 @@ impl<K: Send + Sync + 'static> Work<K> {
                 match ear {
                     Some((stream, ear)) => {
                         let _ = stream.readable().await;
+                        let mut heard = Heard::Silence;
                         // Tells tokio that the readiness is used up once the socket is empty.
                         let _ = stream.try_io(tokio::io::Interest::READABLE, || {
-                            ear.drain();
+                            heard = ear.drain();
                             Err::<(), _>(std::io::ErrorKind::WouldBlock.into())
                         });
+                        if heard == Heard::Gone {
+                            // The keeper is being dropped and this task with it. The end of a stream is
+                            // readable for ever: asking again would never give the thread back.
+                            std::future::pending::<()>().await;
+                        }
                     }
                     None => std::future::pending().await,
                 }
