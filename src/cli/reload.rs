@@ -6,7 +6,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::control::process_log::Code;
 use crate::control::socket::{Complaint, Response, Verb, call, default_paths};
+
+/// Nobody was reached over the control socket.
+pub const NOT_REACHED: Code = Code::new(6026, "no running process was reached");
 
 /// The arguments.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,8 +55,8 @@ fn ask(arguments: &Arguments, verb: Verb) -> Response {
             Err(error) => tried.push(format!("{}: {error}", path.display())),
         }
     }
-    let message = format!("no running process was reached ({})", tried.join("; "));
-    Response::failed(vec![Complaint { code: "RW-6026".to_owned(), message, ..Complaint::default() }])
+    let message = format!("{} ({})", NOT_REACHED.message, tried.join("; "));
+    Response::failed(vec![Complaint { code: NOT_REACHED.to_string(), message, ..Complaint::default() }])
 }
 
 fn words(error: &Complaint) -> String {

@@ -49,6 +49,12 @@ impl Code {
     }
 }
 
+impl Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RW-{:04}", self.number)
+    }
+}
+
 /// A line in the making.
 #[derive(Debug)]
 #[must_use = "a line is written by `emit`"]
@@ -91,9 +97,9 @@ impl Line {
     /// The line's text for a given time, newline included.
     pub fn render(&self, now: jiff::Timestamp) -> String {
         format!(
-            "{now:.3} {level} RW-{number} {message}{fields}\n",
+            "{now:.3} {level} {code} {message}{fields}\n",
             level = self.level.name(),
-            number = self.code.number,
+            code = self.code,
             message = self.code.message,
             fields = self.fields,
         )

@@ -43,6 +43,9 @@ pub const SOCKET_SKIPPED: Code = Code::new(6023, "there is no control socket, on
 /// A process of another user tried to use the control socket.
 pub const SOCKET_PEER_REFUSED: Code = Code::new(6024, "a peer of the control socket was refused");
 
+/// A request that no supervisor got, or answered in time.
+pub const SOCKET_REQUEST_FAILED: Code = Code::new(6027, "the control socket could not do what was asked");
+
 /// What may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,9 +111,9 @@ impl Response {
         Response { ok: false, errors, result: serde_json::Value::Null }
     }
 
-    fn refused(message: &str) -> Response {
+    fn refused(code: Code, message: &str) -> Response {
         let complaint =
-            Complaint { code: "RW-6024".to_owned(), message: message.to_owned(), ..Complaint::default() };
+            Complaint { code: code.to_string(), message: message.to_owned(), ..Complaint::default() };
         Response::failed(vec![complaint])
     }
 }
@@ -290,14 +293,14 @@ async fn serve_one(mut stream: UnixStream, on_verb: &(impl Fn(Verb, oneshot::Sen
         Ok(user) if may_speak(user, effective_user()) => {
             match tokio::time::timeout(PEER_TIME_MAX, read_request(&mut stream)).await {
                 Ok(Ok(verb)) => perform(verb, on_verb).await,
-                Ok(Err(why)) => Response::refused(&why),
+                Ok(Err(why)) => Response::refused(SOCKET_REQUEST_FAILED, &why),
                 Err(_) => return,
             }
         }
         refused => {
             let user = refused.map_or(-1, i64::from);
             Line::warn(SOCKET_PEER_REFUSED).with("uid", user).emit();
-            Response::refused("you are neither root nor the user that Ringwall runs as")
+            Response::refused(SOCKET_PEER_REFUSED, "you are neither root nor the user that Ringwall runs as")
         }
     };
     let mut line = serde_json::to_vec(&response).unwrap_or_else(|_| b"{\"ok\":false,\"errors\":[]}".to_vec());
@@ -329,8 +332,11 @@ async fn perform(verb: Verb, on_verb: &impl Fn(Verb, oneshot::Sender<Response>))
     on_verb(verb, sender);
     match tokio::time::timeout(VERB_TIME_MAX, receiver).await {
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => Response::refused("the process is about to end"),
-        Err(_) => Response::refused("it takes longer than 120 s and goes on; see the process log"),
+        Ok(Err(_)) => Response::refused(SOCKET_REQUEST_FAILED, "the process is about to end"),
+        Err(_) => Response::refused(
+            SOCKET_REQUEST_FAILED,
+            "it takes longer than 120 s and goes on; see the process log",
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringwall::control::Control;
-use ringwall::control::keys::{Keeper, KeySource};
+use ringwall::control::keys::{Keeper, KeySource, verification_keys};
 
 use crate::control_issuer::{Directory, Issuer, Page, control, eventually, options};
 
@@ -217,6 +217,20 @@ fn two_snapshots_share_a_keeper_and_the_last_one_ends_it() {
     let third = settled(&control, url(&issuer, "/keys"));
     assert!(third.current().generation > generation, "generations are never used twice");
     assert_eq!(issuer.asked().len(), 2);
+}
+
+#[test]
+fn a_shared_secret_is_believed_from_a_file_and_not_from_a_url() {
+    let secret = r#"{"keys":[{"kty":"oct","kid":"s","alg":"HS256","k":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}]}"#;
+    let parse = verification_keys();
+    let parsed = parse(secret.as_bytes(), &KeySource::File("keys.json".into()));
+    assert!(parsed.expect("a set").key("s").is_some());
+    let url = KeySource::url("https://idp.test/keys").expect("a source");
+    let issuer = KeySource::issuer("https://idp.test").expect("a source");
+    for source in [url, issuer] {
+        assert!(parse(secret.as_bytes(), &source).is_err(), "{source}");
+        assert!(parse(b"{\"keys\":[]}", &source).is_err(), "a set without a key is no set");
+    }
 }
 
 /// A keeper that is dropped closes its bell, and the end of a stream is readable for ever: a task that listened

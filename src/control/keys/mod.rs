@@ -35,6 +35,7 @@ use super::exchange::AbortOnDrop;
 use super::fetch::{Client, FetchError, Url, UrlError};
 use super::process_log::{Code, Line};
 use super::watch::{Subscription, Watcher};
+use crate::jose::{self, KeySet};
 
 /// The largest key file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -45,6 +46,9 @@ pub const KEYS_PUBLISHED: Code = Code::new(6010, "key set published");
 pub const KEYS_UNAVAILABLE: Code = Code::new(6011, "key set not available, the last good one stays");
 /// A key set was had, but is not usable; the last good one stays.
 pub const KEYS_REFUSED: Code = Code::new(6012, "key set refused, the last good one stays");
+
+/// A key of a set is not used: its kind is not understood or not fit.
+pub const KEY_LEFT_OUT: Code = Code::new(6013, "a key of the set is not used");
 
 /// Where a key set comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -166,6 +170,22 @@ impl<K> Keeper<K> {
 /// Makes a key set of a document's bytes, knowing where it came from (a shared secret is believed from a file
 /// only). An unusable document, or one without a usable key, is an error.
 pub type ParseKeys<K> = Arc<dyn Fn(&[u8], &KeySource) -> Result<K, String> + Send + Sync>;
+
+/// The parser for verification keys. A set that was fetched must not hold shared secrets; keys that are not
+/// understood are left out and named in the log.
+pub fn verification_keys() -> ParseKeys<KeySet> {
+    Arc::new(|document, source| {
+        let origin = match source {
+            KeySource::File(_) => jose::Origin::File,
+            KeySource::Url(_) | KeySource::Issuer(_) => jose::Origin::Url,
+        };
+        let set = KeySet::parse(document, origin).map_err(|error| error.to_string())?;
+        for note in set.notes() {
+            Line::info(KEY_LEFT_OUT).with("source", source).with("why", note).emit();
+        }
+        Ok(set)
+    })
+}
 
 /// All keepers in use.
 pub struct Keys<K> {
