@@ -170,7 +170,7 @@ impl Run<'_> {
         }
         if let Some(pattern) = keywords.pattern {
             self.charge(value.len() as u64 / 16);
-            if !model.patterns[pattern].is_match(value, self.caches) {
+            if !model.patterns[pattern].is_match(value.as_bytes(), self.caches) {
                 valid &= self.refuse(node, "pattern", report);
             }
         }
@@ -251,7 +251,7 @@ impl Run<'_> {
             }
             for &(pattern, schema) in &keywords.pattern_properties {
                 self.charge(name.len() as u64 / 16);
-                if model.patterns[pattern].is_match(name, self.caches) {
+                if model.patterns[pattern].is_match(name.as_bytes(), self.caches) {
                     known = true;
                     valid &= self.judge(schema, value, report);
                 }

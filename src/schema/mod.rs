@@ -14,6 +14,7 @@ mod exact;
 mod model;
 mod pattern;
 mod program;
+mod stream;
 mod uri;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,6 +131,28 @@ impl Program {
         if body.len() > limits.bytes_max {
             return Err(Violation::of(BODY_JSON_SIZE));
         }
+        let cache = scratch.cache(self.id);
+        let Scratch { json, caches, .. } = scratch;
+        let Cache { patterns, memory, .. } = &mut caches[cache];
+        if let Ok(text) = std::str::from_utf8(body) {
+            let (flat, known) = (&self.flat, &self.model.patterns);
+            match stream::judge(flat, known, text, limits.depth(), patterns, memory, limits.steps_max) {
+                Verdict::Valid => return Ok(()),
+                Verdict::Invalid => return self.settle(body, limits, Some(Verdict::Invalid), json, patterns),
+                Verdict::Unsure => {}
+            }
+        }
+        self.check_on_tape(body, limits, scratch)
+    }
+
+    /// Without the first run: also a plain enough version for tests.
+    #[doc(hidden)]
+    pub fn check_on_tape(
+        &self,
+        body: &[u8],
+        limits: &JsonLimits,
+        scratch: &mut Scratch,
+    ) -> Result<(), Violation> {
         let cache = scratch.cache(self.id);
         let Scratch { json, caches, .. } = scratch;
         let Cache { patterns, memory, .. } = &mut caches[cache];

@@ -84,9 +84,9 @@ impl Pattern {
         Ok(Pattern { matcher: Matcher::Engine(Box::new(regex), *engines - 1) })
     }
 
-    /// Whether the pattern occurs in `subject`. O(length); allocates only the first time on a core.
+    /// Whether the pattern occurs in `subject`, which is UTF-8. O(length); allocates only the first time on a core.
     #[inline]
-    pub(super) fn is_match(&self, subject: &str, caches: &mut Caches) -> bool {
+    pub(super) fn is_match(&self, subject: &[u8], caches: &mut Caches) -> bool {
         self.matcher.is_match(subject, caches)
     }
 }
@@ -97,15 +97,14 @@ fn last_line(message: &str) -> String {
 }
 
 impl Matcher {
-    fn is_match(&self, subject: &str, caches: &mut Caches) -> bool {
-        let bytes = subject.as_bytes();
+    fn is_match(&self, subject: &[u8], caches: &mut Caches) -> bool {
         match self {
             Matcher::Always => true,
-            Matcher::Prefix(prefix) => bytes.starts_with(prefix),
-            Matcher::Exact(exact) => bytes == &exact[..],
-            Matcher::Fixed(fixed) => fixed.is_match(bytes),
+            Matcher::Prefix(prefix) => subject.starts_with(prefix),
+            Matcher::Exact(exact) => subject == &exact[..],
+            Matcher::Fixed(fixed) => fixed.is_match(subject),
             Matcher::Sequence(sequence) => sequence.is_match(subject),
-            Matcher::Contains(class) => subject.chars().any(|character| class.contains(character as u32)),
+            Matcher::Contains(class) => characters(subject).any(|character| class.contains(character as u32)),
             Matcher::Either(matchers) => matchers.iter().any(|matcher| matcher.is_match(subject, caches)),
             Matcher::Engine(regex, index) => {
                 if caches.0.len() <= *index {
@@ -116,6 +115,11 @@ impl Matcher {
             }
         }
     }
+}
+
+/// The characters of a subject, which is UTF-8.
+fn characters(subject: &[u8]) -> impl Iterator<Item = char> + '_ {
+    std::str::from_utf8(subject).unwrap_or_default().chars()
 }
 
 /// A string of one length, each byte within one of two ranges: compared many bytes at a time.
@@ -130,56 +134,62 @@ struct Fixed {
 
 impl Fixed {
     const LEN_MAX: usize = 256;
-    const LANES: usize = 16;
 
     fn is_match(&self, bytes: &[u8]) -> bool {
         let len = self.low.len();
         if bytes.len() != len {
             return false;
         }
-        if len < Self::LANES {
-            let mut bad = false;
-            for index in 0..len {
-                let byte = bytes[index];
-                bad |= (byte.wrapping_sub(self.low[index]) > self.low_width[index])
-                    & (byte.wrapping_sub(self.high[index]) > self.high_width[index]);
-            }
-            return !bad;
+        if len >= 16 {
+            return self.is_match_in_lanes::<16>(bytes);
         }
+        if len >= 8 {
+            return self.is_match_in_lanes::<8>(bytes);
+        }
+        let mut bad = false;
+        let positions = self.low.iter().zip(&self.low_width).zip(self.high.iter().zip(&self.high_width));
+        for (byte, ((low, low_width), (high, high_width))) in bytes.iter().zip(positions) {
+            bad |= (byte.wrapping_sub(*low) > *low_width) & (byte.wrapping_sub(*high) > *high_width);
+        }
+        !bad
+    }
+
+    #[inline(always)]
+    fn is_match_in_lanes<const LANES: usize>(&self, bytes: &[u8]) -> bool {
+        let len = bytes.len();
         let mut at = 0;
         loop {
-            if self.lanes_differ(bytes, at) {
+            if self.lanes_differ::<LANES>(bytes, at) {
                 return false;
             }
-            if at + Self::LANES >= len {
+            if at + LANES >= len {
                 return true;
             }
             // The last lanes overlap the ones before.
-            at = (at + Self::LANES).min(len - Self::LANES);
+            at = (at + LANES).min(len - LANES);
         }
     }
 
-    /// Sixteen positions at once; the compiler makes vector instructions of it.
+    /// So many positions at once; the compiler makes vector instructions of it.
     #[inline(always)]
-    fn lanes_differ(&self, bytes: &[u8], at: usize) -> bool {
-        const LANES: usize = Fixed::LANES;
-        let bytes: &[u8; LANES] = lanes(bytes, at);
-        let (low, low_width) = (lanes(&self.low, at), lanes(&self.low_width, at));
-        let (high, high_width) = (lanes(&self.high, at), lanes(&self.high_width, at));
-        let mut bad = [0_u8; LANES];
+    fn lanes_differ<const LANES: usize>(&self, bytes: &[u8], at: usize) -> bool {
+        let bytes = lanes::<LANES>(bytes, at);
+        let (low, low_width) = (lanes::<LANES>(&self.low, at), lanes::<LANES>(&self.low_width, at));
+        let (high, high_width) = (lanes::<LANES>(&self.high, at), lanes::<LANES>(&self.high_width, at));
+        let mut bad = 0_u8;
         for lane in 0..LANES {
             let outside_low = (bytes[lane].wrapping_sub(low[lane]) > low_width[lane]) as u8;
             let outside_high = (bytes[lane].wrapping_sub(high[lane]) > high_width[lane]) as u8;
-            bad[lane] = outside_low & outside_high;
+            bad |= outside_low & outside_high;
         }
-        u128::from_ne_bytes(bad) != 0
+        bad != 0
     }
 }
 
 #[inline(always)]
-fn lanes(bytes: &[u8], at: usize) -> &[u8; Fixed::LANES] {
-    const ZERO: [u8; Fixed::LANES] = [0; Fixed::LANES];
-    bytes.get(at..at + Fixed::LANES).and_then(|lanes| lanes.try_into().ok()).unwrap_or(&ZERO)
+fn lanes<const LANES: usize>(bytes: &[u8], at: usize) -> &[u8; LANES] {
+    // Both callers stay within the length.
+    bytes.get(at..).and_then(<[u8]>::first_chunk).unwrap_or(&[0; LANES])
 }
 
 /// Classes with counts where at each character at most one step can go on: no backtracking is ever needed.
@@ -268,11 +278,10 @@ impl Sequence {
         Some(Sequence { steps: compiled.into(), table, by_character, to_the_end })
     }
 
-    fn is_match(&self, subject: &str) -> bool {
-        if self.by_character && !subject.is_ascii() {
-            return self.is_match_by_character(subject);
+    fn is_match(&self, bytes: &[u8]) -> bool {
+        if self.by_character && !bytes.is_ascii() {
+            return self.is_match_by_character(bytes);
         }
-        let bytes = subject.as_bytes();
         let mut at = 0;
         for step in &self.steps {
             let start = at;
@@ -302,8 +311,8 @@ impl Sequence {
     }
 
     #[cold]
-    fn is_match_by_character(&self, subject: &str) -> bool {
-        let mut rest = subject.chars().peekable();
+    fn is_match_by_character(&self, subject: &[u8]) -> bool {
+        let mut rest = characters(subject).peekable();
         for step in &self.steps {
             let mut count = 0;
             while count < step.max
@@ -986,7 +995,7 @@ mod tests {
 
     fn matches(pattern: &str, subject: &str) -> bool {
         let pattern = Pattern::compile(pattern, &mut 0).unwrap_or_else(|error| panic!("{pattern}: {error}"));
-        pattern.is_match(subject, &mut Caches::default())
+        pattern.is_match(subject.as_bytes(), &mut Caches::default())
     }
 
     /// The pattern by the engine alone: the oracle of the walks.

@@ -43,39 +43,39 @@ use Verdict::{Invalid, Unsure, Valid};
 /// The compiled form of a [`Model`].
 #[derive(Debug)]
 pub(super) struct Flat {
-    plans: Vec<Plan>,
-    root: u32,
-    strings: Vec<StringPlan>,
-    sets: Vec<StringSet>,
-    numbers: Vec<NumberPlan>,
-    arrays: Vec<ArrayPlan>,
-    objects: Vec<ObjectPlan>,
-    names: Vec<Name>,
-    rest: Vec<Rest>,
-    lists: Vec<u32>,
+    pub(super) plans: Vec<Plan>,
+    pub(super) root: u32,
+    pub(super) strings: Vec<StringPlan>,
+    pub(super) sets: Vec<StringSet>,
+    pub(super) numbers: Vec<NumberPlan>,
+    pub(super) arrays: Vec<ArrayPlan>,
+    pub(super) objects: Vec<ObjectPlan>,
+    pub(super) names: Vec<Name>,
+    pub(super) rest: Vec<Rest>,
+    pub(super) lists: Vec<u32>,
     /// How many slots for remembered names a core needs.
-    slots: usize,
+    pub(super) slots: usize,
 }
 
 /// One schema.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    types: u8,
-    string: StringOp,
-    number: NumberOp,
+pub(super) struct Plan {
+    pub(super) types: u8,
+    pub(super) string: StringOp,
+    pub(super) number: NumberOp,
     /// An index, or [`NOTHING`], or [`NAMES`].
-    array: u32,
-    object: u32,
-    rest: (u32, u32),
+    pub(super) array: u32,
+    pub(super) object: u32,
+    pub(super) rest: (u32, u32),
 }
 
 /// Some other schema looks at what is inside.
-const NOTHING: u32 = u32::MAX;
+pub(super) const NOTHING: u32 = u32::MAX;
 /// Nobody looks at what is inside: the names there still may not repeat.
-const NAMES: u32 = u32::MAX - 1;
+pub(super) const NAMES: u32 = u32::MAX - 1;
 
 #[derive(Clone, Copy, Debug)]
-enum StringOp {
+pub(super) enum StringOp {
     Any,
     /// Between so many characters.
     Length {
@@ -91,15 +91,15 @@ enum StringOp {
 }
 
 #[derive(Debug)]
-struct StringPlan {
-    min: u32,
-    max: u32,
-    sets: Vec<u32>,
-    pattern: Option<u32>,
+pub(super) struct StringPlan {
+    pub(super) min: u32,
+    pub(super) max: u32,
+    pub(super) sets: Vec<u32>,
+    pub(super) pattern: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum NumberOp {
+pub(super) enum NumberOp {
     Any,
     /// Integers within 64 bits; floats are for the plan.
     Range {
@@ -111,7 +111,7 @@ enum NumberOp {
 }
 
 #[derive(Debug)]
-struct NumberPlan {
+pub(super) struct NumberPlan {
     /// The least and greatest integer.
     min: i128,
     max: i128,
@@ -121,6 +121,11 @@ struct NumberPlan {
     multiple: Multiple,
     /// The values of each `enum` and `const`.
     sets: Vec<NumberSet>,
+    /// The same bounds and values for numbers of at most [`NumberPlan::PLACES`] decimal places, counted in the last one.
+    billionths_min: i128,
+    billionths_max: i128,
+    billionths_of: Option<i128>,
+    billionths_sets: Vec<Vec<i128>>,
 }
 
 #[derive(Debug)]
@@ -143,62 +148,68 @@ struct NumberSet {
 }
 
 #[derive(Debug)]
-struct ArrayPlan {
-    min: u64,
-    max: u64,
-    unique: bool,
+pub(super) struct ArrayPlan {
+    pub(super) min: u64,
+    pub(super) max: u64,
+    pub(super) unique: bool,
     /// Ranges of [`Flat::lists`].
-    prefix: (u32, u32),
-    items: u32,
+    pub(super) prefix: (u32, u32),
+    pub(super) items: u32,
     /// `enum` or `const` holds an array.
-    constant: bool,
+    pub(super) constant: bool,
 }
 
 #[derive(Debug)]
-struct ObjectPlan {
-    min: u64,
-    max: u64,
+pub(super) struct ObjectPlan {
+    pub(super) min: u64,
+    pub(super) max: u64,
     /// A range of [`Flat::names`].
-    names: (u32, u32),
+    pub(super) names: (u32, u32),
     /// One bit for each name; for more than 64 names the exact positions are in `required_many`.
-    required: u64,
-    required_many: Vec<u32>,
+    pub(super) required: u64,
+    pub(super) required_many: Vec<u32>,
     /// Positions of names by hash, for objects of many names.
-    table: Vec<u16>,
+    pub(super) table: Vec<u16>,
     /// Patterns for names that are not listed, with their plans.
-    patterns: Vec<(u32, u32)>,
-    additional: u32,
+    pub(super) patterns: Vec<(u32, u32)>,
+    pub(super) additional: u32,
     /// Whether `additional` admits nothing.
-    closed: bool,
-    constant: bool,
-    slots: u32,
+    pub(super) closed: bool,
+    pub(super) constant: bool,
+    pub(super) slots: u32,
 }
 
 /// A name that the schema lists.
 #[derive(Debug)]
-struct Name {
-    key: Key,
-    plan: u32,
+pub(super) struct Name {
+    pub(super) key: Key,
+    pub(super) plan: u32,
     /// All of it, for names above 16 bytes.
-    long: Box<str>,
+    pub(super) long: Box<str>,
+    /// The name, a closing quote and a colon, as they stand in a text, for names of up to 14 bytes.
+    pub(super) quoted: u128,
+    /// The bytes of `quoted` that count; zero for a longer name, and for one that needs escapes.
+    pub(super) mask: u128,
+    /// Whether the name can stand in a text without escapes.
+    pub(super) is_plain: bool,
 }
 
 /// A name packed into two words; with its length they are unique up to 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
-    low: u64,
-    high: u64,
-    len: usize,
+pub(super) struct Key {
+    pub(super) low: u64,
+    pub(super) high: u64,
+    pub(super) len: usize,
 }
 
 #[derive(Debug)]
-struct StringSet {
+pub(super) struct StringSet {
     keys: Vec<(Key, Box<str>)>,
     table: Vec<u16>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Rest {
+pub(super) enum Rest {
     Plan(u32),
     AnyOf(u32, u32),
     OneOf(u32, u32),
@@ -206,11 +217,33 @@ enum Rest {
     Never,
 }
 
+impl NumberPlan {
+    /// Decimal places that are judged without floats.
+    pub(super) const PLACES: u32 = 9;
+
+    /// Judges a number given in billionths, exactly.
+    pub(super) fn judge_billionths(&self, value: i128) -> Verdict {
+        if value < self.billionths_min || value > self.billionths_max {
+            return Invalid;
+        }
+        if !self.billionths_sets.iter().all(|set| set.contains(&value)) {
+            return Invalid;
+        }
+        match (&self.multiple, self.billionths_of) {
+            (Multiple::Any, _) => Valid,
+            (_, Some(of)) => verdict(value % of == 0),
+            (_, None) => Unsure,
+        }
+    }
+}
+
 /// What one core remembers of a program.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// For each name of each object, the position of the name that came after it the last time.
-    following: Vec<u16>,
+    pub(super) following: Vec<u16>,
+    /// Spans of the text that the first run compares.
+    pub(super) spans: Vec<(u32, u32)>,
 }
 
 impl Flat {
@@ -244,6 +277,25 @@ impl Flat {
         lowering.flat
     }
 
+    /// Judges an integer by the numbered plan.
+    pub(super) fn integer(&self, number: u32, value: i128) -> Verdict {
+        let plan = &self.numbers[number as usize];
+        if value < plan.min || value > plan.max {
+            return Invalid;
+        }
+        if !plan.sets.iter().all(|set| set.integers.contains(&value)) {
+            return Invalid;
+        }
+        match plan.multiple {
+            Multiple::Any => Valid,
+            Multiple::Of { scale, of } => match value.checked_mul(scale) {
+                Some(scaled) => verdict(scaled % of == 0),
+                None => Unsure,
+            },
+            Multiple::Unknown => Unsure,
+        }
+    }
+
     /// Judges a parsed body. `steps` is what is left of the bound, zero where it did not suffice.
     #[inline]
     pub(super) fn judge(
@@ -254,19 +306,32 @@ impl Flat {
         memory: &mut Memory,
         steps: &mut u64,
     ) -> Verdict {
-        if memory.following.len() != self.slots {
-            memory.following.clear();
-            memory.following.resize(self.slots, 0);
-            for object in &self.objects {
-                for index in 0..=(object.names.1 - object.names.0) {
-                    memory.following[(object.slots + index) as usize] = index as u16;
-                }
-            }
-        }
+        memory.prepare(self);
         let mut run = Run { flat: self, patterns, parsed, caches, memory, steps: *steps, nest: 0 };
         let verdict = run.judge(self.root, 0);
         *steps = run.steps;
         verdict
+    }
+}
+
+impl Memory {
+    /// Before anything was seen, names are expected in the order in which the schema lists them.
+    #[inline(always)]
+    pub(super) fn prepare(&mut self, flat: &Flat) {
+        if self.following.len() != flat.slots {
+            self.fill(flat);
+        }
+    }
+
+    #[cold]
+    fn fill(&mut self, flat: &Flat) {
+        self.following.clear();
+        self.following.resize(flat.slots, 0);
+        for object in &flat.objects {
+            for index in 0..=(object.names.1 - object.names.0) {
+                self.following[(object.slots + index) as usize] = index as u16;
+            }
+        }
     }
 }
 
@@ -293,8 +358,8 @@ impl<'de> Run<'_, '_, 'de> {
                 }
                 match plan.string {
                     StringOp::Any => Valid,
-                    StringOp::Length { min, max } => length_within(value, min, max),
-                    StringOp::Set(set) => verdict(flat.sets[set as usize].contains(value)),
+                    StringOp::Length { min, max } => verdict(length_within(value.as_bytes(), min, max)),
+                    StringOp::Set(set) => verdict(flat.sets[set as usize].contains(value.as_bytes())),
                     StringOp::Match(pattern) => self.matches(pattern, value),
                     StringOp::All(string) => self.string(string, value),
                 }
@@ -305,13 +370,13 @@ impl<'de> Run<'_, '_, 'de> {
                 NumberOp::Range { min, max, .. } => {
                     verdict(value <= i64::MAX as u64 && min <= value as i64 && value as i64 <= max)
                 }
-                NumberOp::Full(number) => self.integer(number, i128::from(value)),
+                NumberOp::Full(number) => self.flat.integer(number, i128::from(value)),
             },
             Node::Static(StaticNode::I64(value)) => match plan.number {
                 _ if plan.types & Types::INTEGER == 0 => return Invalid,
                 NumberOp::Any => Valid,
                 NumberOp::Range { min, max, .. } => verdict(min <= value && value <= max),
-                NumberOp::Full(number) => self.integer(number, i128::from(value)),
+                NumberOp::Full(number) => self.flat.integer(number, i128::from(value)),
             },
             Node::Static(StaticNode::F64(value)) => self.float(plan, value),
             Node::Static(StaticNode::Bool(value)) => {
@@ -364,7 +429,8 @@ impl<'de> Run<'_, '_, 'de> {
         let mut node = at + 1;
         for _ in 0..len {
             let Node::String(name) = self.parsed.tape[node] else { return Unsure };
-            let key = Key::of(name.as_bytes());
+            let name = name.as_bytes();
+            let key = Key::of(name);
             let expected = self.memory.following[slot] as usize;
             let found = match names.get(expected) {
                 Some(candidate) if candidate.is(key, name) => Some(expected),
@@ -384,7 +450,7 @@ impl<'de> Run<'_, '_, 'de> {
                 }
                 None => {
                     unknown += 1;
-                    self.unlisted(plan, name, node + 1)
+                    self.unlisted(plan, node)
                 }
             };
             if verdict != Valid {
@@ -412,13 +478,13 @@ impl<'de> Run<'_, '_, 'de> {
         let mut node = at + 1;
         for _ in 0..len {
             let Node::String(name) = self.parsed.tape[node] else { return Unsure };
-            let verdict = match plan.find(names, Key::of(name.as_bytes()), name) {
+            let verdict = match plan.find(names, Key::of(name.as_bytes()), name.as_bytes()) {
                 Some(index) => {
                     // Names are unique here, so each required one counts once.
                     required += usize::from(plan.required_many.binary_search(&(index as u32)).is_ok());
                     self.judge(names[index].plan, node + 1)
                 }
-                None => self.unlisted(plan, name, node + 1),
+                None => self.unlisted(plan, node),
             };
             if verdict != Valid {
                 return verdict;
@@ -433,7 +499,9 @@ impl<'de> Run<'_, '_, 'de> {
     }
 
     /// A member whose name the schema does not list.
-    fn unlisted(&mut self, plan: &ObjectPlan, name: &str, value: usize) -> Verdict {
+    fn unlisted(&mut self, plan: &ObjectPlan, node: usize) -> Verdict {
+        let Node::String(name) = self.parsed.tape[node] else { return Unsure };
+        let value = node + 1;
         let mut known = false;
         for &(pattern, schema) in &plan.patterns {
             match self.matches(pattern, name) {
@@ -613,37 +681,19 @@ impl<'de> Run<'_, '_, 'de> {
         if !self.charge(value.len() as u64 / 16) {
             return Unsure;
         }
-        verdict(pattern.is_match(value, self.caches))
+        verdict(pattern.is_match(value.as_bytes(), self.caches))
     }
 
     fn string(&mut self, string: u32, value: &str) -> Verdict {
         let flat = self.flat;
         let plan = &flat.strings[string as usize];
-        if length_within(value, plan.min, plan.max) != Valid {
+        if !length_within(value.as_bytes(), plan.min, plan.max) {
             return Invalid;
         }
-        if !plan.sets.iter().all(|&set| flat.sets[set as usize].contains(value)) {
+        if !plan.sets.iter().all(|&set| flat.sets[set as usize].contains(value.as_bytes())) {
             return Invalid;
         }
         plan.pattern.map_or(Valid, |pattern| self.matches(pattern, value))
-    }
-
-    fn integer(&self, number: u32, value: i128) -> Verdict {
-        let plan = &self.flat.numbers[number as usize];
-        if value < plan.min || value > plan.max {
-            return Invalid;
-        }
-        if !plan.sets.iter().all(|set| set.integers.contains(&value)) {
-            return Invalid;
-        }
-        match plan.multiple {
-            Multiple::Any => Valid,
-            Multiple::Of { scale, of } => match value.checked_mul(scale) {
-                Some(scaled) => verdict(scaled % of == 0),
-                None => Unsure,
-            },
-            Multiple::Unknown => Unsure,
-        }
     }
 
     /// Rounding keeps order: a float beyond the rounded bound is beyond the bound. Where they are equal the
@@ -700,28 +750,31 @@ impl<'de> Run<'_, '_, 'de> {
 }
 
 #[inline(always)]
-fn verdict(valid: bool) -> Verdict {
+pub(super) fn verdict(valid: bool) -> Verdict {
     if valid { Valid } else { Invalid }
 }
 
 /// Characters are counted only where the number of bytes leaves it open: n bytes are n/4 to n characters.
 #[inline(always)]
-fn length_within(value: &str, min: u32, max: u32) -> Verdict {
+pub(super) fn length_within(value: &[u8], min: u32, max: u32) -> bool {
     let bytes = value.len();
     if bytes <= max as usize && bytes.div_ceil(4) >= min as usize {
-        return Valid;
+        return true;
     }
-    if bytes < min as usize {
-        return Invalid;
-    }
-    let characters = value.as_bytes().iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
-    verdict(min as usize <= characters && characters <= max as usize)
+    bytes >= min as usize && characters_within(value, 0, min, max)
+}
+
+/// The same for a string whose escapes take `escapes` bytes more than the characters they stand for.
+#[inline(never)]
+pub(super) fn characters_within(value: &[u8], escapes: usize, min: u32, max: u32) -> bool {
+    let characters = value.iter().filter(|&&byte| byte & 0xc0 != 0x80).count() - escapes;
+    min as usize <= characters && characters <= max as usize
 }
 
 impl Key {
     /// Two words that overlap in the middle: no loop and no byte beyond the name.
     #[inline(always)]
-    fn of(name: &[u8]) -> Key {
+    pub(super) fn of(name: &[u8]) -> Key {
         let len = name.len();
         let (low, high) = match len {
             8.. => (word(name, 0), word(name, len - 8)),
@@ -757,9 +810,23 @@ fn half(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Name {
+    fn new(name: &str, plan: u32) -> Name {
+        let bytes = name.as_bytes();
+        let is_plain = bytes.iter().all(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
+        let mut quoted = [0_u8; 16];
+        let mut mask = [0_u8; 16];
+        if is_plain && bytes.len() <= 14 {
+            quoted[..bytes.len()].copy_from_slice(bytes);
+            quoted[bytes.len()..][..2].copy_from_slice(b"\":");
+            mask[..bytes.len() + 2].fill(0xff);
+        }
+        let (quoted, mask) = (u128::from_le_bytes(quoted), u128::from_le_bytes(mask));
+        Name { key: Key::of(bytes), plan, long: name.into(), quoted, mask, is_plain }
+    }
+
     #[inline(always)]
-    fn is(&self, key: Key, name: &str) -> bool {
-        self.key == key && (key.len <= 16 || *self.long == *name)
+    fn is(&self, key: Key, name: &[u8]) -> bool {
+        self.key == key && (key.len <= 16 || self.long.as_bytes() == name)
     }
 }
 
@@ -769,7 +836,7 @@ const EMPTY: u16 = u16::MAX;
 
 impl ObjectPlan {
     #[inline]
-    fn find(&self, names: &[Name], key: Key, name: &str) -> Option<usize> {
+    pub(super) fn find(&self, names: &[Name], key: Key, name: &[u8]) -> Option<usize> {
         if self.table.is_empty() {
             return names.iter().position(|candidate| candidate.is(key, name));
         }
@@ -786,9 +853,9 @@ impl StringSet {
     }
 
     #[inline]
-    fn contains(&self, value: &str) -> bool {
-        let key = Key::of(value.as_bytes());
-        let is = |known: &(Key, Box<str>)| known.0 == key && (key.len <= 16 || *known.1 == *value);
+    pub(super) fn contains(&self, value: &[u8]) -> bool {
+        let key = Key::of(value);
+        let is = |known: &(Key, Box<str>)| known.0 == key && (key.len <= 16 || known.1.as_bytes() == value);
         if self.table.is_empty() {
             return self.keys.iter().any(is);
         }
@@ -1002,22 +1069,30 @@ impl Lowering<'_> {
         const FAR: i128 = 1 << 126;
         let (mut min, mut max) = (-FAR, FAR);
         let (mut float_min, mut float_max) = (f64::NEG_INFINITY, f64::INFINITY);
+        let (mut billionths_min, mut billionths_max) = (-FAR, FAR);
         if let Some(bound) = &keywords.minimum {
             min = min.max(bound.ceiling());
             float_min = float_min.max(bound.to_float());
+            billionths_min = billionths_min.max(bound.shifted(NumberPlan::PLACES).ceiling());
         }
         if let Some(bound) = &keywords.exclusive_minimum {
             min = min.max(bound.floor() + 1);
             float_min = float_min.max(bound.to_float());
+            billionths_min = billionths_min.max(bound.shifted(NumberPlan::PLACES).floor() + 1);
         }
         if let Some(bound) = &keywords.maximum {
             max = max.min(bound.floor());
             float_max = float_max.min(bound.to_float());
+            billionths_max = billionths_max.min(bound.shifted(NumberPlan::PLACES).floor());
         }
         if let Some(bound) = &keywords.exclusive_maximum {
             max = max.min(bound.ceiling() - 1);
             float_max = float_max.min(bound.to_float());
+            billionths_max = billionths_max.min(bound.shifted(NumberPlan::PLACES).ceiling() - 1);
         }
+        let billionths = |number: &Decimal| number.shifted(NumberPlan::PLACES).to_integer();
+        let billionths_of = keywords.multiple_of.as_ref().and_then(billionths);
+        let mut billionths_sets: Vec<Vec<i128>> = Vec::new();
         let multiple = keywords.multiple_of.as_ref().map_or(Multiple::Any, multiple);
         let sets: Vec<NumberSet> = keywords
             .one_of_values
@@ -1030,6 +1105,7 @@ impl Lowering<'_> {
                         _ => None,
                     })
                     .collect();
+                billionths_sets.push(numbers.iter().filter_map(|number| billionths(number)).collect());
                 NumberSet {
                     integers: numbers.iter().filter_map(|number| number.to_integer()).collect(),
                     floats: numbers.iter().map(|number| number.to_float()).collect(),
@@ -1040,7 +1116,18 @@ impl Lowering<'_> {
         if plain && min == -FAR && max == FAR {
             return NumberOp::Any;
         }
-        self.flat.numbers.push(NumberPlan { min, max, float_min, float_max, multiple, sets });
+        self.flat.numbers.push(NumberPlan {
+            min,
+            max,
+            float_min,
+            float_max,
+            multiple,
+            sets,
+            billionths_min,
+            billionths_max,
+            billionths_of,
+            billionths_sets,
+        });
         let plan = self.flat.numbers.len() as u32 - 1;
         let within_64 = |bound: i128, far: i128, end: i64| {
             if bound == far { Some(end) } else { i64::try_from(bound).ok() }
@@ -1090,7 +1177,7 @@ impl Lowering<'_> {
         let mut compiled = Vec::new();
         for (name, mut schemas) in names {
             for &(pattern, schema) in &keywords.pattern_properties {
-                if model.patterns[pattern].is_match(name, &mut self.caches) {
+                if model.patterns[pattern].is_match(name.as_bytes(), &mut self.caches) {
                     schemas.push(schema);
                 }
             }
@@ -1098,7 +1185,7 @@ impl Lowering<'_> {
                 schemas.extend(keywords.additional_properties);
             }
             let plan = self.all(&schemas);
-            compiled.push(Name { key: Key::of(name.as_bytes()), plan, long: name.into() });
+            compiled.push(Name::new(name, plan));
         }
         let required_names: hashbrown::HashSet<&str> = keywords.required.iter().map(String::as_str).collect();
         let required_many: Vec<u32> = compiled

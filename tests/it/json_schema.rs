@@ -101,9 +101,10 @@ fn run_file(
             let data = tree.source(tree.member(test, "data").expect("data"));
             let valid = tree.kind(tree.member(test, "valid").expect("valid")) == Kind::Bool(true);
             let fast = program.check(data.as_bytes(), &limits, &mut scratch);
+            let tape = program.check_on_tape(data.as_bytes(), &limits, &mut scratch);
             let exact = program.check_exactly(data.as_bytes(), &limits, &mut scratch);
             counts.0 += 1;
-            if fast.is_ok() != valid || exact.is_ok() != valid {
+            if fast.is_ok() != valid || tape.is_ok() != valid || exact.is_ok() != valid {
                 let test = string(&tree, test, "description");
                 problems.push(format!("{own}: {test}: should be {valid}, is {fast:?} and {exact:?}"));
             }

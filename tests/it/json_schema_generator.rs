@@ -257,8 +257,9 @@ pub fn differ(schema: &str, bodies: &[String]) -> Result<(usize, usize), String>
     for body in bodies {
         let fast = compiled.program.check(body.as_bytes(), &limits, &mut scratch);
         let exact = compiled.program.check_exactly(body.as_bytes(), &limits, &mut scratch);
-        if fast.is_ok() != exact.is_ok() {
-            return Err(format!("{schema}\n{body}\nthe runs differ: {fast:?} {exact:?}"));
+        let tape = compiled.program.check_on_tape(body.as_bytes(), &limits, &mut scratch);
+        if fast.is_ok() != exact.is_ok() || tape.is_ok() != exact.is_ok() {
+            return Err(format!("{schema}\n{body}\nthe runs differ: {fast:?} {tape:?} {exact:?}"));
         }
         match &fast {
             Err(violation) if violation.reason != BODY_SCHEMA => continue,
