@@ -15,6 +15,7 @@ mod jose;
 mod json_parsing;
 mod json_schema;
 mod json_schema_generator;
+mod limiter;
 mod log_formats;
 mod observe;
 

@@ -194,6 +194,5 @@ impl Slot {
 
 #[inline]
 fn index_of(who: Fingerprint) -> usize {
-    // Bits that choose neither the set nor, much, the cell of the table.
     (who.bits() >> 24) as usize % SLOTS
 }

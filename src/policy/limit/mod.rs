@@ -20,6 +20,8 @@ pub mod fingerprint;
 pub mod gcra;
 pub mod headers;
 pub mod leases;
+#[cfg(test)]
+mod model;
 pub mod table;
 
 pub use charge::{Demand, charge_all};
