@@ -203,12 +203,19 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     let work = out.join("work");
     std::fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let work = std::fs::canonicalize(&work).map_err(|error| error.to_string())?;
+    // Contenders are started in folders of their own: a path must not depend on where this one was.
+    let ringwall = match &options.ringwall {
+        Some(path) => {
+            std::fs::canonicalize(path).map_err(|error| format!("--ringwall {}: {error}", path.display()))?
+        }
+        None => directory.join("ringwall"),
+    };
     let material = Material::make(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let places = Places {
         peers: options.configurations.clone(),
         work,
         target: target.to_owned(),
-        ringwall: options.ringwall.clone().unwrap_or_else(|| directory.join("ringwall")),
+        ringwall,
         driver: options.driver.clone(),
         way: options.way.clone(),
         cpu: options.proxy_cpu,
