@@ -4,6 +4,8 @@
 //! and per core. An exchange keeps its view until it is over, so that it meets one configuration from its first byte
 //! to its last.
 
+pub mod compile;
+
 use std::rc::Rc;
 use std::sync::Arc;
 

@@ -1,0 +1,428 @@
+//! From the typed configuration to a [`Snapshot`]: aside, with all errors at once, touching nothing that runs.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::config::error::{Code, ConfigError};
+use crate::config::model as written;
+use crate::config::unit;
+use crate::http::forward::RenamedIdentity;
+use crate::http::{HeadLimits, Method};
+use crate::policy::authorize::allow::{Allow, Grant, Who};
+use crate::policy::identify::LoginId;
+use crate::policy::respond::headers::Edits;
+use crate::policy::{Chain, Compiled, Link, Mode, Stage};
+use crate::route::{BaseId, RouteError, RouterBuilder};
+use crate::snapshot::{Action, Api, IdentityFields, Listener, Operation, Rewrite, Snapshot};
+use crate::upstream::{Balance, Target, Timeouts, Upstream};
+
+/// A route that the router cannot hold.
+pub const ROUTE: Code = Code::new(1420);
+/// A listener or target that this version cannot open.
+pub const UNIX_SOCKET: Code = Code::new(1130);
+
+/// What a snapshot is made with besides the configuration: what outlives it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    upstreams: HashMap<String, (UpstreamKey, Arc<Upstream>)>,
+}
+
+/// Everything that makes two upstreams the same.
+#[derive(Clone, Debug, PartialEq)]
+struct UpstreamKey(String);
+
+/// Numbers the upstreams of this process.
+static NEXT_UPSTREAM: AtomicU64 = AtomicU64::new(1);
+
+/// Compiles a configuration. `kept` carries over what reloads must not disturb.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn compile(
+    config: &written::Config,
+    generation: u64,
+    kept: &mut Kept,
+) -> Result<Snapshot, Vec<ConfigError>> {
+    let mut compiler = Compiler { errors: Vec::new(), config };
+    let listeners = compiler.listeners();
+    let upstreams = compiler.upstreams(kept);
+    let (apis, operations, router) = compiler.apis();
+    match (router, compiler.errors.is_empty()) {
+        (Some(router), true) => Ok(Snapshot {
+            generation,
+            listeners,
+            router,
+            apis,
+            operations,
+            upstreams,
+            logins: config.login.names().map(Box::from).collect(),
+        }),
+        _ => Err(compiler.errors),
+    }
+}
+
+struct Compiler<'c> {
+    errors: Vec<ConfigError>,
+    config: &'c written::Config,
+}
+
+impl Compiler<'_> {
+    fn listeners(&mut self) -> Vec<Listener> {
+        let mut sizes = HeadLimits::DEFAULT;
+        // The head is read before its API is known: the widest bound that any API asks for counts for all.
+        for (_, api) in self.config.apis.iter() {
+            let api = api.sizes_of(None).in_force();
+            sizes.target_bytes_max = sizes.target_bytes_max.max(narrow(api.target_bytes_max));
+            sizes.head_bytes_max = sizes.head_bytes_max.max(narrow(api.head_bytes_max));
+            sizes.fields_max = sizes.fields_max.max(narrow(api.fields_max));
+        }
+        self.config
+            .listen
+            .iter()
+            .map(|listener| Listener {
+                name: listener.address.value.to_string().into(),
+                domains: listener.domains.iter().map(|domain| domain.value.as_str().as_bytes().into()).collect(),
+                secure: listener.tls.as_ref().is_some_and(|tls| !matches!(tls.value, written::Tls::None)),
+                trusted_proxies: listener.trusted_proxies.iter().map(|network| network.value).collect(),
+                redirect: listener.redirect.is_some(),
+                head_limits: sizes.clone(),
+                head_ms: 10_000,
+                idle_ms: 60_000,
+            })
+            .collect()
+    }
+
+    fn upstreams(&mut self, kept: &mut Kept) -> Vec<Arc<Upstream>> {
+        let mut next = HashMap::new();
+        let mut upstreams = Vec::new();
+        for (name, upstream) in self.config.upstreams.iter() {
+            let key = UpstreamKey(format!(
+                "{:?} {:?} {:?} {:?} {:?}",
+                upstream.targets.iter().map(|target| target.value.to_string()).collect::<Vec<_>>(),
+                upstream.trust,
+                upstream.balance,
+                upstream.timeouts,
+                upstream.pool,
+            ));
+            let known = kept.upstreams.remove(&name.value).filter(|(before, _)| *before == key);
+            let compiled = match known {
+                Some((_, upstream)) => upstream,
+                None => Arc::new(self.upstream(&name.value, upstream)),
+            };
+            next.insert(name.value.clone(), (key, Arc::clone(&compiled)));
+            upstreams.push(compiled);
+        }
+        kept.upstreams = next;
+        upstreams
+    }
+
+    fn upstream(&mut self, name: &str, upstream: &written::Upstream) -> Upstream {
+        let defaults = Timeouts::default();
+        let targets = upstream
+            .targets
+            .iter()
+            .filter_map(|target| match &target.value.host {
+                written::Host::Unix(_) => {
+                    self.errors.push(
+                        ConfigError::new(UNIX_SOCKET, "Unix sockets are not in this version", target.span)
+                            .expected("`http://HOST:PORT` or `https://HOST:PORT`"),
+                    );
+                    None
+                }
+                written::Host::Net(host, port) => {
+                    let addresses: Vec<SocketAddr> = match host.ip() {
+                        Some(ip) => vec![SocketAddr::new(ip, *port)],
+                        None if host.as_str() == "localhost" => {
+                            vec![SocketAddr::from(([127, 0, 0, 1], *port))]
+                        }
+                        None => Vec::new(),
+                    };
+                    let authority = match (target.value.https, port) {
+                        (true, 443) | (false, 80) => host.as_str().to_owned(),
+                        _ => format!("{host}:{port}"),
+                    };
+                    Some(Target::new(
+                        &target.value.to_string(),
+                        &authority,
+                        Arc::new(ArcSwap::from_pointee(addresses)),
+                        None,
+                    ))
+                }
+            })
+            .collect();
+        Upstream {
+            id: NEXT_UPSTREAM.fetch_add(1, Ordering::Relaxed),
+            name: name.into(),
+            targets,
+            balance: match upstream.balance {
+                written::Balance::RoundRobin => Balance::RoundRobin,
+                written::Balance::LeastRequest => Balance::LeastRequest,
+            },
+            timeouts: Timeouts {
+                connect: milliseconds(upstream.timeouts.connect, defaults.connect),
+                first_byte: milliseconds(upstream.timeouts.first_byte, defaults.first_byte),
+                idle: milliseconds(upstream.timeouts.idle, defaults.idle),
+                ..defaults
+            },
+            connections_max: u32::try_from(upstream.pool.connections_in_force()).unwrap_or(u32::MAX),
+            idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn apis(&mut self) -> (Vec<Api>, Vec<Operation>, Option<crate::route::Router>) {
+        let config = self.config;
+        let mut router = RouterBuilder::new();
+        let (mut apis, mut operations) = (Vec::new(), Vec::new());
+        let strict_transport = |api: &written::Api| {
+            !api.host.iter().any(|host| host.value.ip().is_some() || host.value.as_str() == "localhost")
+        };
+        for (index, (name, api)) in config.apis.iter().enumerate() {
+            let api_index = index as u32;
+            apis.push(self.api(&name.value, api));
+            // The longest base wins; the same base under several hosts is one API.
+            let hosts: Vec<Option<&str>> = match api.host.as_slice() {
+                [] => vec![None],
+                hosts => hosts.iter().map(|host| Some(host.value.as_str())).collect(),
+            };
+            let bases: Vec<BaseId> =
+                hosts.iter().filter_map(|host| self.keep(router.base(*host, api.base.value.as_str()), api)).collect();
+            let strict = strict_transport(api);
+            match &api.surface {
+                Some(written::api::Surface::Operations(named)) => {
+                    for (operation_name, operation) in named.iter() {
+                        let value = operations.len() as u32;
+                        operations.push(self.operation(
+                            api_index,
+                            api,
+                            &operation_name.value,
+                            Some(operation),
+                            strict,
+                        ));
+                        let found = &operation.matches.value;
+                        for base in &bases {
+                            let added = router.add(
+                                *base,
+                                found.template.as_str(),
+                                Method::of(found.method.as_str().as_bytes()),
+                                value,
+                            );
+                            if let Err(error) = added {
+                                self.errors.push(
+                                    ConfigError::new(ROUTE, error.to_string(), operation.matches.span)
+                                        .found(found.to_string()),
+                                );
+                            }
+                        }
+                    }
+                }
+                _ => {
+                    let value = operations.len() as u32;
+                    operations.push(self.operation(api_index, api, &name.value, None, strict));
+                    for base in &bases {
+                        self.keep(router.subtree(*base, value), api);
+                    }
+                }
+            }
+        }
+        let router = match router.build() {
+            Ok(router) => Some(router),
+            Err(error) => {
+                let span = config.apis.iter().next().map(|(name, _)| name.span);
+                if let Some(span) = span {
+                    self.errors.push(ConfigError::new(ROUTE, error.to_string(), span));
+                }
+                None
+            }
+        };
+        (apis, operations, router)
+    }
+
+    fn keep<T>(&mut self, result: Result<T, RouteError>, api: &written::Api) -> Option<T> {
+        result
+            .map_err(|error| self.errors.push(ConfigError::new(ROUTE, error.to_string(), api.base.span)))
+            .ok()
+    }
+
+    fn api(&mut self, name: &str, api: &written::Api) -> Api {
+        let mut fields = IdentityFields::default();
+        for (field, what) in &api.identity {
+            let place = match what.value {
+                written::IdentityField::Subject => &mut fields.subject,
+                written::IdentityField::Issuer => &mut fields.issuer,
+                written::IdentityField::Kind => &mut fields.kind,
+                written::IdentityField::Login => &mut fields.login,
+                written::IdentityField::Scopes => &mut fields.scopes,
+                written::IdentityField::Roles => &mut fields.roles,
+            };
+            *place = field.value.as_str().as_bytes().into();
+        }
+        Api {
+            name: name.into(),
+            renamed: RenamedIdentity::new(api.identity.iter().map(|(field, _)| field.value.as_str().as_bytes())),
+            identity_fields: fields,
+        }
+    }
+
+    fn operation(
+        &mut self,
+        api_index: u32,
+        api: &written::Api,
+        name: &str,
+        operation: Option<&written::Operation>,
+        strict_transport: bool,
+    ) -> Operation {
+        let edits = api.headers_of(operation);
+        let sizes = api.sizes_of(operation).in_force();
+        Operation {
+            name: name.into(),
+            api: api_index,
+            chain: Chain::new(self.links(api, name, operation)),
+            action: self.action(api, operation),
+            request_edits: edits_of(&edits.request),
+            response_edits: edits_of(&edits.response),
+            body_max: sizes.body_bytes_max,
+            strict_transport,
+        }
+    }
+
+    fn action(&mut self, api: &written::Api, operation: Option<&written::Operation>) -> Action {
+        match operation.map(|operation| &operation.route) {
+            Some(written::Route::Redirect(redirect)) => {
+                return Action::Redirect { location: redirect.to.value.as_str().into(), status: redirect.status };
+            }
+            Some(written::Route::Respond(respond)) => {
+                return Action::Respond {
+                    status: respond.status,
+                    body: respond.body.as_bytes().into(),
+                    content_type: respond.content_type.as_str().into(),
+                };
+            }
+            Some(written::Route::Forward) | None => {}
+        }
+        let Some(to) = api.to.as_ref().filter(|_| !api.is_closed()) else { return Action::Closed };
+        match self.config.upstreams.position(&to.upstream.value) {
+            Some(upstream) => Action::Forward {
+                upstream,
+                rewrite: to.path.as_ref().map(|path| Rewrite {
+                    base_bytes: api.base.value.as_str().trim_end_matches('/').len(),
+                    path: path.value.as_str().trim_end_matches('/').as_bytes().into(),
+                }),
+                host_of_upstream: matches!(to.host, written::ClientHost::Upstream),
+            },
+            // The checks of the configuration have named it already.
+            None => Action::Closed,
+        }
+    }
+
+    fn links(
+        &mut self,
+        api: &written::Api,
+        name: &str,
+        operation: Option<&written::Operation>,
+    ) -> Vec<Link> {
+        let mut links = Vec::new();
+        if api.is_closed() {
+            links.push(link(Stage::Authorize, Mode::Enforce, Compiled::Allow(Allow::default())));
+            return links;
+        }
+        if let Some(allow) = &api.allow {
+            let grants = self.grants(allow, name, operation.is_some());
+            links.push(link(Stage::Authorize, mode(allow.mode.mode()), Compiled::Allow(Allow { grants })));
+        }
+        links
+    }
+
+    fn grants(&self, allow: &written::Allow, operation: &str, named: bool) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        for grant in &allow.grants {
+            let concerns = match (&grant.operations, named) {
+                (None, _) => true,
+                (Some(operations), true) => operations.iter().any(|name| name.value == operation),
+                (Some(_), false) => false,
+            };
+            if !concerns {
+                continue;
+            }
+            for who in &grant.who {
+                let who = match &who.value {
+                    written::Who::Anyone => Who::Anyone,
+                    written::Who::Login(login) => match self.config.login.position(login) {
+                        Some(position) => Who::Login(LoginId(position as u16)),
+                        None => continue,
+                    },
+                };
+                grants.push(Grant {
+                    who,
+                    roles: grant.role.iter().map(|role| role.value.as_str().into()).collect(),
+                    scopes: grant.scope.iter().map(|scope| scope.value.as_str().into()).collect(),
+                });
+            }
+        }
+        grants
+    }
+}
+
+fn link(stage: Stage, mode: Mode, policy: Compiled) -> Link {
+    Link { stage, mode, policy }
+}
+
+/// What was written as a mode, as it runs.
+pub fn mode(written: written::Mode) -> Mode {
+    match written {
+        written::Mode::Enforce => Mode::Enforce,
+        written::Mode::Observe => Mode::Observe,
+        written::Mode::Off => Mode::Off,
+    }
+}
+
+fn edits_of(edits: &written::Edits) -> Edits {
+    let mut compiled = Edits::default();
+    for name in &edits.remove {
+        compiled.remove(name.value.as_str());
+    }
+    for (name, value) in &edits.set {
+        compiled.set(name.value.as_str(), value.value.as_str());
+    }
+    compiled
+}
+
+fn milliseconds(duration: Option<Duration>, default: u64) -> u64 {
+    duration.map_or(default, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn narrow(bytes: u64) -> usize {
+    // Offsets into a head are 16 bits wide.
+    usize::try_from(bytes).unwrap_or(usize::MAX).min(usize::from(u16::MAX))
+}
+
+/// The TCP addresses that the listeners want, in their order.
+///
+/// # Errors
+/// A listener that this version cannot open.
+pub fn addresses(config: &written::Config) -> Result<Vec<SocketAddr>, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let addresses = config
+        .listen
+        .iter()
+        .filter_map(|listener| match &listener.address.value {
+            unit::Address::Tcp(address) => Some(*address),
+            unit::Address::Unix(_) => {
+                errors.push(
+                    ConfigError::new(
+                        UNIX_SOCKET,
+                        "listening on a Unix socket is not in this version",
+                        listener.address.span,
+                    )
+                    .expected("an IP address with a port"),
+                );
+                None
+            }
+        })
+        .collect();
+    if errors.is_empty() { Ok(addresses) } else { Err(errors) }
+}
