@@ -112,7 +112,8 @@ fn begin(x: &mut Exchange, link: &Link, core: &Core) {
     x.peer = link.peer;
     x.client = link.peer.ip();
     x.facts.started_ns = core.clock.now_ns();
-    x.request_id = core.state.borrow_mut().request_id(core.clock.unix_ns(x.facts.started_ns) / 1_000_000);
+    let unix_ms = core.clock.unix_ns(x.facts.started_ns) / 1_000_000;
+    core.state.borrow_mut().identify_request(x, unix_ms);
 }
 
 /// Receives and parses one head into `x`.

@@ -10,6 +10,7 @@ use crate::http::Reason;
 use crate::http::field::{FieldSet, FieldTable, Known};
 use crate::http::head::{Method, RequestTable, ResponseTable};
 use crate::http::target::Target;
+use crate::observe::RequestId;
 use crate::policy::Mode;
 use crate::policy::identify::Identity;
 use crate::snapshot::{Operation, Snapshot};
@@ -42,6 +43,8 @@ pub struct Exchange {
     pub client: IpAddr,
     /// Whether the client's connection is TLS.
     pub secure: bool,
+    /// The request id.
+    pub id: RequestId,
     /// The request id, 36 bytes of text.
     pub request_id: [u8; 36],
     /// Index of the operation in the snapshot; `u32::MAX` before it is found.
@@ -110,6 +113,7 @@ impl Exchange {
             peer: nobody,
             client: nobody.ip(),
             secure: false,
+            id: RequestId::NONE,
             request_id: [b'0'; 36],
             operation: u32::MAX,
             api: u32::MAX,

@@ -88,6 +88,16 @@ impl Compiled {
         }
     }
 
+    /// The place of this kind in [`NAMES`].
+    const fn index(&self) -> usize {
+        match self {
+            Compiled::Login(_) => 0,
+            Compiled::Allow(_) => 1,
+            Compiled::Limits(_) => 2,
+            Compiled::Schema(_) => 3,
+        }
+    }
+
     /// The key in the configuration, and the label in metrics.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -98,6 +108,14 @@ impl Compiled {
         }
     }
 }
+
+/// The kinds of policies, by the index that they are counted under.
+pub const NAMES: &[&str] = &[
+    identify::Logins::NAME,
+    authorize::allow::Allow::NAME,
+    limit::rate::Limits::NAME,
+    validate::json_schema::JsonSchema::NAME,
+];
 
 /// One policy in its place.
 #[derive(Debug)]
@@ -158,13 +176,14 @@ fn run(links: &[Link], x: &mut Exchange, core: &mut CoreState) -> Verdict {
     for link in links {
         x.set_mode(link.mode);
         let verdict = link.policy.apply(x, core);
+        core.count_decision(link.policy.index(), link.mode, matches!(verdict, Verdict::Refuse(_)));
         if let Verdict::Refuse(reason) = verdict {
             if link.mode == Mode::Enforce {
                 x.set_refuser(link.policy.name());
                 return verdict;
             }
             x.observed(link.policy.name(), reason);
-            core.metrics.policy_decision(link.policy.name(), "observe", reason);
+            core.metrics.refusal(reason, crate::observe::Mode::Observe);
         }
     }
     Verdict::Continue

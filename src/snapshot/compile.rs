@@ -18,6 +18,7 @@ use crate::policy::identify::LoginId;
 use crate::policy::respond::headers::Edits;
 use crate::policy::{Chain, Compiled, Link, Mode, Stage};
 use crate::route::{BaseId, RouteError, RouterBuilder};
+use crate::snapshot::names::SnapshotNames;
 use crate::snapshot::{Action, Api, IdentityFields, Listener, Operation, Rewrite, Snapshot};
 use crate::upstream::{Balance, Target, Timeouts, Upstream};
 
@@ -60,6 +61,7 @@ pub fn compile(
             apis,
             operations,
             upstreams,
+            names: SnapshotNames::default(),
             logins: config.login.names().map(Box::from).collect(),
         }),
         _ => Err(compiler.errors),

@@ -5,6 +5,7 @@
 //! to its last.
 
 pub mod compile;
+pub mod names;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub operations: Vec<Operation>,
     /// The upstreams, by index.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What the log and the metrics call everything.
+    pub names: names::SnapshotNames,
     /// The names of the logins, by [`crate::policy::identify::LoginId`].
     pub logins: Vec<Box<str>>,
 }

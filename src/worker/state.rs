@@ -1,14 +1,17 @@
 //! What policies and the log keep per core. It outlives reloads; what belongs to a configuration is in its view.
 
 use crate::h1::downstream::Link;
-use crate::http::Reason;
+use crate::http::{Method, Version};
+use crate::observe::{
+    AccessRecord, CoreLog, CoreMetrics, Decision, ExemplarId, Flags, Mode as RecordMode, Protocol,
+    RequestIds, TlsVersion,
+};
 use crate::pipeline::exchange::Exchange;
-use crate::policy::{identify, limit, validate};
+use crate::policy::{Mode, identify, limit, validate};
 use crate::snapshot::{CoreView, Snapshot};
 use crate::worker::Clock;
 
 /// The state of one core that policies may change.
-#[derive(Debug)]
 pub struct CoreState {
     /// Monotonic nanoseconds of the request that is being judged.
     pub now_ns: u64,
@@ -21,54 +24,159 @@ pub struct CoreState {
     /// Buffers of the JSON tape, caches of the regex engine.
     pub validate: validate::PerCore,
     /// Counters of this core.
-    pub metrics: Metrics,
-}
-
-/// The counters that policies touch.
-#[derive(Debug, Default)]
-pub struct Metrics {}
-
-impl Metrics {
-    /// Counts what a policy said.
-    pub fn policy_decision(
-        &mut self,
-        _policy: &'static str,
-        _decision: &'static str,
-        _reason: &'static Reason,
-    ) {
-    }
+    pub metrics: CoreMetrics,
+    /// Rings of this core.
+    pub log: CoreLog,
+    ids: RequestIds,
+    panics_told: u64,
+    cpu_told_ns: u64,
+    clock_told_ns: u64,
 }
 
 impl CoreState {
-    /// A fresh state.
-    pub fn new() -> CoreState {
+    /// A fresh state with its rings and counters.
+    pub fn new(log: CoreLog, metrics: CoreMetrics, ids: RequestIds) -> CoreState {
         CoreState {
             now_ns: 0,
             now_s: 0,
             identify: identify::PerCore::default(),
             limit: limit::PerCore::default(),
             validate: validate::PerCore::default(),
-            metrics: Metrics::default(),
+            metrics,
+            log,
+            ids,
+            panics_told: 0,
+            cpu_told_ns: 0,
+            clock_told_ns: 0,
         }
     }
 
-    /// A request id: 36 bytes of text.
-    pub fn request_id(&mut self, _unix_ms: u64) -> [u8; 36] {
-        [b'0'; 36]
+    /// Counts what a policy said.
+    pub fn count_decision(&self, policy: usize, mode: Mode, refused: bool) {
+        let mode = if mode == Mode::Observe { RecordMode::Observe } else { RecordMode::Enforce };
+        let decision = if refused { Decision::Refused } else { Decision::Admitted };
+        self.metrics.decision(policy, mode, decision);
     }
 
-    /// Writes the record of an exchange.
-    pub fn record(&mut self, _x: &Exchange, _link: &Link, _view: &CoreView, _clock: &Clock) {}
+    /// Gives the request its id.
+    pub fn identify_request(&mut self, x: &mut Exchange, unix_ms: u64) {
+        x.id = self.ids.next(unix_ms);
+        x.request_id = x.id.format();
+    }
+
+    /// Writes the record of an exchange and counts it.
+    pub fn record(&mut self, x: &mut Exchange, link: &Link, view: &CoreView, clock: &Clock) {
+        let snapshot = &view.snapshot;
+        let names = &snapshot.names;
+        let facts = &x.facts;
+        let now_ns = clock.now_ns();
+        let duration_ns = now_ns.saturating_sub(facts.started_ns);
+        let waited_ns = match (facts.forwarded_ns, facts.answered_ns) {
+            (0, _) => 0,
+            // It never answered: all the rest was waiting.
+            (forwarded, 0) => now_ns.saturating_sub(forwarded),
+            (forwarded, answered) => answered.saturating_sub(forwarded),
+        };
+        let overhead_ns = duration_ns.saturating_sub(waited_ns);
+        let (api_id, operation_id) = names.of(x.api, x.operation);
+        let time_ms = clock.unix_ns(now_ns) / 1_000_000;
+
+        let method = record_method(x.method());
+        self.metrics.request(operation_id, method, facts.status, duration_ns, overhead_ns);
+        self.metrics.exemplar(operation_id, duration_ns, ExemplarId::Request(x.id), time_ms);
+        if let Some(reason) = &facts.reason {
+            self.metrics.refusal(reason, RecordMode::Enforce);
+        }
+        let (upstream_id, target_id) = names.upstream(facts.upstream, facts.target);
+        if facts.upstream != 0 {
+            let answered = if facts.answered_ns == 0 { 0 } else { facts.status };
+            self.metrics.upstream_request(target_id, answered);
+            if facts.tries > 1 {
+                self.metrics.retry(upstream_id);
+            }
+        }
+
+        let identity = x.identity.as_deref();
+        let mut record = AccessRecord {
+            time_ms,
+            request_id: x.id,
+            listener: names.listener(link.listener),
+            client: Some(x.client),
+            peer: Some(x.peer),
+            tls: if x.secure { TlsVersion::Tls13 } else { TlsVersion::None },
+            protocol: match x.request.table.version {
+                Version::Http10 => Protocol::Http10,
+                _ => Protocol::Http11,
+            },
+            method,
+            method_name: x.request.table.method_span.of(&x.request.bytes),
+            host: x.host(),
+            path: x.path(),
+            query: x.query().unwrap_or_default(),
+            api: api_id,
+            operation: operation_id,
+            status: facts.status,
+            login: identity.map(|identity| names.login(identity.login)).unwrap_or_default(),
+            subject: identity.map(|identity| identity.subject.as_bytes()).unwrap_or_default(),
+            key_id: identity.map(|identity| identity.key_id.as_bytes()).unwrap_or_default(),
+            upstream: upstream_id,
+            target: target_id,
+            tries: u8::try_from(facts.tries).unwrap_or(u8::MAX),
+            bytes_in: facts.bytes_in,
+            bytes_out: facts.bytes_out,
+            duration_us: duration_ns / 1_000,
+            overhead_us: u32::try_from(overhead_ns / 1_000).unwrap_or(u32::MAX),
+            upstream_us: waited_ns / 1_000,
+            config: snapshot.generation,
+            ..AccessRecord::default()
+        };
+        if link.used {
+            record.flags.set(Flags::CLIENT_REUSED);
+        }
+        if x.body.is_leased() {
+            record.flags.set(Flags::BODY_HELD);
+        }
+        if let Some(reason) = &facts.reason {
+            record.set_reason(reason, RecordMode::Enforce);
+        } else if let Some((_, reason)) = x.would_refuse().next() {
+            record.set_reason(reason, RecordMode::Observe);
+            record.flags.set(Flags::LIMIT_OBSERVED);
+        }
+        self.log.push(&record);
+        if facts.reason.is_some() && self.log.wants_audit() {
+            // Full is counted where it is found; the answer is out by now.
+            let _ = self.log.audit(&record);
+        }
+    }
 
     /// Another snapshot runs from now on.
     pub fn switch(&mut self, _snapshot: &Snapshot) {}
 
     /// Ten times a second.
-    pub fn tick(&mut self, _now_ns: u64) {}
-}
-
-impl Default for CoreState {
-    fn default() -> CoreState {
-        CoreState::new()
+    pub fn tick(&mut self, now_ns: u64) {
+        let panics = crate::worker::core::panics();
+        for _ in self.panics_told..panics {
+            self.metrics.panic();
+        }
+        self.panics_told = panics;
+        let cpu_ns = crate::sys::thread::thread_cpu_ns();
+        if self.clock_told_ns != 0 {
+            let busy_ns = cpu_ns.saturating_sub(self.cpu_told_ns);
+            let passed_ns = now_ns.saturating_sub(self.clock_told_ns);
+            self.metrics.busy(busy_ns, passed_ns.saturating_sub(busy_ns));
+        }
+        self.cpu_told_ns = cpu_ns;
+        self.clock_told_ns = now_ns;
     }
 }
+
+impl std::fmt::Debug for CoreState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoreState").finish_non_exhaustive()
+    }
+}
+
+fn record_method(method: Method) -> crate::observe::Method {
+    crate::observe::Method::of(method.name().as_bytes())
+}
+
