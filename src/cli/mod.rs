@@ -14,6 +14,7 @@ pub mod completions;
 pub mod help;
 pub mod keys;
 pub mod reload;
+pub mod run;
 pub mod schema;
 
 /// A secure API gateway and L7 edge proxy in one binary
@@ -38,6 +39,8 @@ struct CommandLine {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Serve a configuration until told to end
+    Run(run::Arguments),
     /// Report every error of a configuration at once
     Check(check::Arguments),
     /// Have the running process read its configuration again
@@ -58,6 +61,7 @@ enum Verb {
 pub fn main() -> ExitCode {
     let command = CommandLine::parse();
     match &command.verb {
+        Some(Verb::Run(arguments)) => run::run(arguments),
         Some(Verb::Check(arguments)) => check::run(arguments),
         Some(Verb::Reload(arguments)) => reload::run(arguments),
         Some(Verb::Keys(arguments)) => keys::run(arguments),

@@ -23,6 +23,7 @@ pub mod process_log;
 pub mod service_manager;
 pub mod signals;
 pub mod socket;
+pub mod supervisor;
 pub mod watch;
 
 use std::fmt;

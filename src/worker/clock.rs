@@ -59,3 +59,8 @@ impl Default for Clock {
         Clock::new()
     }
 }
+
+/// Unix milliseconds, for threads that have no clock of their own.
+pub fn unix_ms() -> u64 {
+    unix_ns() / 1_000_000
+}
