@@ -17,11 +17,11 @@ use crate::config::load::Loaded;
 use crate::config::model::{self as written, Config};
 use crate::config::unit::Address;
 use crate::control::admin::{Admin, Format, Pages};
+use crate::control::keys::KeySource;
 use crate::control::process_log::{Code, Line};
 use crate::control::service_manager::{State, notify};
 use crate::control::signals::Signals;
 use crate::control::socket::{Complaint, ControlSocket, Response};
-use crate::control::keys::KeySource;
 use crate::control::watch::Subscription;
 use crate::control::{Control, Event, Faces, Options as ControlOptions, ReloadCause, Reply, exchange};
 use crate::jose::KeySet;
@@ -30,9 +30,9 @@ use crate::observe::{
     AuditSink, Exposition, Family, LogConfig, LogFormat, Registry, RequestIds, RingSizes, Sink, Writer, rings,
 };
 use crate::policy;
+use crate::snapshot::Snapshot;
 use crate::snapshot::compile::{Kept, addresses, compile};
 use crate::snapshot::names::SnapshotNames;
-use crate::snapshot::Snapshot;
 use crate::sys::privileges::{self, User};
 use crate::worker::core::Node;
 use crate::worker::driver::{Choice, Driver, Wanted};
@@ -52,11 +52,13 @@ pub const DRAINING: Code = Code::new(6005, "draining");
 /// The node has ended.
 pub const NODE_ENDED: Code = Code::new(6006, "ended");
 /// The node runs as root because it was not told as whom else.
-pub const RUNS_AS_ROOT: Code = Code::new(6007, "running as root: set node.user to give that up after binding");
+pub const RUNS_AS_ROOT: Code =
+    Code::new(6007, "running as root: set node.user to give that up after binding");
 /// An exception of the configuration has ended.
 pub const EXCEPTION_ENDED: Code = Code::new(6008, "an exception has ended and is still in force");
 /// The control socket cannot be had.
-pub const NO_CONTROL_SOCKET: Code = Code::new(6009, "no control socket: `ringwall reload` will not reach this process");
+pub const NO_CONTROL_SOCKET: Code =
+    Code::new(6009, "no control socket: `ringwall reload` will not reach this process");
 /// The log files were opened again.
 pub const LOGS_REOPENED: Code = Code::new(6010, "log files opened again");
 /// Something that changes only with a restart was changed.
@@ -196,8 +198,10 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let mut choices = Vec::new();
     let wanted = settings.driver.unwrap_or_else(|| driver_of(config));
     for ((index, (cpu, listeners)), log) in cores.iter().zip(listeners).enumerate().zip(logs.cores) {
-        let metrics = registry.take_core(index).ok_or_else(|| StartError::System("a core has no counters".into()))?;
-        let ids = RequestIds::new().map_err(|_| StartError::System("no randomness for request ids".into()))?;
+        let metrics =
+            registry.take_core(index).ok_or_else(|| StartError::System("a core has no counters".into()))?;
+        let ids =
+            RequestIds::new().map_err(|_| StartError::System("no randomness for request ids".into()))?;
         let seat = Core0 { index, cpu: *cpu, wanted, listeners, node: Arc::clone(&node) };
         let (started, starting) = mpsc::sync_channel(1);
         let alive_there = Arc::clone(&alive);
@@ -234,14 +238,19 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let reload_ok = Arc::new(AtomicBool::new(true));
     add_sources(&mut registry, &node, &choices, loaded.expired.len(), &reload_ok);
     let registry = Arc::new(Mutex::new(registry));
-    control.serve(Faces { signals: Some(signals), admin: admin.map(|admin| (admin, pages(&registry, &node))), socket });
+    control.serve(Faces {
+        signals: Some(signals),
+        admin: admin.map(|admin| (admin, pages(&registry, &node))),
+        socket,
+    });
     let subscription = match &settings.source {
         Source::File(_) => Some(control.watch_config(files_of(&loaded))),
         Source::Text { .. } => None,
     };
     let _ = notify(State::Ready, "serving");
     if !settings.quiet {
-        let mut line = Line::info(NODE_READY).with("version", env!("CARGO_PKG_VERSION")).with("cores", cores.len());
+        let mut line =
+            Line::info(NODE_READY).with("version", env!("CARGO_PKG_VERSION")).with("cores", cores.len());
         for address in &bound {
             line = line.with("listen", address);
         }
@@ -367,11 +376,17 @@ impl Running {
         let _ = notify(State::Reloading, "reloading");
         match self.try_reload() {
             Ok(generation) => {
-                Line::info(RELOADED).with("generation", generation).with("cause", format!("{cause:?}")).emit();
+                Line::info(RELOADED)
+                    .with("generation", generation)
+                    .with("cause", format!("{cause:?}"))
+                    .emit();
                 reply.send(Response::done(serde_json::json!({ "generation": generation })));
             }
             Err(errors) => {
-                Line::error(RELOAD_REFUSED).with("errors", errors.len()).with("cause", format!("{cause:?}")).emit();
+                Line::error(RELOAD_REFUSED)
+                    .with("errors", errors.len())
+                    .with("cause", format!("{cause:?}"))
+                    .emit();
                 eprint!("{}", errors.render(false));
                 self.reload_ok.store(false, Ordering::Relaxed);
                 reply.send(Response::failed(complaints(&errors)));
@@ -509,7 +524,12 @@ fn bind_admin(config: &Config) -> Result<Option<Admin>, StartError> {
 }
 
 fn bind_socket(config: &Config, settings: &Settings) -> Option<ControlSocket> {
-    let owner = config.node.user.as_ref().and_then(|user| User::find(&user.value).ok()).map(|user| (user.user, user.group));
+    let owner = config
+        .node
+        .user
+        .as_ref()
+        .and_then(|user| User::find(&user.value).ok())
+        .map(|user| (user.user, user.group));
     match &config.node.control {
         Some(path) => match ControlSocket::bind(&path.value.0, owner) {
             Ok(socket) => Some(socket),

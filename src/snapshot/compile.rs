@@ -88,7 +88,11 @@ impl Compiler<'_> {
             .iter()
             .map(|listener| Listener {
                 name: listener.address.value.to_string().into(),
-                domains: listener.domains.iter().map(|domain| domain.value.as_str().as_bytes().into()).collect(),
+                domains: listener
+                    .domains
+                    .iter()
+                    .map(|domain| domain.value.as_str().as_bytes().into())
+                    .collect(),
                 secure: listener.tls.as_ref().is_some_and(|tls| !matches!(tls.value, written::Tls::None)),
                 trusted_proxies: listener.trusted_proxies.iter().map(|network| network.value).collect(),
                 redirect: listener.redirect.is_some(),
@@ -191,8 +195,10 @@ impl Compiler<'_> {
                 [] => vec![None],
                 hosts => hosts.iter().map(|host| Some(host.value.as_str())).collect(),
             };
-            let bases: Vec<BaseId> =
-                hosts.iter().filter_map(|host| self.keep(router.base(*host, api.base.value.as_str()), api)).collect();
+            let bases: Vec<BaseId> = hosts
+                .iter()
+                .filter_map(|host| self.keep(router.base(*host, api.base.value.as_str()), api))
+                .collect();
             let strict = strict_transport(api);
             match &api.surface {
                 Some(written::api::Surface::Operations(named)) => {
@@ -265,7 +271,9 @@ impl Compiler<'_> {
         }
         Api {
             name: name.into(),
-            renamed: RenamedIdentity::new(api.identity.iter().map(|(field, _)| field.value.as_str().as_bytes())),
+            renamed: RenamedIdentity::new(
+                api.identity.iter().map(|(field, _)| field.value.as_str().as_bytes()),
+            ),
             identity_fields: fields,
         }
     }
@@ -295,7 +303,10 @@ impl Compiler<'_> {
     fn action(&mut self, api: &written::Api, operation: Option<&written::Operation>) -> Action {
         match operation.map(|operation| &operation.route) {
             Some(written::Route::Redirect(redirect)) => {
-                return Action::Redirect { location: redirect.to.value.as_str().into(), status: redirect.status };
+                return Action::Redirect {
+                    location: redirect.to.value.as_str().into(),
+                    status: redirect.status,
+                };
             }
             Some(written::Route::Respond(respond)) => {
                 return Action::Respond {
@@ -321,12 +332,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn links(
-        &mut self,
-        api: &written::Api,
-        name: &str,
-        operation: Option<&written::Operation>,
-    ) -> Vec<Link> {
+    fn links(&mut self, api: &written::Api, name: &str, operation: Option<&written::Operation>) -> Vec<Link> {
         let mut links = Vec::new();
         if api.is_closed() {
             links.push(link(Stage::Authorize, Mode::Enforce, Compiled::Allow(Allow::default())));

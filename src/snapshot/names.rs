@@ -1,8 +1,8 @@
 //! What the log and the metrics call the parts of a snapshot: small ids that stay the same over reloads.
 
 use crate::observe::{
-    ApiId, ApiNames, ListenerId, LoginId as LoginName, Names, OperationId, RegisteredNames, Registry, TargetId,
-    UpstreamId, UpstreamNames,
+    ApiId, ApiNames, ListenerId, LoginId as LoginName, Names, OperationId, RegisteredNames, Registry,
+    TargetId, UpstreamId, UpstreamNames,
 };
 use crate::policy::identify::LoginId;
 use crate::snapshot::Snapshot;
@@ -18,7 +18,8 @@ pub struct SnapshotNames {
 impl SnapshotNames {
     /// Registers everything that `snapshot` names. Called before any core runs it.
     pub fn register(snapshot: &Snapshot, registry: &mut Registry, now_ms: u64) -> SnapshotNames {
-        let of_api = |api: usize| snapshot.operations.iter().filter(move |operation| operation.api as usize == api);
+        let of_api =
+            |api: usize| snapshot.operations.iter().filter(move |operation| operation.api as usize == api);
         let names = Names {
             listeners: snapshot.listeners.iter().map(|listener| listener.name.to_string()).collect(),
             apis: snapshot

@@ -179,4 +179,3 @@ impl std::fmt::Debug for CoreState {
 fn record_method(method: Method) -> crate::observe::Method {
     crate::observe::Method::of(method.name().as_bytes())
 }
-
