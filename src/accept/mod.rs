@@ -10,12 +10,14 @@ use std::rc::Rc;
 use monoio::net::TcpListener;
 
 use crate::h1::downstream::{self, Link, Stretch};
+use crate::observe::{Handshake, ListenerId};
 use crate::sys::socket::accept;
 use crate::sys::stream::listener_fd;
+use crate::tls::TlsStream;
 use crate::worker::core::Core;
 use crate::worker::guard::Guarded;
 use crate::worker::slots::Run;
-use crate::worker::{Socket, Transport};
+use crate::worker::{Deadline, Socket, Transport};
 
 /// Connections accepted in one turn before others get theirs.
 const ACCEPT_BATCH: usize = 64;
@@ -48,33 +50,62 @@ where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
     let Ok(socket) = Socket::new(stream, core.driver) else { return };
-    let link = Link { transport: Transport::Plain(socket), peer, listener: index, used: false };
-    let open = Open::new(core);
+    let open = Open::new(core, index);
     let (core, stretches) = (Rc::clone(core), Rc::clone(stretches));
     monoio::spawn(Guarded::new(
         async move {
             let _open = open;
+            let Some(transport) = secure(socket, index, &core).await else { return };
+            let link = Link { transport, peer, listener: index, used: false };
             downstream::connection(core, link, stretches).await;
         },
         crate::worker::core::count_panic,
     ));
 }
 
+/// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
+/// connection stays small.
+async fn secure(socket: Socket, index: usize, core: &Rc<Core>) -> Option<Transport> {
+    let session = {
+        let view = core.view();
+        let listener = view.snapshot.listeners.get(index)?;
+        let Some(profile) = &listener.tls else { return Some(Transport::Plain(socket)) };
+        socket.set_deadline(&core.sweep, Deadline::Handshake, core.now_ms() + listener.handshake_ms);
+        profile.session().ok()?
+    };
+    let stream = Box::new(TlsStream::new(socket, session));
+    let done = Box::pin(stream.handshake()).await;
+    let how = match (&done, stream.session().is_resumed()) {
+        (Err(_), _) => Handshake::Failed,
+        (Ok(()), true) => Handshake::Resumed,
+        (Ok(()), false) => Handshake::Full,
+    };
+    let listener = core.view().snapshot.names.listener(index);
+    core.state.borrow().metrics.handshake(listener, how);
+    done.ok()?;
+    stream.socket().clear_deadline();
+    Some(Transport::Tls(stream))
+}
+
 /// Counts a connection while it is open.
 struct Open {
     core: Rc<Core>,
+    listener: ListenerId,
 }
 
 impl Open {
-    fn new(core: &Rc<Core>) -> Open {
+    fn new(core: &Rc<Core>, index: usize) -> Open {
+        let listener = core.view().snapshot.names.listener(index);
         core.connections.set(core.connections.get() + 1);
-        Open { core: Rc::clone(core) }
+        core.state.borrow().metrics.connection_opened(listener);
+        Open { core: Rc::clone(core), listener }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.core.connections.set(self.core.connections.get() - 1);
+        self.core.state.borrow().metrics.connection_closed(self.listener);
     }
 }
 

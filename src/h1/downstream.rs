@@ -13,7 +13,6 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{CLIENT_GONE, CLIENT_HEAD_TIMEOUT};
 use crate::pipeline::serve::{Client, End, serve};
 use crate::snapshot::CoreView;
-use crate::sys::socket::Shutdown;
 use crate::worker::core::Core;
 use crate::worker::slots::Run;
 use crate::worker::{Buffer, Deadline, Transport};
@@ -180,7 +179,7 @@ fn conclude(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
 
 /// Closes our side and reads on for a while, so that the client gets our last answer and not a reset (RFC 9112 §9.6).
 async fn linger(transport: &Transport, core: &Core) {
-    transport.socket().shutdown(Shutdown::Write);
+    transport.finish();
     core.deadline(transport, Deadline::Idle, core.coarse_ms() + LINGER_MS);
     let mut read = 0;
     let mut buffer = Buffer::small();

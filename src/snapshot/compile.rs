@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
 
 use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
+use crate::config::source::Span;
 use crate::config::unit;
+use crate::control::exchange;
 use crate::http::forward::RenamedIdentity;
 use crate::http::{HeadLimits, Method};
 use crate::policy::authorize::allow::{Allow, Grant, Who};
@@ -20,10 +23,17 @@ use crate::policy::{Chain, Compiled, Link, Mode, Stage};
 use crate::route::{BaseId, RouteError, RouterBuilder};
 use crate::snapshot::names::SnapshotNames;
 use crate::snapshot::{Action, Api, IdentityFields, Listener, Operation, Rewrite, Snapshot};
+use crate::tls::certificate::{self, Certificate};
+use crate::tls::tickets::Tickets;
+use crate::tls::{ClientProfile, ServerProfile};
 use crate::upstream::{Balance, Target, Timeouts, Upstream};
 
 /// A route that the router cannot hold.
 pub const ROUTE: Code = Code::new(1420);
+/// A certificate or its key is not fit for use.
+pub const CERTIFICATE: Code = Code::new(1120);
+/// What an upstream's certificate is to be verified with is not fit for use.
+pub const UPSTREAM_TRUST: Code = Code::new(1220);
 /// A listener or target that this version cannot open.
 pub const UNIX_SOCKET: Code = Code::new(1130);
 
@@ -31,11 +41,26 @@ pub const UNIX_SOCKET: Code = Code::new(1130);
 #[derive(Debug, Default)]
 pub struct Kept {
     upstreams: HashMap<String, (UpstreamKey, Arc<Upstream>)>,
+    /// Ticket keys by the address of the listener.
+    tickets: HashMap<String, Arc<Tickets>>,
+    /// Certificates that were made on the spot, by their names: one that changed with each reload would be trusted by nobody.
+    made: HashMap<Vec<String>, Arc<CertifiedKey>>,
 }
 
 /// Everything that makes two upstreams the same.
 #[derive(Clone, Debug, PartialEq)]
 struct UpstreamKey(String);
+
+impl Kept {
+    fn self_signed(&mut self, names: Vec<String>) -> Result<Certificate, String> {
+        if let Some(key) = self.made.get(&names) {
+            return Ok(Certificate { key: Arc::clone(key), names, not_after_s: i64::MAX });
+        }
+        let made = certificate::self_signed(&names)?;
+        self.made.insert(names, Arc::clone(&made.key));
+        Ok(made)
+    }
+}
 
 /// Numbers the upstreams of this process.
 static NEXT_UPSTREAM: AtomicU64 = AtomicU64::new(1);
@@ -50,7 +75,7 @@ pub fn compile(
     kept: &mut Kept,
 ) -> Result<Snapshot, Vec<ConfigError>> {
     let mut compiler = Compiler { errors: Vec::new(), config };
-    let listeners = compiler.listeners();
+    let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
     match (router, compiler.errors.is_empty()) {
@@ -74,7 +99,7 @@ struct Compiler<'c> {
 }
 
 impl Compiler<'_> {
-    fn listeners(&mut self) -> Vec<Listener> {
+    fn listeners(&mut self, kept: &mut Kept) -> Vec<Listener> {
         let mut sizes = HeadLimits::DEFAULT;
         // The head is read before its API is known: the widest bound that any API asks for counts for all.
         for (_, api) in self.config.apis.iter() {
@@ -83,24 +108,78 @@ impl Compiler<'_> {
             sizes.head_bytes_max = sizes.head_bytes_max.max(narrow(api.head_bytes_max));
             sizes.fields_max = sizes.fields_max.max(narrow(api.fields_max));
         }
-        self.config
+        let config = self.config;
+        config
             .listen
             .iter()
-            .map(|listener| Listener {
-                name: listener.address.value.to_string().into(),
-                domains: listener
-                    .domains
-                    .iter()
-                    .map(|domain| domain.value.as_str().as_bytes().into())
-                    .collect(),
-                secure: listener.tls.as_ref().is_some_and(|tls| !matches!(tls.value, written::Tls::None)),
-                trusted_proxies: listener.trusted_proxies.iter().map(|network| network.value).collect(),
-                redirect: listener.redirect.is_some(),
-                head_limits: sizes.clone(),
-                head_ms: 10_000,
-                idle_ms: 60_000,
+            .map(|listener| {
+                let tls = self.server_profile(listener, kept);
+                Listener {
+                    name: listener.address.value.to_string().into(),
+                    domains: listener
+                        .domains
+                        .iter()
+                        .map(|domain| domain.value.as_str().as_bytes().into())
+                        .collect(),
+                    secure: tls.is_some(),
+                    tls,
+                    handshake_ms: 5_000,
+                    trusted_proxies: listener.trusted_proxies.iter().map(|network| network.value).collect(),
+                    redirect: listener.redirect.is_some(),
+                    head_limits: sizes.clone(),
+                    head_ms: 10_000,
+                    idle_ms: 60_000,
+                }
             })
             .collect()
+    }
+
+    fn server_profile(&mut self, listener: &written::Listener, kept: &mut Kept) -> Option<ServerProfile> {
+        let tls = listener.tls.as_ref()?;
+        let domains: Vec<String> =
+            listener.domains.iter().map(|domain| domain.value.as_str().to_owned()).collect();
+        let certificates: Vec<Certificate> = match &tls.value {
+            written::Tls::None => return None,
+            written::Tls::Files(files) => files
+                .iter()
+                .filter_map(|file| {
+                    certificate::read(&file.cert.value.0, &file.key.value.0)
+                        .map_err(|why| self.error(CERTIFICATE, &why, file.span))
+                        .ok()
+                })
+                .collect(),
+            written::Tls::SelfSigned => {
+                let mut names = domains.clone();
+                if names.is_empty() {
+                    names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+                }
+                match kept.self_signed(names) {
+                    Ok(certificate) => vec![certificate],
+                    Err(why) => {
+                        self.error(CERTIFICATE, &why, tls.span);
+                        return None;
+                    }
+                }
+            }
+        };
+        if certificates.is_empty() {
+            return None;
+        }
+        let tickets = match kept.tickets.get(&listener.address.value.to_string()) {
+            Some(tickets) => Arc::clone(tickets),
+            None => {
+                let tickets = Arc::new(Tickets::new().ok()?);
+                kept.tickets.insert(listener.address.value.to_string(), Arc::clone(&tickets));
+                tickets
+            }
+        };
+        ServerProfile::new(&certificates, &domains, tickets)
+            .map_err(|why| self.error(CERTIFICATE, &why, tls.span))
+            .ok()
+    }
+
+    fn error(&mut self, code: Code, what: &str, span: Span) {
+        self.errors.push(ConfigError::new(code, what, span));
     }
 
     fn upstreams(&mut self, kept: &mut Kept) -> Vec<Arc<Upstream>> {
@@ -125,6 +204,23 @@ impl Compiler<'_> {
         }
         kept.upstreams = next;
         upstreams
+    }
+
+    fn client_profile(
+        &mut self,
+        upstream: &written::Upstream,
+        host: &str,
+        span: Span,
+    ) -> Option<Arc<ClientProfile>> {
+        let profile = match &upstream.trust {
+            written::Trust::System => {
+                exchange::trust_roots(None).and_then(|roots| ClientProfile::new(Arc::new(roots), host))
+            }
+            written::Trust::File(path) => exchange::trust_roots(Some(&path.value.0))
+                .and_then(|roots| ClientProfile::new(Arc::new(roots), host)),
+            written::Trust::Unverified(_) => ClientProfile::unverified(host),
+        };
+        profile.map(Arc::new).map_err(|why| self.error(UPSTREAM_TRUST, &why, span)).ok()
     }
 
     fn upstream(&mut self, name: &str, upstream: &written::Upstream) -> Upstream {
@@ -156,7 +252,10 @@ impl Compiler<'_> {
                         &target.value.to_string(),
                         &authority,
                         Arc::new(ArcSwap::from_pointee(addresses)),
-                        None,
+                        match target.value.https {
+                            true => Some(self.client_profile(upstream, host.as_str(), target.span)?),
+                            false => None,
+                        },
                     ))
                 }
             })

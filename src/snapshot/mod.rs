@@ -56,6 +56,10 @@ pub struct Listener {
     pub domains: Vec<Box<[u8]>>,
     /// Whether connections are TLS.
     pub secure: bool,
+    /// What they are met with, where they are TLS.
+    pub tls: Option<crate::tls::ServerProfile>,
+    /// A handshake must be complete within this many milliseconds.
+    pub handshake_ms: u64,
     /// Whose forwarding fields count.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// `redirect: https`: nothing is served here but the way there.

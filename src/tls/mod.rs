@@ -1,17 +1,26 @@
 //! TLS: rustls driven sans-IO on our buffers.
+//!
+//! For: making a client's or an upstream's connection private. Not for: the control thread's own fetches. A
+//! [`Session`] takes ciphertext in and gives plaintext out, and the other way round; [`stream::TlsStream`] couples it with
+//! a socket. TLS 1.2 and 1.3, ring's suites; no early data. ring has no post-quantum key exchange: X25519, P-256, P-384.
 
-use crate::http::Reason;
-use crate::worker::core::Core;
-use crate::worker::{Socket, Transport};
+pub mod certificate;
+pub mod client;
+pub mod server;
+pub mod session;
+pub mod stream;
+pub mod tickets;
 
-/// How an upstream is spoken to under TLS.
-#[derive(Debug)]
-pub struct ClientProfile {}
+pub use client::ClientProfile;
+pub use server::ServerProfile;
+pub use session::Session;
+pub use stream::TlsStream;
 
-/// Makes a connection to an upstream private.
-///
-/// # Errors
-/// The reason of the failed handshake.
-pub async fn connect(_socket: Socket, _profile: &ClientProfile, _core: &Core) -> Result<Transport, Reason> {
-    Err(crate::upstream::connect::UPSTREAM_REFUSED)
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+/// ring's algorithms, the only ones linked.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

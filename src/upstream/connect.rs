@@ -38,7 +38,7 @@ pub async fn connect(upstream: &Upstream, target: &Target, core: &Core) -> Resul
         match result {
             Ok(()) => {
                 let (Some(socket), Some(place)) = (socket, place.take()) else { break };
-                return secure(socket, target, place, core).await;
+                return secure(socket, target, place).await;
             }
             Err(_) if socket.is_some_and(|socket| socket.expired().is_some()) => {
                 return Err(UPSTREAM_CONNECT_TIMEOUT);
@@ -71,10 +71,10 @@ async fn established(socket: &Socket, core: &Core) -> io::Result<()> {
     }
 }
 
-async fn secure(socket: Socket, target: &Target, place: Place, core: &Core) -> Result<Connection, Reason> {
+async fn secure(socket: Socket, target: &Target, place: Place) -> Result<Connection, Reason> {
     let transport = match &target.tls {
         None => Transport::Plain(socket),
-        Some(profile) => crate::tls::connect(socket, profile, core).await?,
+        Some(profile) => Transport::Tls(Box::new(profile.connect(socket).await?)),
     };
     Ok(Connection::new(transport, place))
 }

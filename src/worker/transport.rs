@@ -3,6 +3,8 @@
 use std::io;
 use std::ops::Range;
 
+use crate::sys::socket::Shutdown;
+use crate::tls::TlsStream;
 use crate::worker::buffer::Buffer;
 use crate::worker::socket::Socket;
 
@@ -11,6 +13,8 @@ use crate::worker::socket::Socket;
 pub enum Transport {
     /// TCP alone.
     Plain(Socket),
+    /// TLS over TCP.
+    Tls(Box<TlsStream>),
 }
 
 impl Transport {
@@ -18,6 +22,7 @@ impl Transport {
     pub fn socket(&self) -> &Socket {
         match self {
             Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => stream.socket(),
         }
     }
 
@@ -28,6 +33,7 @@ impl Transport {
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Transport::Plain(socket) => socket.readable().await,
+            Transport::Tls(stream) => stream.readable().await,
         }
     }
 
@@ -38,6 +44,7 @@ impl Transport {
     pub async fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
         match self {
             Transport::Plain(socket) => socket.recv(buffer).await,
+            Transport::Tls(stream) => stream.recv(buffer).await,
         }
     }
 
@@ -55,6 +62,7 @@ impl Transport {
                 }
                 result => result,
             },
+            Transport::Tls(stream) => stream.recv(buffer).await,
         }
     }
 
@@ -65,6 +73,7 @@ impl Transport {
     pub async fn send(&self, buffer: &mut Buffer, range: Range<usize>) -> io::Result<()> {
         match self {
             Transport::Plain(socket) => socket.send(buffer, range).await,
+            Transport::Tls(stream) => stream.send(buffer, range).await,
         }
     }
 
@@ -72,6 +81,15 @@ impl Transport {
     pub fn is_quiet(&self) -> bool {
         match self {
             Transport::Plain(socket) => socket.peek() == crate::sys::socket::Peek::Empty,
+            Transport::Tls(stream) => stream.is_quiet(),
         }
+    }
+
+    /// Ends our side: the peer reads to the end of what was sent and then sees it.
+    pub fn finish(&self) {
+        if let Transport::Tls(stream) = self {
+            stream.close();
+        }
+        self.socket().shutdown(Shutdown::Write);
     }
 }

@@ -1,0 +1,176 @@
+//! A socket under a TLS session.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::ops::Range;
+
+use crate::sys::socket::Peek;
+use crate::tls::session::Session;
+use crate::worker::Buffer;
+use crate::worker::Socket;
+
+/// Plaintext that is encrypted at once; more is sent in several rounds, so that memory stays bounded.
+const ROUND_BYTES: usize = 64 * 1024;
+
+/// An encrypted byte stream.
+#[derive(Debug)]
+pub struct TlsStream {
+    socket: Socket,
+    /// Borrowed only between two waits.
+    session: RefCell<Session>,
+    closed: Cell<bool>,
+}
+
+impl TlsStream {
+    /// Couples a session with its socket.
+    pub fn new(socket: Socket, session: Session) -> TlsStream {
+        TlsStream { socket, session: RefCell::new(session), closed: Cell::new(false) }
+    }
+
+    /// The socket below.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The session.
+    pub fn session(&self) -> std::cell::Ref<'_, Session> {
+        self.session.borrow()
+    }
+
+    /// Completes the handshake.
+    ///
+    /// # Errors
+    /// `InvalidData` when the peer broke the protocol (it has been told why), `UnexpectedEof` when it left, else those of
+    /// the socket.
+    pub async fn handshake(&self) -> io::Result<()> {
+        self.flush().await?;
+        while self.session.borrow().is_handshaking() {
+            self.receive().await?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until there may be something to receive.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub async fn readable(&self) -> io::Result<()> {
+        if self.session.borrow_mut().has_plaintext() {
+            return Ok(());
+        }
+        self.socket.readable().await
+    }
+
+    /// Receives at least one byte behind what `buffer` holds; `Ok(0)` is the orderly end.
+    ///
+    /// # Errors
+    /// As [`TlsStream::handshake`]; an end without `close_notify` is `UnexpectedEof`, because an attacker can make one.
+    pub async fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        loop {
+            let taken = self.session.borrow_mut().take_plaintext(buffer);
+            if taken > 0 {
+                return Ok(taken);
+            }
+            if self.closed.get() {
+                return Ok(0);
+            }
+            self.receive().await?;
+            if self.session.borrow().wants_write() {
+                self.flush().await?;
+            }
+        }
+    }
+
+    async fn receive(&self) -> io::Result<()> {
+        let mut wire = Buffer::small();
+        if self.socket.recv(&mut wire).await? == 0 {
+            self.closed.set(true);
+            return match self.session.borrow().is_handshaking() {
+                true => Err(io::ErrorKind::UnexpectedEof.into()),
+                // Both our codecs see where a message ends without the close.
+                false => Ok(()),
+            };
+        }
+        let fed = self.session.borrow_mut().feed(&wire);
+        match fed {
+            Ok(fed) => {
+                if fed.closed {
+                    self.closed.set(true);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // The alert, if the peer still wants to hear it.
+                wire.clear();
+                let _ = self.session.borrow_mut().take_wire(&mut wire);
+                self.socket.send_last(&wire);
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+        }
+    }
+
+    /// Encrypts and sends `buffer[range]`.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub async fn send(&self, buffer: &mut Buffer, range: Range<usize>) -> io::Result<()> {
+        let mut rest = &buffer[range];
+        let mut wire = Buffer::small();
+        while !rest.is_empty() {
+            let (round, later) = rest.split_at(rest.len().min(ROUND_BYTES));
+            rest = later;
+            if round.len() + 1024 > wire.capacity() {
+                wire = Buffer::large();
+            }
+            self.session.borrow_mut().encrypt(round, &mut wire)?;
+            let end = wire.len();
+            self.socket.send(&mut wire, 0..end).await?;
+            wire.clear();
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        let mut wire = Buffer::empty();
+        if self.session.borrow().wants_write() {
+            wire = Buffer::small();
+            self.session.borrow_mut().take_wire(&mut wire)?;
+        }
+        let end = wire.len();
+        if end > 0 {
+            self.socket.send(&mut wire, 0..end).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more comes, without waiting.
+    pub fn close(&self) {
+        let mut wire = Buffer::small();
+        let mut session = self.session.borrow_mut();
+        session.close();
+        if session.take_wire(&mut wire).is_ok() {
+            self.socket.send_last(&wire);
+        }
+    }
+
+    /// Whether a kept connection can be used again. Records that are not ours to answer (tickets) are taken in.
+    pub fn is_quiet(&self) -> bool {
+        loop {
+            match self.socket.peek() {
+                Peek::Closed => return false,
+                Peek::Empty => return !self.closed.get() && !self.session.borrow_mut().has_plaintext(),
+                Peek::Data => {
+                    let mut wire = Buffer::small();
+                    match self.socket.recv_now(&mut wire) {
+                        Ok(0) | Err(_) => return false,
+                        Ok(_) => match self.session.borrow_mut().feed(&wire) {
+                            Ok(fed) if !fed.closed => {}
+                            _ => return false,
+                        },
+                    }
+                }
+            }
+        }
+    }
+}
