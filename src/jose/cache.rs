@@ -25,7 +25,8 @@ use ring::digest;
 
 use super::jwks::KeySet;
 use super::jws::{
-    KEY_UNKNOWN, KEY_UNNAMED, TOKEN_ALGORITHM, TOKEN_BYTES_MAX, TOKEN_HEADER, TOKEN_MALFORMED, TOKEN_TOO_LONG,
+    KEY_UNKNOWN, KEY_UNNAMED, KEYS_UNAVAILABLE, TOKEN_ALGORITHM, TOKEN_BYTES_MAX, TOKEN_HEADER,
+    TOKEN_MALFORMED, TOKEN_TOO_LONG,
 };
 use super::jwt::{TOKEN_TYPE, Validity, Verifier};
 use crate::http::Reason;
@@ -269,16 +270,7 @@ impl<T> TokenCache<T> {
         now_s: u64,
     ) {
         // What is seen before the signature is cheaper to see again than to remember.
-        let cheap = [
-            &TOKEN_MALFORMED,
-            &TOKEN_TOO_LONG,
-            &TOKEN_HEADER,
-            &TOKEN_ALGORITHM,
-            &TOKEN_TYPE,
-            &KEY_UNKNOWN,
-            &KEY_UNNAMED,
-        ];
-        if cheap.iter().any(|cheap| cheap.code == reason.code) {
+        if !cost_a_signature_check(reason) {
             return;
         }
         if self.refused.is_empty() {
@@ -410,6 +402,21 @@ impl<T> TokenCache<T> {
         }
         self.free.push(place as u32);
     }
+}
+
+/// Whether a token that is refused with `reason` has cost a signature check.
+pub fn cost_a_signature_check(reason: &Reason) -> bool {
+    let cheap = [
+        &TOKEN_MALFORMED,
+        &TOKEN_TOO_LONG,
+        &TOKEN_HEADER,
+        &TOKEN_ALGORITHM,
+        &TOKEN_TYPE,
+        &KEYS_UNAVAILABLE,
+        &KEY_UNKNOWN,
+        &KEY_UNNAMED,
+    ];
+    !cheap.iter().any(|cheap| cheap.code == reason.code)
 }
 
 /// Tokens are credentials: none is shown.

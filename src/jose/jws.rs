@@ -124,6 +124,11 @@ impl<'t> Token<'t> {
         self.kind.as_deref()
     }
 
+    /// The header's `kid`.
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
     /// Checks the signature and returns the payload, decoded.
     ///
     /// Costs one signature check (see [`Key::verify`]) and one allocation for the payload.

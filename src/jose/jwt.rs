@@ -10,6 +10,7 @@
 use ring::digest;
 
 use super::algorithm::AlgorithmSet;
+use super::base64url;
 use super::json::{self, Members, Value};
 use super::jwks::KeySet;
 use super::jws::{HEADER_BYTES_MAX, TOKEN_BYTES_MAX, Token, VerifyError};
@@ -177,9 +178,27 @@ impl Verifier {
         let token = Token::parse(token, &mut room)?;
         self.check_kind(token.kind())?;
         let payload = token.verify(keys, self.expected.algorithms)?;
-        let claims = self.read(&payload)?;
+        let claims = self.read(&payload, token.key_id().unwrap_or_default())?;
         claims.validity.check(now_s)?;
         Ok(claims)
+    }
+
+    /// How well the claims of `token` fit, before anything of it is verified: 2 if issuer and audience are the
+    /// expected, 1 if the issuer is, else 0.
+    ///
+    /// For choosing between several logins, and for nothing else: whatever is chosen verifies the token and
+    /// nobody is tried after it. Costs about 1 µs for a token of 700 bytes.
+    pub fn fit(&self, token: &[u8]) -> u8 {
+        let Some(payload) = unverified_payload(token) else { return 0 };
+        let Some(claims) = json::parse(&payload, CLAIMS_BOUNDS).ok().and_then(Value::members) else {
+            return 0;
+        };
+        match text(claims.member("iss")) {
+            Ok(Some(issuer)) if issuer.is(&self.expected.issuer) => {
+                1 + u8::from(self.is_meant_for_us(claims) == Ok(true))
+            }
+            _ => 0,
+        }
     }
 
     fn check_kind(&self, kind: Option<&str>) -> Result<(), &'static Reason> {
@@ -199,7 +218,7 @@ impl Verifier {
         if accepted { Ok(()) } else { Err(&TOKEN_TYPE) }
     }
 
-    fn read(&self, payload: &[u8]) -> Result<Claims, &'static Reason> {
+    fn read(&self, payload: &[u8], key_id: &str) -> Result<Claims, &'static Reason> {
         let expected = &self.expected;
         let claims = json::parse(payload, CLAIMS_BOUNDS).map_err(|_| &TOKEN_CLAIMS)?;
         let claims = claims.members().ok_or(&TOKEN_CLAIMS)?;
@@ -230,6 +249,7 @@ impl Verifier {
         }
         parts.push(&subject)?;
         parts.push(&expected.issuer)?;
+        parts.push(key_id)?;
         let scopes = parts.grants(expected.scopes.find(claims), true)?;
         let roles = parts.grants(expected.roles.find(claims), false)?;
         for path in &expected.kept {
@@ -273,7 +293,7 @@ impl Verifier {
 pub struct Claims {
     /// The claims set as it was signed, then the decoded texts that `spans` point to.
     text: Box<str>,
-    /// Subject, issuer, scopes, roles, kept claims.
+    /// Subject, issuer, key id, scopes, roles, kept claims.
     spans: Box<[Span]>,
     claims_bytes: u32,
     scopes: u16,
@@ -340,14 +360,19 @@ impl Claims {
         self.span(1)
     }
 
+    /// The `kid` of the key that signed it; empty if its header names none.
+    pub fn key_id(&self) -> &str {
+        self.span(2)
+    }
+
     /// Its scopes, in the order of the token.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        (2..2 + usize::from(self.scopes)).map(|place| self.span(place))
+        (3..3 + usize::from(self.scopes)).map(|place| self.span(place))
     }
 
     /// Its roles, in the order of the token.
     pub fn roles(&self) -> impl Iterator<Item = &str> {
-        let first = 2 + usize::from(self.scopes);
+        let first = 3 + usize::from(self.scopes);
         (first..first + usize::from(self.roles)).map(|place| self.span(place))
     }
 
@@ -364,7 +389,7 @@ impl Claims {
     /// The value of the kept claim at `place` of [`Expectations::kept`]: a text as it is, a number or a
     /// boolean as written; `None` if the token has none or it is another type. O(1).
     pub fn kept(&self, place: usize) -> Option<&str> {
-        let place = 2 + usize::from(self.scopes) + usize::from(self.roles) + place;
+        let place = 3 + usize::from(self.scopes) + usize::from(self.roles) + place;
         let span = *self.spans.get(place)?;
         (span != ABSENT).then(|| self.slice(span))
     }
@@ -464,6 +489,14 @@ impl Parts {
     }
 }
 
+/// The payload of a compact serialization, unverified.
+fn unverified_payload(token: &[u8]) -> Option<Vec<u8>> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return None;
+    }
+    base64url::decode_to_vec(token.split(|byte| *byte == b'.').nth(1)?)
+}
+
 /// A claim that must be a text if it is there.
 fn text(value: Option<Value<'_>>) -> Result<Option<json::Text<'_>>, &'static Reason> {
     match value {
@@ -539,7 +572,7 @@ mod tests {
         );
         let read = verify_with(expected, &claims).unwrap();
         assert_eq!(read.subject(), "alice");
-        assert_eq!(read.issuer(), "https://issuer.example/");
+        assert_eq!((read.issuer(), read.key_id()), ("https://issuer.example/", "one"));
         assert_eq!(read.scopes().collect::<Vec<_>>(), ["read", "write"]);
         assert_eq!(read.roles().collect::<Vec<_>>(), ["a", "bb"]);
         assert!(
@@ -704,6 +737,16 @@ mod tests {
         for typ in ["", r#","typ":"JWT""#] {
             assert_eq!(kind(Some("at+jwt"), typ), Err(VerifyError::Refused(&TOKEN_TYPE)), "{typ}");
         }
+    }
+
+    #[test]
+    fn the_fit_chooses_between_logins() {
+        let verifier = Verifier::new(expectations()).unwrap();
+        let fit = |claims: &str| verifier.fit(sign_hs256("{}", claims).as_bytes());
+        assert_eq!(fit(&with("")), 2);
+        assert_eq!(fit(&with("").replace("orders", "other")), 1);
+        assert_eq!(fit(&with("").replace("issuer.example", "other.example")), 0);
+        assert_eq!(verifier.fit(b"a.b.c") + verifier.fit(b"") + verifier.fit(b"..") + fit("[]"), 0);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::worker::state::CoreState;
 
 /// Nobody has said who they are, and the operation is not for `anyone`.
 pub const CREDENTIAL_MISSING: Reason =
-    Reason::client("credential_missing", 3100, 401, "A credential is required");
+    Reason::client("credential_missing", 3000, 401, "This needs a credential and the request has none");
 /// The identity's login has no grant on the operation.
 pub const LOGIN_NOT_GRANTED: Reason = Reason::client("login_not_granted", 3101, 403, "Not allowed");
 /// A grant fits but for a role.

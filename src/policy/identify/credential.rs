@@ -45,7 +45,7 @@ pub enum Credential<'h> {
 }
 
 impl Sought {
-    /// The one credential among `fields` (name, value), or `None`.
+    /// The one credential among `fields` (name, value) and the place of its field, or `None`.
     ///
     /// O(fields); no allocation.
     ///
@@ -54,9 +54,9 @@ impl Sought {
     pub fn find<'h>(
         &self,
         fields: impl IntoIterator<Item = (&'h [u8], &'h [u8])>,
-    ) -> Result<Option<Credential<'h>>, &'static Reason> {
+    ) -> Result<Option<(usize, Credential<'h>)>, &'static Reason> {
         let mut found = None;
-        for (name, value) in fields {
+        for (place, (name, value)) in fields.into_iter().enumerate() {
             let credential = if self.bearer && name.eq_ignore_ascii_case(b"authorization") {
                 bearer(value).map(Credential::Bearer)
             } else if let Some(field) = self.key_field(name) {
@@ -65,14 +65,14 @@ impl Sought {
                 continue;
             };
             // The count comes before the content: two are too many even if one of them cannot be read.
-            if found.replace(credential).is_some() {
+            if found.replace((place, credential)).is_some() {
                 return Err(&CREDENTIAL_AMBIGUOUS);
             }
         }
         match found {
             None => Ok(None),
-            Some(None) => Err(&CREDENTIAL_UNREADABLE),
-            Some(credential) => Ok(credential),
+            Some((_, None)) => Err(&CREDENTIAL_UNREADABLE),
+            Some((place, Some(credential))) => Ok(Some((place, credential))),
         }
     }
 
@@ -130,7 +130,8 @@ mod tests {
     }
 
     fn find<'h>(fields: &[(&'h str, &'h str)]) -> Result<Option<Credential<'h>>, &'static Reason> {
-        sought().find(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+        let found = sought().find(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        found.map(|found| found.map(|(_, credential)| credential))
     }
 
     #[test]
@@ -170,6 +171,12 @@ mod tests {
             assert_eq!(find(&[("Authorization", value)]), Err(&CREDENTIAL_UNREADABLE), "{value:?}");
         }
         assert_eq!(find(&[("Authorization", "Bearer a==")]), Ok(Some(Credential::Bearer(b"a=="))));
+    }
+
+    #[test]
+    fn the_place_of_the_field_is_told() {
+        let found = sought().find([(&b"a"[..], &b"b"[..]), (b"x-api-key", b"k")]);
+        assert_eq!(found, Ok(Some((1, Credential::ApiKey { field: 0, key: b"k" }))));
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! cache of verified keys would save less than it costs: it would have to keep usable keys in memory.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use jiff::Timestamp;
@@ -68,6 +69,13 @@ impl Prefix {
     pub fn parse(text: &[u8]) -> Option<Prefix> {
         let bytes: [u8; PREFIX_BYTES] = text.try_into().ok()?;
         bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Prefix(bytes))
+    }
+
+    /// A number that spreads prefixes over a table.
+    pub(super) fn number(self) -> u64 {
+        // Prefixes in a store are random; the multiplication mixes the high characters into the low bits.
+        let number = u64::from_le_bytes(self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        number >> 32 ^ number
     }
 
     /// As it is written.
@@ -248,6 +256,8 @@ impl fmt::Display for LineError {
 /// The keys of one login. Immutable; shared by the cores.
 #[derive(Debug, Default)]
 pub struct KeyStore {
+    /// Of all stores ever parsed by this process, which.
+    generation: u64,
     records: Vec<KeyRecord>,
     /// Place in `records`. The hasher has a random seed: clients choose what is looked up.
     by_prefix: HashMap<Prefix, u32>,
@@ -262,7 +272,9 @@ impl KeyStore {
         if text.len() > STORE_BYTES_MAX {
             return Err(vec![LineError { line: 1, what: "the store is larger than 256 MiB".into() }]);
         }
-        let mut store = KeyStore::default();
+        static GENERATION: AtomicU64 = AtomicU64::new(0);
+        let mut store =
+            KeyStore { generation: GENERATION.fetch_add(1, Ordering::Relaxed) + 1, ..KeyStore::default() };
         let mut errors = Vec::new();
         for (line, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
             if let Err(what) = read_line(text).and_then(|record| store.add(record)) {
@@ -283,9 +295,7 @@ impl KeyStore {
     /// # Errors
     /// [`API_KEY_MALFORMED`], [`API_KEY_UNKNOWN`] or [`API_KEY_EXPIRED`].
     pub fn find(&self, presented: &[u8], pepper: &Pepper, now_s: u64) -> Result<&KeyRecord, &'static Reason> {
-        let prefix = prefix_of(presented)?;
-        let place = self.by_prefix.get(&prefix).ok_or(&API_KEY_UNKNOWN)?;
-        let record = self.records.get(*place as usize).ok_or(&API_KEY_UNKNOWN)?;
+        let record = self.record(prefix_of(presented)?).ok_or(&API_KEY_UNKNOWN)?;
         if !pepper.matches(presented, &record.hash) {
             return Err(&API_KEY_UNKNOWN);
         }
@@ -298,6 +308,11 @@ impl KeyStore {
     /// The record with this prefix.
     pub fn record(&self, prefix: Prefix) -> Option<&KeyRecord> {
         self.records.get(*self.by_prefix.get(&prefix)? as usize)
+    }
+
+    /// A number that no other store of this process has; with a prefix it names a record for good.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// All records, in the order of the store.
