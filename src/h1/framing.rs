@@ -8,7 +8,7 @@
 use super::flaw::{Flaw, Side};
 use crate::http::{
     BodyLength, HeadLimits, Known, Method, Reason, RequestTable, ResponseTable, Version,
-    field::{Field, FieldSet, FieldTable, KnownSet, are_twins, twin_of},
+    field::{Field, FieldSet, FieldTable, are_twins, is_word, twin_of},
     forward::{is_forbidden_trailer, is_identity},
     scan,
     target::{HOST_DUPLICATE, HOST_MISSING, authority},
@@ -25,17 +25,6 @@ pub const EXPECT_UNKNOWN: Reason =
 /// Most options in one message's Connection fields.
 pub const CONNECTION_OPTIONS_MAX: usize = 32;
 
-/// Fields that make a request head more than `Host` and plain end-to-end fields.
-const NOTABLE: KnownSet = KnownSet::of(&[
-    Known::ContentLength,
-    Known::TransferEncoding,
-    Known::Connection,
-    Known::Upgrade,
-    Known::Expect,
-    Known::Te,
-    Known::Trailer,
-]);
-
 /// Settles a complete request head: host, framing, persistence, expectations.
 #[inline(always)]
 pub(super) fn settle_request(
@@ -51,7 +40,7 @@ pub(super) fn settle_request(
     if table.fields.repeated_single() {
         return Err(Flaw::Duplicate.of(Side::Client));
     }
-    if table.fields.has_any(&NOTABLE) {
+    if table.fields.has_notable() {
         settle_notable(head, limits, table)?;
     }
     Ok(())
@@ -98,9 +87,7 @@ fn settle_notable(head: &[u8], limits: &HeadLimits, table: &mut RequestTable) ->
         table.upgrade = upgrade && table.version == Version::Http11;
         table.websocket = table.upgrade
             && !fields.is_repeated(Known::Upgrade)
-            && fields
-                .value(head, Known::Upgrade)
-                .is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"));
+            && fields.value(head, Known::Upgrade).is_some_and(|value| is_word(value, b"websocket"));
     }
     // RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored (it is stripped like any other).
     if fields.has(Known::Expect) && table.version == Version::Http11 {
@@ -108,16 +95,15 @@ fn settle_notable(head: &[u8], limits: &HeadLimits, table: &mut RequestTable) ->
         if fields.is_repeated(Known::Expect) || !scan::is_token(value) {
             return Err(EXPECT_SYNTAX);
         }
-        if !value.eq_ignore_ascii_case(b"100-continue") {
+        if !is_word(value, b"100-continue") {
             return Err(EXPECT_UNKNOWN);
         }
         table.expect_continue = !table.framing.is_empty();
     }
     for (_, field) in fields.find_all(Known::Te) {
-        table.te_trailers |=
-            scan::members(field.value().of(head)).any(|m| m.eq_ignore_ascii_case(b"trailers"));
+        table.te_trailers |= scan::members(field.value().of(head)).any(|m| is_word(m, b"trailers"));
     }
-    refuse_announced_trailers(head, fields, Side::Client)
+    if fields.has(Known::Trailer) { refuse_announced_trailers(head, fields, Side::Client) } else { Ok(()) }
 }
 
 /// Settles a complete response head for a request of this method.
@@ -143,7 +129,9 @@ pub(super) fn settle_response(head: &[u8], method: Method, table: &mut ResponseT
         }
         table.upgrade = upgrade;
     }
-    refuse_announced_trailers(head, fields, side)?;
+    if fields.has(Known::Trailer) {
+        refuse_announced_trailers(head, fields, side)?;
+    }
     // RFC 9112 §6.3, in its order.
     table.framing = match table.status {
         // RFC 9110 §8.6 and RFC 9112 §6.1 forbid both fields here. A 204 with `Content-Length: 0` says nothing that is
@@ -222,7 +210,7 @@ fn check_transfer_encoding(
     if has_tab_around(head, field) {
         return Err(Flaw::CodingSyntax.of(side));
     }
-    if value.eq_ignore_ascii_case(b"chunked") {
+    if is_word(value, b"chunked") {
         return Ok(());
     }
     let mut chunked = 0;
@@ -231,7 +219,7 @@ fn check_transfer_encoding(
         if !scan::is_token(coding) {
             return Err(Flaw::CodingSyntax.of(side));
         }
-        last_is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+        last_is_chunked = is_word(coding, b"chunked");
         chunked += usize::from(last_is_chunked);
     }
     Err(match (chunked, last_is_chunked) {
@@ -259,8 +247,19 @@ struct Connection {
     nominated: FieldSet,
 }
 
+#[inline]
 fn connection(head: &[u8], fields: &FieldTable, side: Side) -> Result<Connection, Reason> {
     let mut found = Connection::default();
+    // Nearly all are one of these two words.
+    if let (Some(value), false) =
+        (fields.value(head, Known::Connection), fields.is_repeated(Known::Connection))
+    {
+        found.keep_alive = is_word(value, b"keep-alive");
+        found.close = is_word(value, b"close");
+        if found.keep_alive || found.close {
+            return Ok(found);
+        }
+    }
     let mut options = 0;
     for (_, field) in fields.find_all(Known::Connection) {
         for option in scan::members(field.value().of(head)) {
@@ -268,11 +267,11 @@ fn connection(head: &[u8], fields: &FieldTable, side: Side) -> Result<Connection
             if options > CONNECTION_OPTIONS_MAX || !scan::is_token(option) {
                 return Err(Flaw::ConnectionSyntax.of(side));
             }
-            if option.eq_ignore_ascii_case(b"keep-alive") {
+            if is_word(option, b"keep-alive") {
                 found.keep_alive = true;
                 continue;
             }
-            if option.eq_ignore_ascii_case(b"close") {
+            if is_word(option, b"close") {
                 found.close = true;
                 continue;
             }

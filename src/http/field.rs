@@ -50,7 +50,7 @@ impl Span {
 }
 
 /// What the codecs do with a known field, whoever sent it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Class(u8);
 
 impl Class {
@@ -66,7 +66,12 @@ impl Class {
     const OVERRIDE: Class = Class(8);
     /// May stand once in a request; a second one is refused.
     const SINGLE: Class = Class(16);
+    /// Goes end to end, but the codec has to look at it.
+    const NOTABLE: Class = Class(32);
+    /// Not a known field.
+    const OTHER: Class = Class(64);
 
+    #[inline(always)]
     const fn has(self, other: Class) -> bool {
         self.0 & other.0 != 0
     }
@@ -89,7 +94,7 @@ macro_rules! known {
         }
 
         const NAMES: &[&str] = &["", $($name,)*];
-        const CLASSES: [Class; NAMES.len()] = [Class::PLAIN, $(Class::$class,)*];
+        const CLASSES: [Class; NAMES.len()] = [Class::OTHER, $(Class::$class,)*];
         const BY_ID: [Known; NAMES.len()] = [Known::Other, $(Known::$variant,)*];
     };
 }
@@ -207,7 +212,7 @@ known! {
 const SLOTS_LOG2: u32 = 9;
 /// Makes the hash of every known name its own slot; found by search, and the build fails if it no longer does.
 const MULTIPLIER: u64 = 0xd2b2_926f_470e_487d;
-const SLOTS: [u8; 1 << SLOTS_LOG2] = slots();
+const SLOTS: [Known; 1 << SLOTS_LOG2] = slots();
 const KEYS: [Key; NAMES.len()] = keys();
 const FOLD: u64 = 0x2020_2020_2020_2020;
 
@@ -230,17 +235,18 @@ impl Key {
             let last = u64::from_le_bytes(*last) | FOLD;
             return Key { first, last: if len == 8 { 0 } else { last }, len };
         }
+        const HALF: u64 = FOLD >> 32;
         let first = if let (Some(low), Some(high)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
             // The overlap holds the same bytes twice, so that OR leaves them as they are.
-            u32::from_le_bytes(*low) as u64 | (u32::from_le_bytes(*high) as u64) << ((len - 4) * 8)
+            let high = u32::from_le_bytes(*high) as u64 | HALF;
+            u32::from_le_bytes(*low) as u64 | HALF | high << ((len - 4) * 8)
         } else if len > 0 {
-            name[0] as u64
-                | (name[len / 2] as u64) << (len / 2 * 8)
-                | (name[len - 1] as u64) << ((len - 1) * 8)
+            let (middle, last) = (name[len / 2] as u64 | 0x20, name[len - 1] as u64 | 0x20);
+            name[0] as u64 | 0x20 | middle << (len / 2 * 8) | last << ((len - 1) * 8)
         } else {
             0
         };
-        Key { first: first | (FOLD & !(u64::MAX << (len * 8))), last: 0, len }
+        Key { first, last: 0, len }
     }
 
     #[inline(always)]
@@ -251,7 +257,7 @@ impl Key {
 }
 
 const fn keys() -> [Key; NAMES.len()] {
-    let mut keys = [Key { first: 0, last: 0, len: 0 }; NAMES.len()];
+    let mut keys = [Key { first: 0, last: 0, len: usize::MAX }; NAMES.len()];
     let mut i = 1;
     while i < NAMES.len() {
         keys[i] = Key::of(NAMES[i].as_bytes());
@@ -260,13 +266,13 @@ const fn keys() -> [Key; NAMES.len()] {
     keys
 }
 
-const fn slots() -> [u8; 1 << SLOTS_LOG2] {
-    let mut slots = [0; 1 << SLOTS_LOG2];
+const fn slots() -> [Known; 1 << SLOTS_LOG2] {
+    let mut slots = [Known::Other; 1 << SLOTS_LOG2];
     let mut i = 1;
     while i < NAMES.len() {
         let slot = Key::of(NAMES[i].as_bytes()).slot();
-        assert!(slots[slot] == 0, "two known names share a slot: search another MULTIPLIER");
-        slots[slot] = i as u8;
+        assert!(slots[slot] as usize == 0, "two known names share a slot: search another MULTIPLIER");
+        slots[slot] = BY_ID[i];
         i += 1;
     }
     slots
@@ -278,21 +284,22 @@ impl Known {
     #[inline(always)]
     pub fn of(name: &[u8]) -> Known {
         let key = Key::of(name);
-        let id = usize::from(SLOTS[key.slot()]);
-        let known = &KEYS[id];
-        if known.first != key.first || known.last != key.last || known.len != key.len || id == 0 {
+        let id = SLOTS[key.slot()];
+        let known = &KEYS[id as usize];
+        // The key of `Other` has a length that no name has.
+        if known.first != key.first || known.last != key.last || known.len != key.len {
             return Known::Other;
         }
         // The key is the whole name up to 16 bytes.
-        if key.len > 16 && !Known::middle_is(id, name) {
+        if key.len > 16 && !id.middle_is(name) {
             return Known::Other;
         }
-        BY_ID[id]
+        id
     }
 
     #[inline(never)]
-    fn middle_is(id: usize, name: &[u8]) -> bool {
-        name.eq_ignore_ascii_case(NAMES[id].as_bytes())
+    fn middle_is(self, name: &[u8]) -> bool {
+        name.eq_ignore_ascii_case(self.name().as_bytes())
     }
 
     /// The field's name in lower case; empty for `Other`.
@@ -445,10 +452,12 @@ pub struct FieldRef<'a> {
 pub struct FieldTable {
     fields: Box<[Field; FIELDS_MAX]>,
     len: usize,
-    /// Bit `k` is set when known field `k` is present.
-    present: u128,
+    /// For each known field the position of the first of its name plus one; 0 = absent.
+    first: [u8; FIELDS_MAX],
     /// Bit `k` is set when known field `k` is present more than once.
     repeated: u128,
+    /// The classes of all known fields present.
+    classes: Class,
     /// Positions of framing and hop-by-hop fields.
     hop: FieldSet,
     /// Positions of claims about earlier hops.
@@ -475,8 +484,9 @@ impl FieldTable {
         FieldTable {
             fields: Box::new([Field::default(); FIELDS_MAX]),
             len: 0,
-            present: 0,
+            first: [0; FIELDS_MAX],
             repeated: 0,
+            classes: Class::PLAIN,
             hop: FieldSet::EMPTY,
             forwarding: FieldSet::EMPTY,
             overriding: FieldSet::EMPTY,
@@ -490,8 +500,9 @@ impl FieldTable {
     #[inline]
     pub fn clear(&mut self) {
         self.len = 0;
-        self.present = 0;
+        self.first = [0; FIELDS_MAX];
         self.repeated = 0;
+        self.classes = Class::PLAIN;
         self.hop = FieldSet::EMPTY;
         self.forwarding = FieldSet::EMPTY;
         self.overriding = FieldSet::EMPTY;
@@ -510,7 +521,23 @@ impl FieldTable {
         let Some(slot) = self.fields.get_mut(index) else { return false };
         *slot = field;
         self.len = index + 1;
-        // `index` is below 128: the slot was there.
+        let class = field.known.class();
+        if u8::from(!line) | u8::from(odd) | class.0 != 0 {
+            self.note(index, field.known, line, odd);
+        }
+        let first = &mut self.first[field.known as usize & (FIELDS_MAX - 1)];
+        if *first == 0 {
+            // `index` is below 128: the slot was there.
+            *first = index as u8 + 1;
+        } else {
+            self.repeated |= field.known.bit();
+        }
+        true
+    }
+
+    /// Notes what is not so of most fields.
+    #[inline]
+    fn note(&mut self, index: usize, known: Known, line: bool, odd: bool) {
         let bit = 1u128 << (index as u32 & 127);
         if !line {
             self.irregular.0 |= bit;
@@ -518,24 +545,19 @@ impl FieldTable {
         if odd {
             self.odd.0 |= bit;
         }
-        if field.known == Known::Other {
+        if known == Known::Other {
             self.others.0 |= bit;
-            return true;
+            return;
         }
-        let known = field.known.bit();
-        self.repeated |= self.present & known;
-        self.present |= known;
-        let class = field.known.class();
-        if class != Class::PLAIN {
-            if class.has(Class(Class::FRAMING.0 | Class::HOP.0)) {
-                self.hop.0 |= bit;
-            } else if class.has(Class::FORWARDING) {
-                self.forwarding.0 |= bit;
-            } else if class.has(Class::OVERRIDE) {
-                self.overriding.0 |= bit;
-            }
+        let class = known.class();
+        self.classes.0 |= class.0;
+        if class.has(Class(Class::FRAMING.0 | Class::HOP.0)) {
+            self.hop.0 |= bit;
+        } else if class.has(Class::FORWARDING) {
+            self.forwarding.0 |= bit;
+        } else if class.has(Class::OVERRIDE) {
+            self.overriding.0 |= bit;
         }
-        true
     }
 
     /// How many fields there are.
@@ -567,16 +589,16 @@ impl FieldTable {
         })
     }
 
-    /// Whether a known field is present; one bit test. Always false for `Other`.
+    /// Whether a known field is present; one load. Always false for `Other`.
     #[inline(always)]
     pub fn has(&self, known: Known) -> bool {
-        self.present & known.bit() != 0
+        self.position(known).is_some()
     }
 
     /// Whether a known field is present more than once; one bit test.
     #[inline(always)]
     pub fn is_repeated(&self, known: Known) -> bool {
-        self.repeated & known.bit() != 0
+        known != Known::Other && self.repeated & known.bit() != 0
     }
 
     /// The known fields that are present more than once and may not be.
@@ -584,22 +606,28 @@ impl FieldTable {
         self.repeated & SINGLES != 0
     }
 
-    /// Whether any of these known fields is present; one test for all of them.
+    /// Whether any field is present that says where the message ends or what becomes of the connection.
     #[inline(always)]
-    pub fn has_any(&self, known: &KnownSet) -> bool {
-        self.present & known.0 != 0
+    pub(crate) fn has_notable(&self) -> bool {
+        self.classes.has(Class(Class::FRAMING.0 | Class::HOP.0 | Class::NOTABLE.0))
     }
 
-    /// Position of the first field of this known name. A miss costs one bit test.
+    /// Whether any of these known fields is present; one load for each.
     #[inline]
+    pub fn has_any(&self, known: &KnownSet) -> bool {
+        FieldSet(known.0).iter().any(|id| id != 0 && self.first[id] != 0)
+    }
+
+    /// Position of the first field of this known name; one load. `None` for `Other`.
+    #[inline(always)]
     pub fn position(&self, known: Known) -> Option<usize> {
-        if !self.has(known) {
+        if known == Known::Other {
             return None;
         }
-        self.as_slice().iter().position(|field| field.known == known)
+        usize::from(self.first[known as usize & (FIELDS_MAX - 1)]).checked_sub(1)
     }
 
-    /// The first field of this known name. A miss costs one bit test.
+    /// The first field of this known name; two loads.
     #[inline]
     pub fn find(&self, known: Known) -> Option<&Field> {
         self.position(known).and_then(|index| self.as_slice().get(index))
@@ -708,6 +736,14 @@ impl KnownSet {
     pub const fn contains(&self, known: Known) -> bool {
         self.0 & known.bit() != 0
     }
+}
+
+/// Whether `value`, which holds no control, is `word` in any case: two loads and two compares. `word` is in lower case,
+/// of letters, digits and hyphens, and at most 16 bytes long.
+#[inline(always)]
+pub(crate) fn is_word(value: &[u8], word: &'static [u8]) -> bool {
+    debug_assert!(word.len() <= 16);
+    value.len() == word.len() && Key::of(value) == Key::of(word)
 }
 
 /// Whether two field names are the same to a peer that reads every byte besides letters and digits as one and the

@@ -2,31 +2,39 @@
 //!
 //! For: the HTTP/1 parser and the target's canonical form. Not for: searching one byte (that is `memchr`).
 //!
-//! Safe, portable code: eight bytes in a word (SWAR) where that pays, a table of 256 classes where it does not.
+//! Sixteen bytes at a time ([`Lanes`]), and a table of 256 classes for the bytes that are left.
 
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
+use crate::sys::lanes::Lanes;
 
 /// Offset of the first byte at or after `at` that is a control (0x00–0x1F, HTAB included, or 0x7F); `bytes.len()` if
 /// there is none.
 #[inline(always)]
 pub fn control(bytes: &[u8], at: usize) -> usize {
-    let mut at = at;
-    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*chunk);
-        // A borrow can raise a false flag only above a true one, so the lowest flag is exact.
-        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-        let deleted = word ^ (ONES * 0x7f);
-        let flags = (below_space | (deleted.wrapping_sub(ONES) & !deleted)) & HIGHS;
-        if flags != 0 {
-            return at + (flags.trailing_zeros() / 8) as usize;
+    let rest = bytes.get(at..).unwrap_or_default();
+    let mut left = rest;
+    while let Some((chunk, behind)) = left.split_first_chunk::<16>() {
+        let lanes = Lanes::of(chunk);
+        let found = (lanes.within(0, 0x1f) | lanes.equal(0x7f)).bits();
+        if found != 0 {
+            return at + (rest.len() - left.len()) + found.trailing_zeros() as usize;
         }
-        at += 8;
+        left = behind;
     }
-    while at < bytes.len() && !(bytes[at] < 0x20 || bytes[at] == 0x7f) {
-        at += 1;
+    control_in_the_end(bytes, bytes.len() - left.len())
+}
+
+/// [`control`] in the last fifteen bytes, which are looked at together with those before them.
+#[inline(never)]
+fn control_in_the_end(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    if let Some(chunk) = bytes.last_chunk::<16>()
+        && rest.len() < 16
+    {
+        let lanes = Lanes::of(chunk);
+        let found = (lanes.within(0, 0x1f) | lanes.equal(0x7f)).bits() >> (16 - rest.len()) | 1 << rest.len();
+        return at + found.trailing_zeros() as usize;
     }
-    at
+    at + rest.iter().position(|byte| *byte < 0x20 || *byte == 0x7f).unwrap_or(rest.len())
 }
 
 /// Bytes of a field name: 0 = not a token byte, 1 = letter, digit or hyphen, 2 = any other token byte
@@ -49,11 +57,24 @@ pub const NAME: [u8; 256] = {
     table
 };
 
-/// Offset of the first byte at or after `at` that is neither a letter, a digit nor a hyphen; `bytes.len()` if none.
+/// How many letters, digits and hyphens `bytes` begins with.
 #[inline(always)]
-pub fn name(bytes: &[u8], at: usize) -> usize {
-    let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(|byte| NAME[usize::from(*byte)] != 1).unwrap_or(rest.len())
+pub fn name(bytes: &[u8]) -> usize {
+    if let Some(chunk) = bytes.first_chunk::<16>() {
+        let lanes = Lanes::of(chunk);
+        let letter = lanes.with_bits(0x20).within(b'a', b'z');
+        let other = !(letter | lanes.within(b'0', b'9') | lanes.equal(b'-')).bits() & 0xffff;
+        if other != 0 {
+            return other.trailing_zeros() as usize;
+        }
+    }
+    long_name(bytes)
+}
+
+/// [`name`] byte by byte, for names of 16 bytes and more and for the end of what has arrived.
+#[inline(never)]
+fn long_name(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| NAME[usize::from(*byte)] != 1).unwrap_or(bytes.len())
 }
 
 /// Offset of the first byte at or after `at` that is no token byte; `bytes.len()` if none.
@@ -105,7 +126,11 @@ mod tests {
                     let stops = byte < 0x20 || byte == 0x7f;
                     assert_eq!(control(&bytes, start), if stops { at } else { 40 }, "{byte} {at} {start}");
                     let stops = !(byte.is_ascii_alphanumeric() || byte == b'-');
-                    assert_eq!(name(&bytes, start), if stops { at } else { 40 }, "{byte} {at} {start}");
+                    assert_eq!(
+                        start + name(&bytes[start..]),
+                        if stops { at } else { 40 },
+                        "{byte} {at} {start}"
+                    );
                 }
             }
         }

@@ -23,6 +23,7 @@ use std::{
 };
 
 use super::{Method, Reason, RequestTable, field::Span};
+use crate::sys::lanes::Lanes;
 
 /// More than one Host field, none, or an empty one where one is required.
 pub const HOST_MISSING: Reason = Reason::client("host_missing", 2100, 400, "Host is missing");
@@ -320,6 +321,9 @@ pub struct Authority {
 /// [`HOST_MISSING`] if empty, [`HOST_SYNTAX`], [`HOST_PORT`], [`TARGET_USERINFO`].
 #[inline]
 pub fn authority(bytes: &[u8]) -> Result<Authority, Reason> {
+    if is_plain_name(bytes) {
+        return Ok(Authority { host_len: bytes.len(), port: 0, plain: true });
+    }
     let mut plain = true;
     let mut label = 0;
     let mut at = 0;
@@ -355,6 +359,41 @@ pub fn authority(bytes: &[u8]) -> Result<Authority, Reason> {
         number_at_the_end(&bytes[..at], &bytes[label..at])?;
     }
     Ok(Authority { host_len: at, port, plain })
+}
+
+/// Whether all of `bytes` is a name of 8–32 bytes in canonical form: what nearly every Host is, judged at once.
+#[inline(always)]
+fn is_plain_name(bytes: &[u8]) -> bool {
+    let len = bytes.len();
+    let (labels, dots) = if let (Some(start), Some(end)) =
+        (bytes.first_chunk::<16>(), bytes.last_chunk::<16>())
+        && len <= 32
+    {
+        let (start, end) = (label_and_dot_bits(start), label_and_dot_bits(end));
+        // The overlap says the same twice.
+        (start.0 | end.0 << (len - 16), start.1 | end.1 << (len - 16))
+    } else if let (Some(start), Some(end)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>())
+        && len < 16
+    {
+        let end = u128::from(u64::from_le_bytes(*end)) << ((len - 8) * 8);
+        label_and_dot_bits(&(u128::from(u64::from_le_bytes(*start)) | end).to_le_bytes())
+    } else {
+        return false;
+    };
+    let all = u32::MAX >> (32 - len);
+    // No empty label: no dot at either end, none behind another. Labels are below 64 bytes, for the whole is.
+    let ends = dots & (1 | 1 << (len - 1)) == 0 && dots & dots << 1 == 0;
+    // A last label that starts with a digit may be part of an address.
+    let last = (u32::BITS - dots.leading_zeros()) as usize;
+    (labels | dots) & all == all && ends && !bytes.get(last).is_none_or(u8::is_ascii_digit)
+}
+
+/// Which bytes are of a label in canonical form, and which are dots; zero bytes are neither.
+#[inline(always)]
+fn label_and_dot_bits(bytes: &[u8; 16]) -> (u32, u32) {
+    let lanes = Lanes::of(bytes);
+    let label = lanes.within(b'a', b'z') | lanes.within(b'0', b'9') | lanes.equal(b'-') | lanes.equal(b'_');
+    (label.bits(), lanes.equal(b'.').bits())
 }
 
 /// What does not begin like a name: nothing at all, an IPv6 literal, or rubbish.
@@ -453,37 +492,81 @@ pub struct Scan {
 /// Runs over a target in origin-form from `at` to the first byte that no target may hold. One pass.
 #[inline(always)]
 pub fn scan(bytes: &[u8], at: usize) -> Scan {
+    let (path_end, path_plain) = scan_path(bytes, at);
+    let mut end = path_end;
+    let mut query_escape_broken = false;
+    if bytes.get(end) == Some(&b'?') {
+        (end, query_escape_broken) = scan_query(bytes, end + 1);
+    }
+    let plain = path_plain && !query_escape_broken && bytes.get(at) == Some(&b'/');
+    Scan { end, path_end, plain, query_escape_broken }
+}
+
+/// Where a path that starts at `at` ends, and whether it can stay as it is.
+#[inline(always)]
+fn scan_path(bytes: &[u8], at: usize) -> (usize, bool) {
     let mut end = at;
-    let mut unplain = 0u8;
-    let mut previous = 0u8;
-    while let Some(byte) = bytes.get(end) {
+    let mut unplain = 0;
+    // Bit 0: the byte before `end` is a slash.
+    let mut behind_slash = 0u32;
+    loop {
+        while let Some(chunk) = bytes.get(end..).and_then(|rest| rest.first_chunk::<16>()) {
+            let lanes = Lanes::of(chunk);
+            let slash = lanes.equal(b'/');
+            // Bytes that need a look of their own: all that no path may hold, those that make it unplain, and a few
+            // rare ones that share a range with them (`$`, `=`, `~`).
+            let unusual = lanes.within(0x22, 0x25) | lanes.within(0x3b, 0x3f) | lanes.within(0x5b, 0x5e);
+            let usual = lanes.within(0x21, 0x7a).but_not(unusual | lanes.equal(b'`'));
+            let passed = (!usual.bits()).trailing_zeros();
+            let behind = slash.bits() << 1 | behind_slash;
+            let risky = (slash | lanes.equal(b'.')).bits();
+            unplain |= behind & risky & ((1 << passed) - 1);
+            behind_slash = behind >> passed & 1;
+            end += passed as usize;
+            if passed < 16 {
+                break;
+            }
+        }
+        let Some(byte) = bytes.get(end) else { break };
         let class = TARGET[usize::from(*byte)];
         if class >= QUESTION {
             break;
         }
-        // `SLASH` shifted by one is `RISKY`: a slash or a dot behind a slash.
-        unplain |= (previous << 1) & class & RISKY | class & SPECIAL;
-        previous = class;
+        unplain |= u32::from(class & SPECIAL) | u32::from(class & RISKY != 0) & behind_slash;
+        behind_slash = u32::from(class & SLASH != 0);
         end += 1;
     }
-    let path_end = end;
-    let mut query_escape_broken = false;
-    if bytes.get(end) == Some(&b'?') {
-        end += 1;
-        while let Some(byte) = bytes.get(end) {
-            let class = TARGET[usize::from(*byte)];
-            if class & STOP != 0 {
+    (end, unplain == 0)
+}
+
+/// Where a query that starts at `at` ends, and whether it holds a broken escape.
+#[inline(always)]
+fn scan_query(bytes: &[u8], at: usize) -> (usize, bool) {
+    let mut end = at;
+    let mut broken = false;
+    loop {
+        while let Some(chunk) = bytes.get(end..).and_then(|rest| rest.first_chunk::<16>()) {
+            let lanes = Lanes::of(chunk);
+            let quotes = lanes.with_bits(1).equal(b'#') | lanes.equal(b'%') | lanes.equal(b'`');
+            let brackets = lanes.with_bits(2).equal(b'>') | lanes.with_bits(2).equal(b'^');
+            let usual = lanes.within(0x21, 0x7a).but_not(quotes | brackets);
+            let passed = (!usual.bits()).trailing_zeros();
+            end += passed as usize;
+            if passed < 16 {
                 break;
             }
-            if *byte == b'%' {
-                let whole = matches!(bytes.get(end + 1..end + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
-                query_escape_broken |= !whole;
-            }
-            end += 1;
         }
+        let Some(byte) = bytes.get(end) else { break };
+        if TARGET[usize::from(*byte)] & STOP != 0 {
+            break;
+        }
+        if *byte == b'%' {
+            let escape = bytes.get(end + 1..end + 3).unwrap_or_default();
+            broken |= escape.len() < 2 || !escape.iter().all(u8::is_ascii_hexdigit);
+        }
+        end += 1;
     }
-    let plain = unplain == 0 && !query_escape_broken && bytes.get(at) == Some(&b'/');
-    Scan { end, path_end, plain, query_escape_broken }
+    (end, broken)
 }
 
 /// Why this byte, at which [`scan`] stopped, is refused.
