@@ -176,8 +176,15 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let socket = bind_socket(config, &settings);
     drop_privileges(config, &settings)?;
 
+    let roots = exchange::trust_roots(None).map_err(StartError::System)?;
+    let tls = exchange::tls_config(roots).map_err(|error| system("TLS for our own fetches")(&error))?;
+    let mut options: ControlOptions<KeySet> = ControlOptions::new(tls, Arc::new(parse_keys));
+    options.servers = config.node.resolver.iter().map(|server| server.value).collect();
+    let control = Control::start(options).map_err(|error| StartError::System(error.to_string()))?;
+
     let mut kept = Kept::default();
-    let mut snapshot = compile(config, 1, &mut kept).map_err(|errors| refused(&loaded, errors))?;
+    let mut snapshot =
+        compile(config, 1, &mut kept, Some(control.parts())).map_err(|errors| refused(&loaded, errors))?;
     let mut registry = Registry::new(cores.len(), policy::NAMES);
     snapshot.names = SnapshotNames::register(&snapshot, &mut registry, 0);
     let logs = rings(cores.len(), RingSizes::default());
@@ -185,12 +192,6 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let writer = Writer::start(logs.drain, &log_config(config, settings.silent_log), registry.directory())
         .map_err(|error| StartError::System(format!("{}: {}", error.sink, error.source)))?;
     registry.watch_writer(writer.stats());
-
-    let roots = exchange::trust_roots(None).map_err(StartError::System)?;
-    let tls = exchange::tls_config(roots).map_err(|error| system("TLS for our own fetches")(&error))?;
-    let mut options: ControlOptions<KeySet> = ControlOptions::new(tls, Arc::new(parse_keys));
-    options.servers = config.node.resolver.iter().map(|server| server.value).collect();
-    let control = Control::start(options).map_err(|error| StartError::System(error.to_string()))?;
 
     let node = Arc::new(Node::new(snapshot));
     let alive = Arc::new(AtomicUsize::new(0));
@@ -404,7 +405,8 @@ impl Running {
             all
         };
         let wanted = addresses(&loaded.config).map_err(refuse)?;
-        let mut snapshot = compile(&loaded.config, generation, &mut self.kept).map_err(refuse)?;
+        let mut snapshot = compile(&loaded.config, generation, &mut self.kept, Some(self.control.parts()))
+            .map_err(refuse)?;
         if wanted != self.wanted_addresses {
             Line::warn(NEEDS_RESTART).emit();
         }

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 
 use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
-use crate::control::exchange;
+use crate::control::{Parts, exchange, health};
 use crate::http::forward::RenamedIdentity;
 use crate::http::{HeadLimits, Method};
+use crate::jose::KeySet;
 use crate::policy::authorize::allow::{Allow, Grant, Who};
 use crate::policy::identify::LoginId;
 use crate::policy::respond::headers::Edits;
@@ -26,7 +26,7 @@ use crate::snapshot::{Action, Api, IdentityFields, Listener, Operation, Rewrite,
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::tickets::Tickets;
 use crate::tls::{ClientProfile, ServerProfile};
-use crate::upstream::{Balance, Target, Timeouts, Upstream};
+use crate::upstream::{Balance, Place, Target, Timeouts, Upstream};
 
 /// A route that the router cannot hold.
 pub const ROUTE: Code = Code::new(1420);
@@ -65,7 +65,8 @@ impl Kept {
 /// Numbers the upstreams of this process.
 static NEXT_UPSTREAM: AtomicU64 = AtomicU64::new(1);
 
-/// Compiles a configuration. `kept` carries over what reloads must not disturb.
+/// Compiles a configuration. `kept` carries over what reloads must not disturb; without `parts` (a check) nothing is
+/// resolved, fetched or probed.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
@@ -73,8 +74,9 @@ pub fn compile(
     config: &written::Config,
     generation: u64,
     kept: &mut Kept,
+    parts: Option<&Parts<KeySet>>,
 ) -> Result<Snapshot, Vec<ConfigError>> {
-    let mut compiler = Compiler { errors: Vec::new(), config };
+    let mut compiler = Compiler { errors: Vec::new(), config, parts };
     let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
@@ -96,6 +98,7 @@ pub fn compile(
 struct Compiler<'c> {
     errors: Vec<ConfigError>,
     config: &'c written::Config,
+    parts: Option<&'c Parts<KeySet>>,
 }
 
 impl Compiler<'_> {
@@ -206,6 +209,30 @@ impl Compiler<'_> {
         upstreams
     }
 
+    #[expect(clippy::too_many_arguments, reason = "all that a probe is made of")]
+    fn probe(
+        &self,
+        name: &str,
+        upstream: &written::Upstream,
+        target: &written::Target,
+        address: Option<SocketAddr>,
+        host: &str,
+        port: u16,
+        authority: &str,
+    ) -> Option<Arc<health::Target>> {
+        let (parts, wanted) = (self.parts?, upstream.health.as_ref()?);
+        // A plain HTTP probe from the control thread; a target under TLS that is not probed counts as up.
+        if target.https {
+            return None;
+        }
+        let destination = match address {
+            Some(address) => health::Destination::Address(address),
+            None => health::Destination::Name(host.to_owned(), port),
+        };
+        let probe = health::Probe::new(name, destination, authority, &wanted.get.value, wanted.every);
+        Some(parts.health.target(probe, None))
+    }
+
     fn client_profile(
         &mut self,
         upstream: &written::Upstream,
@@ -237,26 +264,30 @@ impl Compiler<'_> {
                     None
                 }
                 written::Host::Net(host, port) => {
-                    let addresses: Vec<SocketAddr> = match host.ip() {
-                        Some(ip) => vec![SocketAddr::new(ip, *port)],
-                        None if host.as_str() == "localhost" => {
-                            vec![SocketAddr::from(([127, 0, 0, 1], *port))]
-                        }
-                        None => Vec::new(),
-                    };
                     let authority = match (target.value.https, port) {
                         (true, 443) | (false, 80) => host.as_str().to_owned(),
                         _ => format!("{host}:{port}"),
                     };
-                    Some(Target::new(
-                        &target.value.to_string(),
-                        &authority,
-                        Arc::new(ArcSwap::from_pointee(addresses)),
-                        match target.value.https {
-                            true => Some(self.client_profile(upstream, host.as_str(), target.span)?),
-                            false => None,
-                        },
-                    ))
+                    let address = match host.ip() {
+                        Some(ip) => Some(SocketAddr::new(ip, *port)),
+                        // RFC 6761 §6.3: this name never leaves the machine.
+                        None if host.as_str() == "localhost" => {
+                            Some(SocketAddr::from(([127, 0, 0, 1], *port)))
+                        }
+                        None => None,
+                    };
+                    let place = match (address, self.parts) {
+                        (Some(address), _) => Place::Fixed(address),
+                        (None, Some(parts)) => Place::Named(parts.names.addresses(host.as_str()), *port),
+                        (None, None) => Place::Nowhere,
+                    };
+                    let tls = match target.value.https {
+                        true => Some(self.client_profile(upstream, host.as_str(), target.span)?),
+                        false => None,
+                    };
+                    let health =
+                        self.probe(name, upstream, &target.value, address, host.as_str(), *port, &authority);
+                    Some(Target::new(&target.value.to_string(), &authority, place, tls, health))
                 }
             })
             .collect();

@@ -76,16 +76,13 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    use arc_swap::ArcSwap;
-
     use super::*;
+    use crate::upstream::Place;
 
     fn targets(count: usize) -> Vec<Target> {
-        let addresses = Arc::new(ArcSwap::from_pointee(Vec::new()));
-        (0..count).map(|_| Target::new("t", "t", Arc::clone(&addresses), None)).collect()
+        (0..count).map(|_| Target::new("t", "t", Place::Nowhere, None, None)).collect()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::http::Reason;
 use crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT;
 use crate::sys::socket::connect_start;
 use crate::upstream::pool::Connection;
-use crate::upstream::{Place, Target, Upstream};
+use crate::upstream::{Permit, Target, Upstream};
 use crate::worker::core::Core;
 use crate::worker::{Deadline, Socket, Transport};
 
@@ -27,18 +27,18 @@ pub const UPSTREAM_CONNECTIONS: Reason =
 /// `upstream_connections` at the cap, `upstream_unresolved` without an address, `upstream_connect_timeout` past the
 /// deadline, `upstream_refused` when every address fails.
 pub async fn connect(upstream: &Upstream, target: &Target, core: &Core) -> Result<Connection, Reason> {
-    let place = target.admit(upstream.connections_max).ok_or(UPSTREAM_CONNECTIONS)?;
+    let permit = target.admit(upstream.connections_max).ok_or(UPSTREAM_CONNECTIONS)?;
     let deadline_ms = core.now_ms() + upstream.timeouts.connect;
     let mut reason = UPSTREAM_UNRESOLVED;
-    let mut place = Some(place);
+    let mut permit = Some(permit);
     for index in 0.. {
         // Loaded anew for each attempt: no guard is held across a wait.
-        let Some(address) = target.addresses.load().get(index).copied() else { break };
+        let Some(address) = target.address(index) else { break };
         let (socket, result) = attempt(address, core, deadline_ms).await;
         match result {
             Ok(()) => {
-                let (Some(socket), Some(place)) = (socket, place.take()) else { break };
-                return secure(socket, target, place).await;
+                let (Some(socket), Some(permit)) = (socket, permit.take()) else { break };
+                return secure(socket, target, permit).await;
             }
             Err(_) if socket.is_some_and(|socket| socket.expired().is_some()) => {
                 return Err(UPSTREAM_CONNECT_TIMEOUT);
@@ -71,10 +71,10 @@ async fn established(socket: &Socket, core: &Core) -> io::Result<()> {
     }
 }
 
-async fn secure(socket: Socket, target: &Target, place: Place) -> Result<Connection, Reason> {
+async fn secure(socket: Socket, target: &Target, permit: Permit) -> Result<Connection, Reason> {
     let transport = match &target.tls {
         None => Transport::Plain(socket),
         Some(profile) => Transport::Tls(Box::new(profile.connect(socket).await?)),
     };
-    Ok(Connection::new(transport, place))
+    Ok(Connection::new(transport, permit))
 }

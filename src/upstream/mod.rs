@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use arc_swap::ArcSwap;
+use crate::control::{dns, health};
 
 /// How a target is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,21 +64,38 @@ impl Default for Timeouts {
     }
 }
 
+/// Where a target is.
+pub enum Place {
+    /// At an address.
+    Fixed(SocketAddr),
+    /// Where its name points to now: the control thread resolves it.
+    Named(Arc<dns::Addresses>, u16),
+    /// Nobody resolves its name: a configuration that is only checked.
+    Nowhere,
+}
+
 /// One address of an upstream.
-#[derive(Debug)]
 pub struct Target {
     /// The URL as written, for logs and metrics.
     pub name: Box<str>,
     /// `host[:port]` for the `Host` field where the client's is not kept.
     pub authority: Box<[u8]>,
-    /// What its name resolves to now; the control thread publishes. Empty: it does not resolve.
-    pub addresses: Arc<ArcSwap<Vec<SocketAddr>>>,
+    /// Where it is.
+    pub place: Place,
     /// How it is spoken to under TLS; `None` is plain HTTP.
     pub tls: Option<Arc<crate::tls::ClientProfile>>,
-    /// Whether probes find it in order; set by the control thread.
-    pub up: Arc<AtomicBool>,
+    /// What probes find, where it is probed; the control thread keeps it up to date.
+    pub health: Option<Arc<health::Target>>,
+    /// Whether it is up, where it is not probed.
+    pub up: AtomicBool,
     /// Connections open to it, all cores together.
     open: Arc<AtomicU32>,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("name", &self.name).field("up", &self.is_up()).finish_non_exhaustive()
+    }
 }
 
 impl Target {
@@ -86,29 +103,42 @@ impl Target {
     pub fn new(
         name: &str,
         authority: &str,
-        addresses: Arc<ArcSwap<Vec<SocketAddr>>>,
+        place: Place,
         tls: Option<Arc<crate::tls::ClientProfile>>,
+        health: Option<Arc<health::Target>>,
     ) -> Target {
         Target {
             name: name.into(),
             authority: authority.as_bytes().into(),
-            addresses,
+            place,
             tls,
-            up: Arc::new(AtomicBool::new(true)),
+            health,
+            up: AtomicBool::new(true),
             open: Arc::new(AtomicU32::new(0)),
         }
     }
 
     /// Whether probes find it in order.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.health.as_ref().map_or_else(|| self.up.load(Ordering::Relaxed), |health| health.is_up())
+    }
+
+    /// Its addresses as of now, one by one.
+    pub fn address(&self, index: usize) -> Option<SocketAddr> {
+        match &self.place {
+            Place::Fixed(address) => (index == 0).then_some(*address),
+            Place::Named(addresses, port) => {
+                addresses.current().get(index).map(|address| SocketAddr::new(*address, *port))
+            }
+            Place::Nowhere => None,
+        }
     }
 
     /// Takes a place for one more connection, if the cap allows it.
-    pub fn admit(&self, most: u32) -> Option<Place> {
+    pub fn admit(&self, most: u32) -> Option<Permit> {
         // One read-modify-write per connection, never per request.
         if self.open.fetch_add(1, Ordering::Relaxed) < most {
-            return Some(Place { open: Arc::clone(&self.open) });
+            return Some(Permit { open: Arc::clone(&self.open) });
         }
         self.open.fetch_sub(1, Ordering::Relaxed);
         None
@@ -122,11 +152,11 @@ impl Target {
 
 /// The right to one open connection; given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     open: Arc<AtomicU32>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -138,8 +168,7 @@ mod tests {
 
     #[test]
     fn the_cap_holds_and_places_come_back() {
-        let addresses = Arc::new(ArcSwap::from_pointee(Vec::new()));
-        let target = Target::new("http://a", "a", addresses, None);
+        let target = Target::new("http://a", "a", Place::Nowhere, None, None);
         let first = target.admit(2).expect("one");
         let _second = target.admit(2).expect("two");
         assert!(target.admit(2).is_none());

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::upstream::balance::Turn;
-use crate::upstream::{Place, Upstream};
+use crate::upstream::{Permit, Upstream};
 use crate::worker::Transport;
 
 /// An open connection to a target.
@@ -18,13 +18,13 @@ pub struct Connection {
     pub used: u64,
     /// When it became idle, monotonic milliseconds.
     idle_since_ms: u64,
-    _place: Place,
+    _permit: Permit,
 }
 
 impl Connection {
     /// A connection that has carried nothing yet.
-    pub fn new(transport: Transport, place: Place) -> Connection {
-        Connection { transport, used: 0, idle_since_ms: 0, _place: place }
+    pub fn new(transport: Transport, permit: Permit) -> Connection {
+        Connection { transport, used: 0, idle_since_ms: 0, _permit: permit }
     }
 }
 
