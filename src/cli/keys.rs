@@ -409,7 +409,7 @@ impl Edit {
 }
 
 /// A record as a line of a store.
-fn line(record: &KeyRecord) -> String {
+pub(super) fn line(record: &KeyRecord) -> String {
     let hash: String = record.hash.iter().map(|byte| format!("{byte:02x}")).collect();
     // Written member by member: the order is for people.
     let mut line = format!(

@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub mod check;
 pub mod completions;
+pub mod demo;
 pub mod help;
 pub mod keys;
 pub mod reload;
@@ -39,6 +40,8 @@ struct CommandLine {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Serve a demo on this machine: nothing else needed (also without any verb)
+    Demo(demo::Arguments),
     /// Serve a configuration until told to end
     Run(run::Arguments),
     /// Report every error of a configuration at once
@@ -61,6 +64,7 @@ enum Verb {
 pub fn main() -> ExitCode {
     let command = CommandLine::parse();
     match &command.verb {
+        Some(Verb::Demo(arguments)) => demo::run(arguments),
         Some(Verb::Run(arguments)) => run::run(arguments),
         Some(Verb::Check(arguments)) => check::run(arguments),
         Some(Verb::Reload(arguments)) => reload::run(arguments),
@@ -73,11 +77,7 @@ pub fn main() -> ExitCode {
         }
         Some(Verb::Completions(arguments)) => completions::run(arguments, CommandLine::command()),
         None if command.test => check::run(&command.check),
-        None => {
-            // Printing fails only if nobody reads.
-            let _ = CommandLine::command().print_help();
-            ExitCode::from(2)
-        }
+        None => demo::run(&demo::Arguments::default()),
     }
 }
 

@@ -20,7 +20,11 @@ pub struct Arguments {
     pub strict: bool,
 }
 
-fn driver(text: &str) -> Result<Wanted, String> {
+/// Reads `--driver`.
+///
+/// # Errors
+/// What would have been understood.
+pub fn driver(text: &str) -> Result<Wanted, String> {
     Wanted::parse(text).ok_or_else(|| "expected auto, io_uring, io_uring-plain or epoll".to_owned())
 }
 
