@@ -16,7 +16,7 @@ use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport};
 
 /// The body is larger than the operation admits.
-pub const BODY_SIZE: Reason = Reason::client("body_size", 3302, 413, "The request body is too large");
+pub const BODY_SIZE: Reason = Reason::client("body_size", 2060, 413, "The request body is too large");
 
 /// Pieces up to this many bytes are gathered with what is already waiting to be sent, so that a small message leaves in
 /// one write.

@@ -12,13 +12,16 @@ use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
+use crate::control::process_log::{Code as LogCode, Line};
 use crate::control::{Parts, exchange, health};
 use crate::http::forward::RenamedIdentity;
 use crate::http::{HeadLimits, Method};
 use crate::jose::KeySet;
 use crate::policy::authorize::allow::{Allow, Grant, Who};
-use crate::policy::identify::LoginId;
+use crate::policy::identify::compile::Upkeep;
+use crate::policy::identify::{self, Login, LoginId, Logins};
 use crate::policy::respond::headers::Edits;
+use crate::policy::validate::json_schema::JsonSchema;
 use crate::policy::{Chain, Compiled, Link, Mode, Stage};
 use crate::route::{BaseId, RouteError, RouterBuilder};
 use crate::snapshot::names::SnapshotNames;
@@ -36,6 +39,10 @@ pub const CERTIFICATE: Code = Code::new(1120);
 pub const UPSTREAM_TRUST: Code = Code::new(1220);
 /// A listener or target that this version cannot open.
 pub const UNIX_SOCKET: Code = Code::new(1130);
+
+/// A key store that changed cannot be used; the last good one stays.
+pub const STORE_REFUSED: LogCode =
+    LogCode::new(6014, "a changed key store is refused, the last good one stays");
 
 /// What a snapshot is made with besides the configuration: what outlives it.
 #[derive(Debug, Default)]
@@ -76,7 +83,18 @@ pub fn compile(
     kept: &mut Kept,
     parts: Option<&Parts<KeySet>>,
 ) -> Result<Snapshot, Vec<ConfigError>> {
-    let mut compiler = Compiler { errors: Vec::new(), config, parts };
+    let upkeep = parts.map(|parts| Upkeep {
+        keepers: &parts.keys,
+        watcher: &parts.watcher,
+        complain: |path, why| {
+            Line::error(STORE_REFUSED).with("store", path.display()).with("why", why).emit()
+        },
+    });
+    let (logins, errors) = match identify::compile::compile(&config.login, upkeep) {
+        Ok(logins) => (logins, Vec::new()),
+        Err(errors) => (identify::compile::Compiled::default(), errors),
+    };
+    let mut compiler = Compiler { errors, config, parts, logins: logins.logins };
     let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
@@ -90,6 +108,7 @@ pub fn compile(
             upstreams,
             names: SnapshotNames::default(),
             logins: config.login.names().map(Box::from).collect(),
+            watched: logins.watched,
         }),
         _ => Err(compiler.errors),
     }
@@ -99,6 +118,7 @@ struct Compiler<'c> {
     errors: Vec<ConfigError>,
     config: &'c written::Config,
     parts: Option<&'c Parts<KeySet>>,
+    logins: Vec<Arc<Login>>,
 }
 
 impl Compiler<'_> {
@@ -468,11 +488,38 @@ impl Compiler<'_> {
             links.push(link(Stage::Authorize, Mode::Enforce, Compiled::Allow(Allow::default())));
             return links;
         }
+        if let Some(login) = self.login_of(api) {
+            links.push(link(Stage::Identify, Mode::Enforce, Compiled::Login(login)));
+        }
+        if let Some(body) = api.body_of(operation) {
+            let sizes = api.sizes_of(operation).in_force();
+            match JsonSchema::compile(body, sizes.body_bytes_max, sizes.json_depth_max) {
+                Ok(schema) => links.push(link(Stage::Validate, mode(body.mode), Compiled::Schema(schema))),
+                Err(errors) => self.errors.extend(errors),
+            }
+        }
         if let Some(allow) = &api.allow {
             let grants = self.grants(allow, name, operation.is_some());
             links.push(link(Stage::Authorize, mode(allow.mode.mode()), Compiled::Allow(Allow { grants })));
         }
         links
+    }
+
+    /// The logins that the API's `allow` names, each once.
+    fn login_of(&self, api: &written::Api) -> Option<Logins> {
+        let grants = api.allow.iter().flat_map(|allow| &allow.grants);
+        let mut places: Vec<usize> = grants
+            .flat_map(|grant| &grant.who)
+            .filter_map(|who| match &who.value {
+                written::Who::Login(name) => self.config.login.position(name),
+                written::Who::Anyone => None,
+            })
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        let logins: Vec<Arc<Login>> =
+            places.iter().filter_map(|&place| self.logins.get(place).cloned()).collect();
+        (!logins.is_empty()).then(|| Logins::new(logins))
     }
 
     fn grants(&self, allow: &written::Allow, operation: &str, named: bool) -> Vec<Grant> {

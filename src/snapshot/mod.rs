@@ -10,6 +10,7 @@ pub mod names;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::control::watch::Subscription;
 use crate::http::HeadLimits;
 use crate::http::forward::RenamedIdentity;
 use crate::policy::Chain;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub names: names::SnapshotNames,
     /// The names of the logins, by [`crate::policy::identify::LoginId`].
     pub logins: Vec<Box<str>>,
+    /// Keeps the key stores watched as long as this snapshot lives.
+    pub watched: Vec<Subscription>,
 }
 
 impl std::fmt::Debug for Snapshot {

@@ -63,8 +63,13 @@ fn serve(arguments: &Arguments) -> Result<bool, String> {
         .replace("{metrics}", &free_port(9901).map_err(words)?.to_string());
     let file = place.write("ringwall.yaml", config.as_bytes()).map_err(words)?;
     place.write("order.schema.json", SCHEMA.as_bytes()).map_err(words)?;
-    let settings =
-        Settings { source: Source::File(file), driver: arguments.driver, strict: false, quiet: true, silent_log: true };
+    let settings = Settings {
+        source: Source::File(file),
+        driver: arguments.driver,
+        strict: false,
+        quiet: true,
+        silent_log: true,
+    };
     let running = start(settings).map_err(|error| {
         super::run::tell(&error);
         "see above".to_owned()
@@ -92,7 +97,8 @@ fn welcome(
     let token = &credentials.token;
     let order = r#"{"customer":"Ada","items":[{"sku":"ABC-1234","quantity":2}]}"#;
     let bad = r#"{"customer":"Ada","items":[{"sku":"abc","quantity":0}]}"#;
-    let metrics = metrics.map_or_else(String::new, |address| format!("  metrics      http://{address}/metrics\n"));
+    let metrics =
+        metrics.map_or_else(String::new, |address| format!("  metrics      http://{address}/metrics\n"));
     format!(
         "ringwall {version}: a demo on this machine only, until Ctrl-C
 
@@ -202,7 +208,7 @@ impl Credentials {
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
             .map_err(|_| no_randomness())?;
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random)
-            .map_err(io::Error::other)?;
+            .map_err(|rejected| io::Error::other(rejected.to_string()))?;
         let point = pair.public_key().as_ref();
         // An uncompressed point: 4, x, y (SEC 1 §2.3.3).
         let coordinates = point.get(1..65).ok_or_else(no_randomness)?;

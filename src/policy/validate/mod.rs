@@ -3,5 +3,4 @@
 pub mod json_schema;
 
 /// Per core: buffers of the JSON tape, caches of the regex engine.
-#[derive(Debug, Default)]
-pub struct PerCore {}
+pub type PerCore = crate::schema::Scratch;
