@@ -192,6 +192,8 @@ pub(super) struct Name {
     pub(super) mask: u128,
     /// Whether the name can stand in a text without escapes.
     pub(super) is_plain: bool,
+    /// Whether it is longer than `quoted` can hold.
+    pub(super) is_long: bool,
 }
 
 /// A name packed into two words; with its length they are unique up to 16 bytes.
@@ -815,13 +817,17 @@ impl Name {
         let is_plain = bytes.iter().all(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
         let mut quoted = [0_u8; 16];
         let mut mask = [0_u8; 16];
-        if is_plain && bytes.len() <= 14 {
+        let is_long = bytes.len() > 14;
+        if is_plain && !is_long {
             quoted[..bytes.len()].copy_from_slice(bytes);
             quoted[bytes.len()..][..2].copy_from_slice(b"\":");
             mask[..bytes.len() + 2].fill(0xff);
+        } else {
+            // Nothing masked to zero is this.
+            quoted[0] = 1;
         }
         let (quoted, mask) = (u128::from_le_bytes(quoted), u128::from_le_bytes(mask));
-        Name { key: Key::of(bytes), plan, long: name.into(), quoted, mask, is_plain }
+        Name { key: Key::of(bytes), plan, long: name.into(), quoted, mask, is_plain, is_long }
     }
 
     #[inline(always)]

@@ -18,6 +18,7 @@ use super::program::{
     Flat, Key, Memory, NAMES, NOTHING, Name, NumberOp, NumberPlan, ObjectPlan, Plan, Rest, StringOp, Verdict,
     characters_within, length_within,
 };
+use crate::sys::lanes::Lanes;
 
 /// Judges `text`, which is UTF-8, with no more than `depth_max` levels.
 pub(super) fn judge(
@@ -189,7 +190,7 @@ impl<'a> Run<'a> {
             let found = match names.get(expected) {
                 Some(name) if self.is_here(name, at) => {
                     at += name.key.len + 3;
-                    Some(expected)
+                    Some((expected, name))
                 }
                 _ => {
                     match self.byte(at) {
@@ -205,8 +206,9 @@ impl<'a> Run<'a> {
                     at += 1;
                     let name = self.slice(span);
                     let found = plan.find(names, Key::of(name), name);
+                    let found = found.and_then(|index| Some((index, names.get(index)?)));
                     match found {
-                        Some(index) => following[slot].set(index as u16),
+                        Some((index, _)) => following[slot].set(index as u16),
                         None if plan.closed && plan.patterns.is_empty() => return End::INVALID,
                         None if !self.remember(span.start, span.end, unlisted_from) => return End::UNSURE,
                         None => {}
@@ -215,23 +217,21 @@ impl<'a> Run<'a> {
                 }
             };
             at = self.skip_space(at);
-            if !self.charge(1) {
-                return End::UNSURE;
-            }
             count += 1;
             let end = match found {
-                Some(index) => {
+                Some((index, name)) => {
                     if seen & (1 << index) != 0 {
                         return End::UNSURE;
                     }
                     seen |= 1 << index;
                     slot = index + 1;
-                    self.judge(names[index].plan, at)
+                    self.judge(name.plan, at)
                 }
                 None => self.unlisted(plan, at),
             };
             if !end.is_valid() {
-                return end;
+                // Another branch may begin anew: what this one read is paid for.
+                return if self.charge(count) { end } else { End::UNSURE };
             }
             at = match self.byte(end.0) {
                 b',' => end.0 + 1,
@@ -249,8 +249,13 @@ impl<'a> Run<'a> {
                 }
             };
         }
+        if !self.charge(count + 1) {
+            return End::UNSURE;
+        }
         self.depth += 1;
-        self.spans.truncate(unlisted_from);
+        if self.spans.len() > unlisted_from {
+            self.spans.truncate(unlisted_from);
+        }
         End(at + 1).only_if(seen & plan.required == plan.required && plan.min <= count && count <= plan.max)
     }
 
@@ -259,9 +264,8 @@ impl<'a> Run<'a> {
     fn is_here(&self, name: &Name, at: usize) -> bool {
         match self.bytes.get(at..).and_then(<[u8]>::first_chunk::<{ LANES + 1 }>) {
             // The opening quote, and the name with the closing quote and the colon.
-            Some([b'"', rest @ ..]) if name.mask != 0 => {
-                u128::from_le_bytes(*rest) & name.mask == name.quoted
-            }
+            Some([b'"', rest @ ..]) if u128::from_le_bytes(*rest) & name.mask == name.quoted => true,
+            Some(_) if !name.is_long => false,
             _ => self.is_here_slowly(name, at),
         }
     }
@@ -613,13 +617,12 @@ impl<'a> Run<'a> {
         let start = at + 1;
         let mut at = start;
         while let Some(chunk) = self.bytes.get(at..).and_then(<[u8]>::first_chunk::<LANES>) {
-            let special = special(chunk);
-            if special == 0 {
+            let lane = first_special(chunk);
+            if lane == LANES {
                 at += LANES;
                 continue;
             }
-            let lane = special.trailing_zeros() as usize / 8;
-            if chunk[lane % LANES] == b'"' {
+            if self.bytes[at + lane] == b'"' {
                 return Some(Span { start, end: at + lane, escapes: 0 });
             }
             at += lane;
@@ -662,7 +665,8 @@ impl<'a> Run<'a> {
 
     #[inline(always)]
     fn slice(&self, span: Span) -> &'a [u8] {
-        self.bytes.get(span.start..span.end).unwrap_or_default()
+        // `string` found both ends within the text, in this order.
+        &self.bytes[span.start..span.end]
     }
 
     #[inline(always)]
@@ -707,12 +711,11 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A byte of ones for each quote, backslash and control character.
+/// The first quote, backslash or control character, or [`LANES`].
 #[inline(always)]
-fn special(chunk: &[u8; LANES]) -> u128 {
-    let mut lanes = [0_u8; LANES];
-    for (lane, &byte) in lanes.iter_mut().zip(chunk) {
-        *lane = if (byte == b'"') | (byte == b'\\') | (byte < 0x20) { 0xff } else { 0 };
-    }
-    u128::from_le_bytes(lanes)
+fn first_special(chunk: &[u8; LANES]) -> usize {
+    let bytes = Lanes::of(chunk);
+    let special = bytes.equal(b'"') | bytes.equal(b'\\') | bytes.within(0, 0x1f);
+    // The bit above the lanes ends the search.
+    (special.bits() | 1 << LANES).trailing_zeros() as usize
 }
