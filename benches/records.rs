@@ -185,7 +185,7 @@ fn writer_cost(file: &std::path::Path, per_second: u64, seconds: u64) {
     std::thread::sleep(Duration::from_millis(60));
     let cpu = writer_cpu_ns().unwrap_or(0) - before;
     let stats = writer.stats();
-    let each = if pushed > 0 { cpu / pushed } else { 0 };
+    let each = cpu.checked_div(pushed).unwrap_or(0);
     println!(
         "writer at {per_second:>6}/s to {}: {each} ns a record ({:.2} % of a core), {} bytes a line, {lost} of {pushed} lost",
         file.display(),

@@ -64,7 +64,7 @@ impl Key {
         if exponent_value < 65537 || exponent_value % 2 == 0 {
             return Err("an RSA exponent that is even or below 65537");
         }
-        if modulus[modulus.len() - 1] % 2 == 0 {
+        if modulus[modulus.len() - 1].is_multiple_of(2) {
             return Err("an even RSA modulus");
         }
         if has_roca_fingerprint(modulus) {

@@ -862,7 +862,7 @@ mod tests {
             duration_us: u64::MAX - 2,
             overhead_us: u32::MAX,
             upstream_us: u64::MAX - 3,
-            flags: Flags(u32::MAX & !1),
+            flags: Flags(!1),
             config: u64::MAX - 4,
             referer: b"https://example.com/",
             user_agent: b"curl/8",

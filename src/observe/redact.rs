@@ -320,7 +320,7 @@ mod tests {
         for (text, expected) in [
             (format!("q={JWT}&b=1"), "q=REDACTED&b=1".to_owned()),
             (format!("q=Bearer%20{JWT}"), "q=Bearer%20REDACTED".to_owned()),
-            (format!("{KEY}"), "REDACTED".to_owned()),
+            (KEY.to_owned(), "REDACTED".to_owned()),
             (format!("{KEY}=1"), "REDACTED=1".to_owned()),
             (format!("q=a{KEY}"), "q=aREDACTED".to_owned()),
             (KEY.replace('_', "%5F"), "REDACTED".to_owned()),

@@ -84,10 +84,11 @@ pub async fn serve(
         }
         Action::Forward { upstream, rewrite, host_of_upstream } => {
             // A body is held only where a policy wants the whole of it, up to the operation's bound.
-            if operation.chain.wants_body() && framing != BodyLength::None {
-                if let Err(fail) = gather::hold(x, client, &mut incoming, operation, core).await {
-                    return answer::failed(x, client, &mut incoming, fail, core).await;
-                }
+            if operation.chain.wants_body()
+                && framing != BodyLength::None
+                && let Err(fail) = gather::hold(x, client, &mut incoming, operation, core).await
+            {
+                return answer::failed(x, client, &mut incoming, fail, core).await;
             }
             if operation.chain.wants_body() {
                 let verdict = operation.chain.run_body(x, &mut core.state.borrow_mut());

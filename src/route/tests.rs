@@ -50,7 +50,8 @@ fn the_most_specific_template_wins() {
         "/{any}/x/y",          // 10
     ];
     let router = router(&templates);
-    let cases: &[(&str, Option<(u32, &[&str])>)] = &[
+    type Found<'a> = Option<(u32, &'a [&'a str])>;
+    let cases: &[(&str, Found)] = &[
         ("/orders", Some((0, &[]))),
         ("/orders/", Some((1, &[]))),
         ("/orders/1", Some((2, &["1"]))),
@@ -425,7 +426,8 @@ proptest! {
         }
         let router = builder.build().unwrap();
         for path in paths {
-            let mut best: Option<(&(u32, Vec<Step>), Vec<(usize, usize)>)> = None;
+            type Best<'a> = Option<(&'a (u32, Vec<Step>), Vec<(usize, usize)>)>;
+            let mut best: Best = None;
             for route in &routes {
                 let mut spans = Vec::new();
                 if matches(&route.1, path.as_bytes(), 0, &mut spans)

@@ -18,6 +18,7 @@ mod json_schema_generator;
 mod limiter;
 mod log_formats;
 mod observe;
+mod tidy;
 
 use std::path::PathBuf;
 

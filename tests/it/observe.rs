@@ -266,7 +266,7 @@ fn a_rotated_file_and_its_successor_hold_whole_lines() {
         let mut kept = 0usize;
         while !until.load(Ordering::Relaxed) {
             kept += usize::from(log.push(&numbered(kept as u64)));
-            if kept % 64 == 0 {
+            if kept.is_multiple_of(64) {
                 thread::sleep(Duration::from_micros(200));
             }
         }

@@ -61,16 +61,18 @@ fn one(listener: &Listener, bind: &mut Bind<'_>) {
             .also(tls.span, "this has TLS already")
             .fix("delete one of the two; other redirects belong to an operation"),
         ),
-        (Some(tls), None) if matches!(tls.value, Tls::None) => {
-            if !listener.address.is_local() && listener.insecure.is_none() {
-                bind.error(
-                    ConfigError::new(PLAIN, "requests would come in without TLS from other machines", tls.span)
-                        .also(listener.address.span, "reachable from outside")
-                        .expected("TLS, a loopback address or Unix socket, or `insecure: { reason, until }`")
-                        .fix("add `insecure: { reason: \"…\", until: 2027-06-30 }` if something before it ends TLS")
-                        .why("keys and tokens would cross the network readable"),
-                );
-            }
+        (Some(tls), None)
+            if matches!(tls.value, Tls::None)
+                && !listener.address.is_local()
+                && listener.insecure.is_none() =>
+        {
+            bind.error(
+                ConfigError::new(PLAIN, "requests would come in without TLS from other machines", tls.span)
+                    .also(listener.address.span, "reachable from outside")
+                    .expected("TLS, a loopback address or Unix socket, or `insecure: { reason, until }`")
+                    .fix("add `insecure: { reason: \"…\", until: 2027-06-30 }` if something before it ends TLS")
+                    .why("keys and tokens would cross the network readable"),
+            );
         }
         _ => {}
     }
