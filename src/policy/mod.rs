@@ -5,7 +5,7 @@
 //! clock, no `async`. **Order is fixed by [`Stage`], never by the operator.**
 //!
 //! In [`Mode::Observe`] a policy runs the identical code: it decides, but it must not set an identity, refuse, or change
-//! what is forwarded. [`Chain::run`] sees to the refusal; a policy that has effects asks [`Exchange::enforcing`]
+//! what is forwarded. [`Chain::run_head`] sees to the refusal; a policy that has effects asks [`Exchange::enforcing`]
 //! before it makes them.
 
 pub mod authorize;
