@@ -3,9 +3,9 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ringwall::control::watch::Subscription;
+use ringwall::control::watch::{QUIET, Subscription};
 use ringwall::control::{Control, Event, ReloadCause};
 
 use crate::control_issuer::{Directory, control};
@@ -48,6 +48,7 @@ fn a_burst_of_writes_is_one_change() {
     let file = directory.write("a.yaml", "");
     let control = control();
     let (_a, changes) = subscribe(&control, &[&file]);
+    let start = Instant::now();
     for length in 1..200 {
         std::fs::write(&file, "x".repeat(length)).expect("written");
     }
@@ -57,7 +58,11 @@ fn a_burst_of_writes_is_one_change() {
     let (_b, marked) = subscribe(&control, &[&marker]);
     std::fs::write(&marker, "x").expect("written");
     next(&marked);
-    assert!(changes.try_recv().is_err(), "one burst, one call");
+    // A machine that stops this thread for longer than the quiet makes two bursts of it, and so on; the exact
+    // law is `Debounce`'s own test.
+    let pauses = start.elapsed().as_millis() / QUIET.as_millis();
+    let calls = 1 + changes.try_iter().count() as u128;
+    assert!(calls <= pauses.max(1), "{calls} calls in {pauses} pauses");
 }
 
 /// A projected volume: `config.yaml -> ..data/config.yaml`, `..data -> ..2026_1`, and `..data` is replaced by a
