@@ -300,6 +300,43 @@ fn blow_ups_end_at_the_bound() {
     assert!(result.is_ok(), "{result:?}");
 }
 
+/// Levels of the body times schemas of one value: the stack of a data thread (2 MiB, as here) must hold the worst.
+#[test]
+fn deep_bodies_with_long_chains_of_schemas_do_not_overflow_the_stack() {
+    for chain in [1, 31, 2100] {
+        for keyword in ["allOf", "anyOf", "oneOf"] {
+            let links: Vec<String> = (0..chain)
+                .map(|index| {
+                    format!(r##""c{index}": {{"{keyword}": [{{"$ref": "#/$defs/c{}"}}]}}"##, index + 1)
+                })
+                .collect();
+            let program = program(&format!(
+                r##"{{"$ref": "#/$defs/c0", "$defs": {{{}, "c{chain}": {{"items": {{"$ref": "#/$defs/c0"}}, "properties": {{"a": {{"$ref": "#/$defs/c0"}}}}}}}}}}"##,
+                links.join(",")
+            ));
+            for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+                for (depth, bound) in [(64, 64), (512, 512)] {
+                    let limits = JsonLimits { depth_max: bound, ..JsonLimits::default() };
+                    let body = open.repeat(depth) + "0" + &close.repeat(depth);
+                    let mut scratch = Scratch::new();
+                    let results = [
+                        program.check(body.as_bytes(), &limits, &mut scratch),
+                        program.check_on_tape(body.as_bytes(), &limits, &mut scratch),
+                        program.check_exactly(body.as_bytes(), &limits, &mut scratch),
+                    ];
+                    for result in results {
+                        let reason = result.err().map(|violation| violation.reason);
+                        assert!(
+                            reason.is_none() || reason == Some(BODY_SCHEMA_COST),
+                            "{chain} {depth}: {reason:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn one_scratch_serves_many_programs_and_giant_bodies() {
     let mut scratch = Scratch::new();
