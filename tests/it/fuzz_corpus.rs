@@ -10,6 +10,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("h1_chunked", fuzzing::h1_chunked),
     ("h1_roundtrip", fuzzing::h1_roundtrip),
     ("target", fuzzing::target),
+    ("config", fuzzing::config),
     ("json_schema", fuzzing::json_schema),
     ("jwks", fuzzing::jwks),
     ("jwt", fuzzing::jwt),
