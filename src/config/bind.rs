@@ -4,7 +4,7 @@
 //! and a [`Table`] of its keys. A value that is wrong is reported once and left out, and binding goes on with what
 //! is beside it. Used by `model` and by the `Config` of a policy; knows nothing of what the keys mean.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::ops::Deref;
 
@@ -36,6 +36,9 @@ pub const NAME: Code = Code::new(1028);
 
 /// Names of listeners, upstreams, logins, APIs and operations are at most this long, in characters.
 pub const NAME_CHARACTERS_MAX: usize = 64;
+
+/// Errors, and notes, that one run keeps before they are ordered by place.
+pub const REPORTS_MAX: usize = 10_000;
 
 /// A type that can be written in a configuration.
 pub trait FromNode: Sized {
@@ -83,12 +86,12 @@ pub struct Named<T> {
     entries: Vec<(Spanned<String>, T)>,
     index: HashMap<String, usize>,
     /// Names whose value was refused: they exist, so that nobody is told that they do not.
-    broken: Vec<String>,
+    broken: HashSet<String>,
 }
 
 impl<T> Default for Named<T> {
     fn default() -> Self {
-        Named { span: Span::default(), entries: Vec::new(), index: HashMap::new(), broken: Vec::new() }
+        Named { span: Span::default(), entries: Vec::new(), index: HashMap::new(), broken: HashSet::new() }
     }
 }
 
@@ -100,7 +103,7 @@ impl<T> Named<T> {
 
     /// Whether the name was written, even if its value was refused.
     pub fn knows(&self, name: &str) -> bool {
-        self.index.contains_key(name) || self.broken.iter().any(|broken| broken == name)
+        self.index.contains_key(name) || self.broken.contains(name)
     }
 
     /// All, in the order written.
@@ -149,14 +152,18 @@ impl<'s> Bind<'s> {
         self.sources
     }
 
-    /// Reports an error.
+    /// Reports an error. Beyond [`REPORTS_MAX`] nothing is kept.
     pub fn error(&mut self, error: ConfigError) {
-        self.errors.push(error);
+        if self.errors.len() < REPORTS_MAX {
+            self.errors.push(error);
+        }
     }
 
-    /// Reports a note.
+    /// Reports a note. Beyond [`REPORTS_MAX`] nothing is kept.
     pub fn note(&mut self, note: ConfigError) {
-        self.notes.push(note);
+        if self.notes.len() < REPORTS_MAX {
+            self.notes.push(note);
+        }
     }
 
     /// Never show the text of this place: it is a secret, or may be one.
@@ -343,7 +350,9 @@ impl<'s> Bind<'s> {
                     named.index.insert(name.clone(), named.entries.len());
                     named.entries.push((Spanned::new(name.clone(), entry.key.span), value));
                 }
-                None => named.broken.push(name.clone()),
+                None => {
+                    named.broken.insert(name.clone());
+                }
             }
         }
         Some(named)

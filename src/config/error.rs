@@ -9,13 +9,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::{Value, json};
 
 use super::source::{Sources, Span};
 
 /// The most errors that one run reports; those beyond are counted.
 pub const ERRORS_MAX: usize = 100;
+
+/// Lines longer than this in all are not shown, only their place.
+const SHOWN_BYTES_MAX: usize = 8 * 1024;
 
 /// The number of `RW-nnnn`. Declared once, beside its cause; each has a page in the manual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -242,6 +245,12 @@ impl Errors {
         let windows = self.windows(error, &label);
         let mut group = Group::with_title(level.with_name(name).primary_title(&error.title));
         for window in &windows {
+            if window.text.len() > SHOWN_BYTES_MAX {
+                // JSON in one line, perhaps: the place alone says more than the line.
+                let place = self.sources.position(window.span);
+                group = group.element(Origin::path(window.name).line(place.line).char_column(place.column));
+                continue;
+            }
             let mut snippet =
                 Snippet::source(window.text.as_ref()).line_start(window.line).path(window.name).fold(true);
             for (primary, range, text) in &window.marks {
@@ -482,6 +491,15 @@ mod tests {
         assert_eq!(errors.len(), ERRORS_MAX);
         assert!(errors.beyond() >= 5);
         assert!(errors.iter().zip(errors.iter().skip(1)).all(|(a, b)| a.primary.span < b.primary.span));
+    }
+
+    #[test]
+    fn a_very_long_line_is_not_shown_but_its_place_is() {
+        let text = format!("a\n{}", "x".repeat(100_000));
+        let mut errors = errors(&text, vec![]);
+        errors.push(ConfigError::new(CODE, "t", span(50_000, 50_001)).found("x"));
+        let shown = errors.render(false);
+        assert!(shown.len() < 300 && shown.contains("ringwall.yaml:2:49999"), "{shown}");
     }
 
     #[test]

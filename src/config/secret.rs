@@ -66,6 +66,11 @@ impl fmt::Debug for Secret {
 }
 
 impl SecretRef {
+    /// Stands for a reference that was refused, so that what is beside it can be checked; never in a `Config`.
+    pub(super) fn refused(span: Span) -> SecretRef {
+        SecretRef { place: Place::Environment(String::new()), span }
+    }
+
     /// Where the reference was written.
     pub fn span(&self) -> Span {
         self.span

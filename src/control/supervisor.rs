@@ -60,13 +60,13 @@ pub const EXCEPTION_ENDED: Code = Code::new(6008, "an exception has ended and is
 pub const NO_CONTROL_SOCKET: Code =
     Code::new(6009, "no control socket: `ringwall reload` will not reach this process");
 /// The log files were opened again.
-pub const LOGS_REOPENED: Code = Code::new(6010, "log files opened again");
+pub const LOGS_REOPENED: Code = Code::new(6060, "log files opened again");
 /// Something that changes only with a restart was changed.
-pub const NEEDS_RESTART: Code = Code::new(6011, "listeners change only with a restart; the old ones stay");
+pub const NEEDS_RESTART: Code = Code::new(6061, "listeners change only with a restart; the old ones stay");
 /// The node cannot start.
-pub const CANNOT_START: Code = Code::new(6012, "cannot start");
+pub const CANNOT_START: Code = Code::new(6062, "cannot start");
 /// A data thread has ended on its own.
-pub const CORE_ENDED: Code = Code::new(6013, "a data thread has ended");
+pub const CORE_ENDED: Code = Code::new(6063, "a data thread has ended");
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]

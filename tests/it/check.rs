@@ -337,7 +337,7 @@ const SLIPS: &[Slip] = &[
     (KEYS, "64KiB", "64k", &[(1016, "64k")]),
     (KEYS, "64KiB", "64", &[(1016, "64 }")]),
     (KEYS, "sizes: { body: 64KiB }", "redirect: /x\n        respond: { status: 200 }", &[(1409, "respond")]),
-    (KEYS, "sizes: { body: 64KiB }", "respond: { status: 99 }", &[(1420, "99")]),
+    (KEYS, "sizes: { body: 64KiB }", "respond: { status: 99 }", &[(1426, "99")]),
     (KEYS, "sizes: { body: 64KiB }", "redirect: //evil.example", &[(1421, "//evil")]),
     (KEYS, "sizes: { body: 64KiB }", "sizes: { extend: { body: 1KiB }, head: 1KiB }", &[(1408, "head:")]),
     (KEYS, "    base: /v1\n", "    sizes: { head: 8KiB }\n", &[(1422, "{ body: 64KiB")]),

@@ -1,6 +1,7 @@
 //! Rules for `apis`: what is served, where it goes, who may.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use super::super::bind::{Bind, Named, Spanned};
 use super::super::error::{Code, ConfigError};
@@ -247,22 +248,23 @@ fn allow(draft: &Draft, api: &Api, name: &Spanned<String>, bind: &mut Bind<'_>) 
         }
         return;
     };
-    let operations = operation_names(api);
+    let mut seen: HashMap<String, Span> = HashMap::new();
     for grant in &allow.grants {
-        one_grant(draft, api, grant, operations.as_deref(), bind);
-    }
-    for (at, grant) in allow.grants.iter().enumerate() {
-        if let Some(first) = allow.grants[..at].iter().find(|first| same(first, grant)) {
-            bind.note(
+        one_grant(draft, api, grant, bind);
+        match seen.entry(canonical(grant)) {
+            Entry::Occupied(first) => bind.note(
                 ConfigError::note(GRANT_TWICE, "this grant stands twice", grant.span)
-                    .also(first.span, "first here"),
-            );
+                    .also(*first.get(), "first here"),
+            ),
+            Entry::Vacant(place) => {
+                place.insert(grant.span);
+            }
         }
     }
     nobody(api, allow, bind);
 }
 
-fn one_grant(draft: &Draft, api: &Api, grant: &Grant, operations: Option<&[&str]>, bind: &mut Bind<'_>) {
+fn one_grant(draft: &Draft, api: &Api, grant: &Grant, bind: &mut Bind<'_>) {
     for who in &grant.who {
         match &who.value {
             Who::Login(name) => {
@@ -289,9 +291,10 @@ fn one_grant(draft: &Draft, api: &Api, grant: &Grant, operations: Option<&[&str]
         }
     }
     for name in grant.operations.iter().flatten() {
-        match operations {
-            Some(known) if !known.contains(&name.value.as_str()) => {
-                bind.error(unknown(DO_UNKNOWN, "operation", &name.value, name.span, known));
+        match api.operations() {
+            Some(operations) if !operations.knows(&name.value) => {
+                let known: Vec<&str> = operations.names().collect();
+                bind.error(unknown(DO_UNKNOWN, "operation", &name.value, name.span, &known));
             }
             None if matches!(api.surface, Some(Surface::Raw(_))) => bind.error(
                 ConfigError::new(DO_WITHOUT, "a raw API has no operations to name", name.span)
@@ -302,21 +305,18 @@ fn one_grant(draft: &Draft, api: &Api, grant: &Grant, operations: Option<&[&str]
     }
 }
 
-fn same(a: &Grant, b: &Grant) -> bool {
+/// The grant with its lists in order: equal for grants that say the same.
+fn canonical(grant: &Grant) -> String {
     let words = |list: &[Spanned<String>]| {
-        let mut words: Vec<String> = list.iter().map(|word| word.value.clone()).collect();
-        words.sort();
-        words
+        let mut words: Vec<&str> = list.iter().map(|word| word.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        format!("{words:?}")
     };
-    let who = |grant: &Grant| {
-        let mut who: Vec<Who> = grant.who.iter().map(|who| who.value.clone()).collect();
-        who.sort();
-        who
-    };
-    who(a) == who(b)
-        && words(&a.role) == words(&b.role)
-        && words(&a.scope) == words(&b.scope)
-        && a.operations.as_deref().map(words) == b.operations.as_deref().map(words)
+    let mut who: Vec<&Who> = grant.who.iter().map(|who| &who.value).collect();
+    who.sort_unstable();
+    let operations = grant.operations.as_deref().map_or("all".to_owned(), words);
+    format!("{who:?} {} {} {operations}", words(&grant.role), words(&grant.scope))
 }
 
 fn nobody(api: &Api, allow: &Allow, bind: &mut Bind<'_>) {
@@ -324,10 +324,14 @@ fn nobody(api: &Api, allow: &Allow, bind: &mut Bind<'_>) {
     if allow.mode.exception().is_some() || allow.grants.iter().any(|grant| grant.operations.is_none()) {
         return;
     }
+    let granted: HashSet<&str> = allow
+        .grants
+        .iter()
+        .flat_map(|grant| grant.operations.iter().flatten())
+        .map(|name| name.as_str())
+        .collect();
     for (name, _) in operations.iter() {
-        let granted =
-            |grant: &Grant| grant.operations.iter().flatten().any(|other| other.value == name.value);
-        if !allow.grants.iter().any(granted) {
+        if !granted.contains(name.as_str()) {
             bind.note(
                 ConfigError::note(NOBODY, format!("nobody may call `{}`", name.value), name.span)
                     .also(allow.span, "no grant names it"),
@@ -418,11 +422,6 @@ fn places(apis: &Named<Api>, bind: &mut Bind<'_>) {
             }
         }
     }
-}
-
-/// The names of an API's operations; `None` if it has none, or they could not be read.
-pub(super) fn operation_names(api: &Api) -> Option<Vec<&str>> {
-    api.operations().map(|operations| operations.names().collect())
 }
 
 /// The names that there are, in words.

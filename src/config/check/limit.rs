@@ -8,7 +8,7 @@ use super::super::model::login::Method;
 use super::super::model::{Api, Draft, Limit, LimitKey, Surface, Who};
 use super::super::shape::nearest;
 use super::super::source::Span;
-use super::api::{name_list, operation_names};
+use super::api::name_list;
 
 /// Two limits have one id.
 pub const ID_TWICE: Code = Code::new(1603);
@@ -27,7 +27,6 @@ pub(super) fn check(draft: &Draft, api: &Api, bind: &mut Bind<'_>) {
     let mut ids: HashMap<String, Span> = HashMap::new();
     for limit in &api.limits {
         one(draft, api, limit, bind);
-        let known = operation_names(api);
         for name in limit.operations.iter().flatten() {
             if matches!(api.surface, Some(Surface::Raw(_))) {
                 bind.error(
@@ -35,9 +34,11 @@ pub(super) fn check(draft: &Draft, api: &Api, bind: &mut Bind<'_>) {
                         .fix("delete `do`, or list the operations instead of `raw`"),
                 );
             }
-            let Some(known) = &known else { continue };
-            if !known.contains(&name.value.as_str()) {
-                bind.error(unknown(DO_UNKNOWN, "operation", &name.value, name.span, known));
+            if let Some(operations) = api.operations()
+                && !operations.knows(&name.value)
+            {
+                let known: Vec<&str> = operations.names().collect();
+                bind.error(unknown(DO_UNKNOWN, "operation", &name.value, name.span, &known));
             }
         }
         unique(&mut ids, limit, None, bind);

@@ -18,7 +18,7 @@ pub const ACTIONS: Code = Code::new(1409);
 /// `closed` is something else than `true`.
 pub const CLOSED: Code = Code::new(1416);
 /// The status of an answer or redirect is out of place.
-pub const STATUS: Code = Code::new(1420);
+pub const STATUS: Code = Code::new(1426);
 /// The target of a redirect is not one.
 pub const REDIRECT_TARGET: Code = Code::new(1421);
 
@@ -480,21 +480,8 @@ impl FromNode for Operation {
             let headers = m.optional("headers");
             let timeouts = m.optional("timeouts");
             let matches = m.required("match")?;
-            // A reason that was refused is not missing.
-            if raw_is_wrong {
-                return None;
-            }
-            Some(Operation {
-                matches,
-                route: route?,
-                raw,
-                body,
-                limits,
-                sizes,
-                headers,
-                timeouts,
-                span: m.span(),
-            })
+            let route = route.unwrap_or_else(|| Route::Respond(Respond::refused()));
+            Some(Operation { matches, route, raw, body, limits, sizes, headers, timeouts, span: m.span() })
         })
     }
 }
@@ -547,6 +534,13 @@ fn status(node: &Node, bind: &mut Bind<'_>, fits: impl Fn(u64) -> bool, expected
     match fits(status) {
         true => u16::try_from(status).ok(),
         false => malformed(bind, node, STATUS, format!("the status {status} is out of place here"), expected),
+    }
+}
+
+impl Respond {
+    /// Stands for an answer that was refused; never in a `Config`.
+    fn refused() -> Respond {
+        Respond { status: 500, body: String::new(), content_type: HeaderValue::literal("text/plain") }
     }
 }
 

@@ -93,17 +93,22 @@ impl FromNode for Listener {
         bind.map(node, &LISTENER, |m| {
             let redirect = m.optional::<Spanned<ToHttps>>("redirect").map(|redirect| redirect.span);
             let domains = m.optional("domains").unwrap_or_default();
-            let tls = m.optional("tls");
-            let insecure = m.optional("insecure");
-            // What was refused must not also be called missing.
-            let refused = tls.is_none() && m.attempted("tls")
-                || insecure.is_none() && m.attempted("insecure")
-                || redirect.is_none() && m.attempted("redirect");
+            let span = m.span();
+            // What was refused is not missing: something stands in for it, and the rest is still checked.
+            let tls = match m.optional("tls") {
+                None if m.attempted("tls") => Some(Spanned::new(Tls::SelfSigned, span)),
+                tls => tls,
+            };
+            let redirect = match redirect {
+                None if m.attempted("redirect") && tls.is_none() => Some(span),
+                redirect => redirect,
+            };
+            let insecure = match m.optional("insecure") {
+                None if m.attempted("insecure") => Some(Exception::refused(span)),
+                insecure => insecure,
+            };
             let trusted_proxies = m.optional("trusted_proxies").unwrap_or_default();
             let address = m.required("address")?;
-            if refused {
-                return None;
-            }
             Some(Listener { address, domains, tls, redirect, insecure, trusted_proxies, span: m.span() })
         })
     }

@@ -290,7 +290,10 @@ impl FromNode for Login {
                 "api_key" => {
                     let (header, store, pepper) =
                         (m.required("api_key"), m.required("store"), m.required("pepper"));
-                    Method::ApiKey(ApiKeys { header: header?, store: store?, pepper: pepper? })
+                    // What was refused has been reported: something stands in for it, and the field is still checked.
+                    let store = store.unwrap_or_else(|| Spanned::new(FilePath(Default::default()), span));
+                    let pepper = pepper.unwrap_or_else(|| SecretRef::refused(span));
+                    Method::ApiKey(ApiKeys { header: header?, store, pepper })
                 }
                 method => Method::Jwt(tokens(m, method)?),
             };
@@ -335,7 +338,9 @@ fn tokens(m: &mut crate::config::bind::MapBinder<'_, '_, '_>, method: &'static s
         );
     }
     let audience: Option<Vec<Spanned<String>>> = m.optional("audience");
-    Some(Tokens { keys: keys?, issuer: issuer?, audience: audience?, algorithms, skew, claims })
+    // What was refused has been reported: something stands in for it, and the rest is still checked.
+    let issuer = issuer.unwrap_or_else(|| Spanned::new(String::new(), method_span));
+    Some(Tokens { keys: keys?, issuer, audience: audience.unwrap_or_default(), algorithms, skew, claims })
 }
 
 impl FromNode for JwtKeys {

@@ -137,6 +137,14 @@ static EXCEPTION_TABLE: Table = Table {
     ],
 };
 
+impl Exception {
+    /// Stands for an exception that was refused, so that what is beside it can be checked; never in a [`Config`].
+    fn refused(span: Span) -> Exception {
+        let reason = Spanned::new("refused".to_owned(), span);
+        Exception { reason, until: Spanned::new(Date::MAX, span), span }
+    }
+}
+
 impl FromNode for Exception {
     const SHAPE: Shape = Shape::Map(&EXCEPTION_TABLE);
 

@@ -242,14 +242,18 @@ impl FromNode for Upstream {
         }
         bind.map(node, &UPSTREAM, |m| {
             let trust = m.optional("ca").unwrap_or_default();
-            let insecure = m.optional("insecure");
-            let insecure_is_wrong = insecure.is_none() && m.attempted("insecure");
+            let span = m.span();
+            // What was refused is not missing: something stands in for it, and the rest is still checked.
+            let insecure = match m.optional("insecure") {
+                None if m.attempted("insecure") => Some(Exception::refused(span)),
+                insecure => insecure,
+            };
             let balance = m.optional("balance").unwrap_or_default();
             let health = m.optional("health");
             let timeouts = m.optional("timeouts").unwrap_or_default();
             let pool = m.optional("pool").unwrap_or_default();
             let targets: Vec<Spanned<Target>> = m.required("targets")?;
-            if targets.is_empty() || insecure_is_wrong {
+            if targets.is_empty() {
                 return None;
             }
             Some(Upstream { targets, trust, insecure, balance, health, timeouts, pool, span: m.span() })
