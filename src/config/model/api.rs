@@ -468,7 +468,11 @@ impl FromNode for Operation {
         bind.map(node, &OPERATION, |m| {
             let raw =
                 m.optional::<Spanned<Reason>>("raw").map(|reason| Spanned::new(reason.value.0, reason.span));
-            let raw_is_wrong = raw.is_none() && m.attempted("raw");
+            // What was refused is not missing: something stands in for it, and the rest is still checked.
+            let raw = match (raw, m.node("raw")) {
+                (None, Some(node)) => Some(Spanned::new(String::new(), node.span)),
+                (raw, _) => raw,
+            };
             let route = match m.one_of(ACTIONS, &["redirect", "respond"]) {
                 Some("redirect") => m.optional("redirect").map(Route::Redirect),
                 Some(_) => m.optional("respond").map(Route::Respond),
