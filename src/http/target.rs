@@ -610,6 +610,7 @@ const TARGET: [u8; 256] = {
 fn canonical_path(path: &[u8], encoded_slash: EncodedSlash, out: &mut Vec<u8>) -> Result<bool, Reason> {
     let mut kept_slash = false;
     let mut at = 0;
+    let start = out.len();
     // Where the segment that is being written starts in `out`; the path starts with a slash.
     let mut segment = out.len();
     while let Some(byte) = path.get(at) {
@@ -638,12 +639,6 @@ fn canonical_path(path: &[u8], encoded_slash: EncodedSlash, out: &mut Vec<u8>) -
                     b'\\' => return Err(PATH_BACKSLASH),
                     b';' => return Err(PATH_PARAMETER),
                     0..=0x1f | 0x7f => return Err(PATH_CONTROL),
-                    b'%' => {
-                        if decodes_to_danger(path, at + 3) {
-                            return Err(PATH_ENCODED_TWICE);
-                        }
-                        push_escape(b'%', out);
-                    }
                     b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(code),
                     0x80.. => {
                         at += 3 * push_utf8(path, at, code, out)?;
@@ -660,6 +655,13 @@ fn canonical_path(path: &[u8], encoded_slash: EncodedSlash, out: &mut Vec<u8>) -
         }
     }
     close_segment(&out[segment..])?;
+    // Only now: in `%25%32%65` the digits behind the percent sign are escapes themselves.
+    let written = &out[start..];
+    for at in memchr::memmem::find_iter(written, b"%25") {
+        if decodes_to_danger(written, at + 3) {
+            return Err(PATH_ENCODED_TWICE);
+        }
+    }
     Ok(kept_slash)
 }
 
@@ -815,6 +817,9 @@ mod tests {
             ("/%2500", "path_encoded_twice"),
             ("/%25252e", "path_encoded_twice"),
             ("/%253b", "path_encoded_twice"),
+            ("/%25%32%65", "path_encoded_twice"),
+            ("/%25%32e", "path_encoded_twice"),
+            ("/%25%31%62", "path_encoded_twice"),
             ("/%", "target_escape"),
             ("/%4", "target_escape"),
             ("/%4g", "target_escape"),
