@@ -367,6 +367,9 @@ impl<T> TokenCache<T> {
 
     /// Whether `bytes` more fit, after evicting if need be.
     fn make_room(&mut self, bytes: usize) -> bool {
+        if bytes > self.bounds.bytes_max {
+            return false;
+        }
         let mut steps = 0;
         while self.bytes + bytes > self.bounds.bytes_max {
             if steps == SWEEP_MAX || self.entries.is_empty() {

@@ -112,15 +112,15 @@ impl Jwt {
         })
     }
 
-    /// Who a token speaks for that the core knows nothing of.
+    /// Who a token speaks for that the core knows nothing of. Failures are charged to `source`, if there is one.
     pub(super) fn verify(
         &self,
         token: &[u8],
-        client: IpAddr,
+        source: Option<IpAddr>,
         core: &mut PerCore,
         now: Now,
     ) -> Result<Rc<Identity>, &'static Reason> {
-        if core.failures.is_spent(client, now.ns) {
+        if source.is_some_and(|source| core.failures.is_spent(source, now.ns)) {
             return Err(&LOGIN_FAILURES);
         }
         self.keys.now(|keys| {
@@ -144,9 +144,11 @@ impl Jwt {
                     core.tokens.refused(token, &circumstances, reason, now.s);
                     // Not charged: what cost us nothing (a crowd behind one address meets a rotated key), and
                     // what the issuer did sign (a crowd whose tokens have run out).
-                    if cost_a_signature_check(reason) && reason != &TOKEN_EXPIRED && reason != &TOKEN_NOT_YET
-                    {
-                        core.failures.charge(client, now.ns);
+                    let counts = cost_a_signature_check(reason)
+                        && reason != &TOKEN_EXPIRED
+                        && reason != &TOKEN_NOT_YET;
+                    if let Some(source) = source.filter(|_| counts) {
+                        core.failures.charge(source, now.ns);
                     }
                     Err(reason)
                 }

@@ -158,6 +158,8 @@ pub struct Logins {
 /// Logins that act alike.
 #[derive(Debug, Default)]
 struct Group {
+    /// Whether failures are charged to their source: not those of observed logins, which have no effects.
+    charges: bool,
     sought: Sought,
     /// Logins by tokens.
     tokens: Vec<Arc<Login>>,
@@ -185,6 +187,7 @@ impl Logins {
     /// The logins of one API. Those that are off are left out.
     pub fn new(logins: impl IntoIterator<Item = Arc<Login>>) -> Logins {
         let mut compiled = Logins::default();
+        compiled.enforced.charges = true;
         for login in logins {
             match login.mode {
                 Mode::Off => {}
@@ -306,7 +309,7 @@ impl Group {
             _ => logins().rev().max_by_key(|(_, jwt)| jwt.fit(token)),
         };
         let (login, jwt) = chosen.ok_or(&crate::jose::jwt::TOKEN_ISSUER)?;
-        let identity = jwt.verify(token, x.client, core, now)?;
+        let identity = jwt.verify(token, self.charges.then_some(x.client), core, now)?;
         Ok((login, identity))
     }
 
@@ -632,6 +635,16 @@ mod tests {
         }
         let fields = [("Authorization", "Bearer a.b.c"), ("X-API-Key", key.expose())];
         assert_eq!(bench.who(&logins, &fields), Ok(Some("shop".into())));
+        for number in 0..100 {
+            let forged =
+                format!("{}.{}", token("i").rsplit_once('.').unwrap().0, base64url::encode(&[number; 32]));
+            assert_eq!(bench.who(&logins, &[("Authorization", &bearer(&forged))]), Ok(None));
+        }
+        let enforced = Logins::new([Arc::new(people(0, "j"))]);
+        assert!(
+            bench.who(&enforced, &[("Authorization", &bearer(&token("j")))]).is_ok(),
+            "nobody was charged"
+        );
         let off = Logins::new([Arc::new(Login { mode: Mode::Off, ..people(0, "i") })]);
         assert_eq!(bench.who(&off, &[("Authorization", "Bearer a.b.c")]), Ok(None));
     }
