@@ -25,7 +25,7 @@ const ACCEPT_BATCH: usize = 64;
 const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Accepts on one listener of one core until the node drains.
-pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: usize, stretches: Rc<S>)
+pub async fn accept_loop<S>(core: Rc<Core>, listener: Rc<TcpListener>, index: usize, stretches: Rc<S>)
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
@@ -38,6 +38,8 @@ where
                     monoio::time::sleep(EXHAUSTED_PAUSE).await;
                     break;
                 }
+                // The listening socket was shut down: the node drains.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
                 // The peer was gone before we came: the next one may be there.
                 Err(_) => {}
             }

@@ -22,6 +22,9 @@ const LINGER_MS: u64 = 2_000;
 /// How much we go on reading from it, in bytes.
 const LINGER_BYTES: usize = 256 * 1024;
 
+/// How long a connection that was accepted while the node drains may wait with its only request, in milliseconds.
+const DRAINING_IDLE_MS: u64 = 1_000;
+
 /// A client's connection between two requests.
 #[derive(Debug)]
 pub struct Link {
@@ -54,10 +57,11 @@ where
             let view = core.view();
             match view.snapshot.listeners.get(link.listener) {
                 Some(listener) if !core.is_draining() => listener.idle_ms,
+                // Whoever was let in before the end may still ask once.
+                Some(_) if !link.used => DRAINING_IDLE_MS,
                 _ => return,
             }
         };
-        // A fresh connection owes us a request as soon as it has come.
         core.deadline(&link.transport, Deadline::Idle, core.now_ms() + idle_ms);
         if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
             return;

@@ -294,7 +294,10 @@ async fn response_head(
                             break;
                         }
                     }
-                    _ => return Ok(head_bytes),
+                    _ => {
+                        from.socket().clear_deadline();
+                        return Ok(head_bytes);
+                    }
                 },
             }
         }

@@ -46,11 +46,25 @@ pub async fn serve(
 ) -> End {
     let framing = x.request.table.framing;
     let mut incoming = Incoming::new(framing, Origin::Client, &x.request.bytes[head_bytes..], u64::MAX);
+    let end = walk(x, client, view, &mut incoming, core).await;
+    x.facts.bytes_in += incoming.received() - end.rest.len() as u64;
+    end
+}
+
+/// The walk itself.
+async fn walk(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    view: &CoreView,
+    incoming: &mut Incoming,
+    core: &Core,
+) -> End {
+    let framing = x.request.table.framing;
 
     // Which operation, in the one canonical form that everything below uses.
     let operation = match admit::operation(x, client, &view.snapshot) {
         Ok(operation) => operation,
-        Err(reason) => return answer::refuse(x, client, &mut incoming, reason, core).await,
+        Err(reason) => return answer::refuse(x, client, incoming, reason, core).await,
     };
 
     // What can be said of the head alone: address, identity, grants, limits.
@@ -61,39 +75,38 @@ pub async fn serve(
         operation.chain.run_head(x, &mut state)
     };
     if let Verdict::Refuse(reason) = verdict {
-        return answer::refuse(x, client, &mut incoming, *reason, core).await;
+        return answer::refuse(x, client, incoming, *reason, core).await;
     }
 
     // A declared length past the bound is refused before a byte of the body is read.
     incoming.set_limit(operation.body_max);
     if matches!(framing, BodyLength::Length(length) if length > operation.body_max) {
-        return answer::refuse(x, client, &mut incoming, crate::h1::body::BODY_SIZE, core).await;
+        return answer::refuse(x, client, incoming, crate::h1::body::BODY_SIZE, core).await;
     }
 
     match &operation.action {
         Action::Closed => {
-            answer::refuse(x, client, &mut incoming, crate::policy::authorize::allow::OPERATION_CLOSED, core)
-                .await
+            answer::refuse(x, client, incoming, crate::policy::authorize::allow::OPERATION_CLOSED, core).await
         }
         Action::Redirect { location, status } => {
             x.insert_answer(b"location", location.as_bytes());
-            answer::fixed(x, client, &mut incoming, *status, b"", "", core).await
+            answer::fixed(x, client, incoming, *status, b"", "", core).await
         }
         Action::Respond { status, body, content_type } => {
-            answer::fixed(x, client, &mut incoming, *status, body, content_type, core).await
+            answer::fixed(x, client, incoming, *status, body, content_type, core).await
         }
         Action::Forward { upstream, rewrite, host_of_upstream } => {
             // A body is held only where a policy wants the whole of it, up to the operation's bound.
             if operation.chain.wants_body()
                 && framing != BodyLength::None
-                && let Err(fail) = gather::hold(x, client, &mut incoming, operation, core).await
+                && let Err(fail) = gather::hold(x, client, incoming, operation, core).await
             {
-                return answer::failed(x, client, &mut incoming, fail, core).await;
+                return answer::failed(x, client, incoming, fail, core).await;
             }
             if operation.chain.wants_body() {
                 let verdict = operation.chain.run_body(x, &mut core.state.borrow_mut());
                 if let Verdict::Refuse(reason) = verdict {
-                    return answer::refuse(x, client, &mut incoming, *reason, core).await;
+                    return answer::refuse(x, client, incoming, *reason, core).await;
                 }
             }
             let route = forward::Route {
@@ -104,11 +117,9 @@ pub async fn serve(
                 rewrite: rewrite.as_ref(),
                 host_of_upstream: *host_of_upstream,
             };
-            match forward::forward(x, client, &mut incoming, &route, core).await {
-                Ok(keep) => finish(x, &incoming, keep),
-                Err(forward::Broken::Before(fail)) => {
-                    answer::failed(x, client, &mut incoming, fail, core).await
-                }
+            match forward::forward(x, client, incoming, &route, core).await {
+                Ok(keep) => finish(x, incoming, keep),
+                Err(forward::Broken::Before(fail)) => answer::failed(x, client, incoming, fail, core).await,
                 // Something of the response is out: all that can be done is to cut it visibly.
                 Err(forward::Broken::After(fail)) => {
                     cut(x, client, fail);

@@ -10,10 +10,10 @@ use std::ops::{Deref, DerefMut};
 /// Capacity of a small buffer in bytes.
 pub const SMALL: usize = 16 * 1024;
 /// Capacity of a large buffer in bytes.
-pub const LARGE: usize = 128 * 1024;
+pub const LARGE: usize = 256 * 1024;
 /// Free buffers kept per core: 1 MiB of small ones, 2 MiB of large ones.
 const SMALL_FREE_MAX: usize = 64;
-const LARGE_FREE_MAX: usize = 16;
+const LARGE_FREE_MAX: usize = 8;
 
 struct Pool {
     small: Vec<Vec<u8>>,

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use monoio::net::TcpListener;
 
 use crate::pipeline::exchange::Exchange;
 use crate::snapshot::{CoreView, Snapshot};
+use crate::sys::socket::{Shutdown, shutdown};
+use crate::sys::stream::listener_fd;
 use crate::worker::state::CoreState;
 use crate::worker::{Clock, Deadline, Driver, Sweep, Transport};
 
@@ -70,6 +73,8 @@ pub struct Core {
     exchanges: RefCell<Vec<Box<Exchange>>>,
     /// Client connections on this core.
     pub connections: Cell<usize>,
+    /// Its listening sockets, until it drains.
+    pub listeners: RefCell<Vec<Rc<TcpListener>>>,
 }
 
 impl Core {
@@ -87,6 +92,7 @@ impl Core {
             node,
             exchanges: RefCell::new(Vec::new()),
             connections: Cell::new(0),
+            listeners: RefCell::new(Vec::new()),
         }
     }
 
@@ -135,6 +141,13 @@ impl Core {
         self.node.draining.load(Ordering::Relaxed)
     }
 
+    /// Nobody else comes in. Who was already waiting is let in first by the accept loop, which then sees the end.
+    fn close_listeners(&self) {
+        for listener in self.listeners.borrow_mut().drain(..) {
+            shutdown(listener_fd(&listener), Shutdown::Read);
+        }
+    }
+
     /// Whether the node drains and nothing is left to do here.
     pub fn is_drained(&self) -> bool {
         self.is_draining() && self.connections.get() == 0
@@ -164,6 +177,10 @@ impl Core {
             upstream.expire(now_ms);
         }
         self.state.borrow_mut().tick(self.clock.coarse_ns());
+        if self.is_draining() {
+            self.close_listeners();
+            self.sweep.expire_idle();
+        }
         // A core without traffic must not hold on to an old snapshot.
         drop(self.view());
     }

@@ -44,7 +44,8 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
         let core = Rc::new(Core::new(seat.index, choice.driver, seat.node, seat.state));
         let slots = Rc::new(Slots::new(stretch));
         for (index, listener) in seat.listeners.into_iter().enumerate() {
-            let listener = monoio::net::TcpListener::from_std(listener)?;
+            let listener = Rc::new(monoio::net::TcpListener::from_std(listener)?);
+            core.listeners.borrow_mut().push(Rc::clone(&listener));
             monoio::spawn(Guarded::new(
                 accept_loop(Rc::clone(&core), listener, index, Rc::clone(&slots)),
                 count_panic,
@@ -62,14 +63,20 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
 
 /// Ten times a second until the core has drained.
 async fn sweep(core: &Rc<Core>) {
+    let mut quiet = 0;
     loop {
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
         core.tick();
-        if core.is_drained() {
+        // Whoever was waiting to be accepted when the drain began gets in before the end.
+        quiet = if core.is_drained() { quiet + 1 } else { 0 };
+        if quiet > DRAINED_TICKS {
             return;
         }
     }
 }
+
+/// Ticks without a connection after which a draining core is done.
+const DRAINED_TICKS: u32 = 2;
 
 /// Opens one listening socket per core and address, in the order of `addresses`.
 ///

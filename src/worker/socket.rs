@@ -215,19 +215,14 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // The sweep may still hold a reference: it must not keep the peer waiting for the end.
-        if Rc::strong_count(&self.shared) > 1 {
-            self.shared.deadline_ms.set(0);
-            socket::shutdown(self.fd(), Shutdown::Both);
-        }
-    }
-}
-
 impl Shared {
     fn fd(&self) -> BorrowedFd<'_> {
         self.stream.fd()
+    }
+
+    /// Whether what is waited for is a next request.
+    pub(super) fn is_idle(&self) -> bool {
+        self.kind.get() == Deadline::Idle
     }
 
     /// The deadline has passed.

@@ -5,19 +5,20 @@
 //! deadline has moved on, it is entered again. Setting a later deadline therefore costs two stores.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::worker::socket::Shared;
 
 /// Width of a slot in milliseconds: a deadline fires at most this much late.
 pub const TICK_MS: u64 = 100;
 /// Slots of the wheel; deadlines further away are looked at again at the horizon.
-const HORIZON_TICKS: u64 = 64;
+const HORIZON_TICKS: u64 = 32;
 
 /// The wheel of one core.
 #[derive(Debug)]
 pub struct Sweep {
-    slots: RefCell<Vec<Vec<Rc<Shared>>>>,
+    /// Weak, so that a connection that has ended gives its descriptor back at once.
+    slots: RefCell<Vec<Vec<Weak<Shared>>>>,
     /// The last tick that was swept.
     tick: Cell<u64>,
     watched: Cell<usize>,
@@ -41,7 +42,7 @@ impl Sweep {
             return;
         }
         socket.due_tick.set(due);
-        self.slots.borrow_mut()[(due % HORIZON_TICKS) as usize].push(Rc::clone(socket));
+        self.slots.borrow_mut()[(due % HORIZON_TICKS) as usize].push(Rc::downgrade(socket));
         self.watched.set(self.watched.get() + 1);
     }
 
@@ -59,8 +60,8 @@ impl Sweep {
             self.tick.set(tick);
             let mut due = std::mem::take(&mut self.slots.borrow_mut()[(tick % HORIZON_TICKS) as usize]);
             self.watched.set(self.watched.get() - due.len());
-            for socket in due.drain(..) {
-                self.look_at(socket, tick, now_ms);
+            for socket in due.drain(..).filter_map(|socket| socket.upgrade()) {
+                self.look_at(&socket, tick, now_ms);
             }
             // Keep the slot's memory, unless a burst has made it large.
             if due.capacity() <= 1024 {
@@ -72,7 +73,7 @@ impl Sweep {
         }
     }
 
-    fn look_at(&self, socket: Rc<Shared>, tick: u64, now_ms: u64) {
+    fn look_at(&self, socket: &Rc<Shared>, tick: u64, now_ms: u64) {
         if socket.due_tick.get() != tick {
             return; // An earlier deadline entered it again: that entry counts.
         }
@@ -84,8 +85,20 @@ impl Sweep {
         if deadline_ms <= now_ms {
             socket.deadline_ms.set(0);
             socket.expire();
-        } else if Rc::strong_count(&socket) > 1 {
-            self.watch(&socket, deadline_ms);
+        } else {
+            self.watch(socket, deadline_ms);
+        }
+    }
+
+    /// Expires every idle connection now: the node drains.
+    pub fn expire_idle(&self) {
+        let sockets: Vec<Rc<Shared>> =
+            self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+        for socket in sockets {
+            if socket.deadline_ms.get() != 0 && socket.is_idle() {
+                socket.deadline_ms.set(0);
+                socket.expire();
+            }
         }
     }
 

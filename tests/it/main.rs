@@ -17,7 +17,10 @@ mod json_schema;
 mod json_schema_generator;
 mod limiter;
 mod log_formats;
+mod node;
 mod observe;
+mod operate;
+mod proxy;
 mod tidy;
 
 use std::path::PathBuf;

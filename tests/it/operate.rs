@@ -1,0 +1,224 @@
+//! What an operator does to a running node: reload, bad reload, drain, rotation; with curl and a real nginx.
+
+use std::process::Command;
+
+use crate::node::{Node, Origin, Place, response};
+
+fn config(origin: &Origin, body: &str) -> String {
+    format!(
+        "upstreams: {{ app: \"http://{}\" }}\napis:\n  app:\n    to: app\n    operations:\n      \
+         one: {{ match: GET /one, respond: {{ status: 200, body: {body} }} }}\n      two: GET /two\n    \
+         allow: [{{ who: anyone }}]",
+        origin.address
+    )
+}
+
+fn get(node: &Node, path: &str) -> (u16, String) {
+    let answer = node.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    (answer.status, answer.text())
+}
+
+#[test]
+fn a_good_reload_takes_effect_and_a_bad_one_changes_nothing() {
+    let origin = Origin::plain();
+    let mut node = Node::start(&config(&origin, "before"));
+    assert_eq!(get(&node, "/one"), (200, "before".to_owned()));
+    // The file is watched: replacing it is enough.
+    node.rewrite(&config(&origin, "after"));
+    node.wait_for("RW-6003");
+    assert_eq!(get(&node, "/one"), (200, "after".to_owned()));
+    node.rewrite("upstreams: {}\napis: { broken: { bse: /x } }");
+    node.wait_for("RW-6004");
+    assert_eq!(get(&node, "/one"), (200, "after".to_owned()));
+    let metrics = Command::new("curl")
+        .arg("-s")
+        .arg(format!("http://{}/metrics", node.metrics))
+        .output()
+        .expect("curl");
+    let metrics = String::from_utf8_lossy(&metrics.stdout).into_owned();
+    assert!(metrics.contains("ringwall_config_last_reload_success 0"), "{metrics}");
+    node.rewrite(&config(&origin, "again"));
+    node.wait_for("RW-6003");
+    assert_eq!(get(&node, "/one"), (200, "again".to_owned()));
+}
+
+#[test]
+fn reload_over_the_control_socket_tells_the_errors() {
+    let origin = Origin::plain();
+    let node = Node::start(&config(&origin, "x"));
+    let socket = node.place.path().join("control.sock");
+    let reload = || {
+        Command::new(env!("CARGO_BIN_EXE_ringwall"))
+            .args(["reload", "--json", "--control"])
+            .arg(&socket)
+            .output()
+            .expect("ringwall reload")
+    };
+    let good = reload();
+    assert!(good.status.success(), "{good:?}");
+    node.rewrite("apis: 7");
+    let bad = reload();
+    assert_eq!(bad.status.code(), Some(1));
+    let told: serde_json::Value = serde_json::from_slice(&bad.stdout).expect("JSON");
+    assert!(told["errors"].as_array().is_some_and(|errors| !errors.is_empty()), "{told}");
+    assert!(told["errors"][0]["line"].is_u64(), "{told}");
+}
+
+#[test]
+fn term_drains_and_answers_what_is_under_way() {
+    let origin = Origin::start(|seen| {
+        if seen.head.contains("/two") {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+        crate::node::Reply::Bytes(response("200 OK", "done"))
+    });
+    let mut node = Node::start(&config(&origin, "x"));
+    let mut idle = node.connect();
+    idle.send("GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(idle.answer().status, 200);
+    let mut busy = node.connect();
+    busy.send("GET /two HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.next();
+    node.signal("TERM");
+    let answer = busy.answer();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
+    assert_eq!(answer.field("connection"), Some("close"));
+    assert!(idle.is_closed());
+    assert!(node.child.wait().expect("ended").success());
+}
+
+#[test]
+fn logs_are_opened_again_after_a_rotation() {
+    let origin = Origin::plain();
+    let mut node = Node::start(&config(&origin, "x"));
+    get(&node, "/one");
+    node.log(1);
+    let log = node.place.path().join("access.jsonl");
+    std::fs::rename(&log, node.place.path().join("access.1")).expect("rotated");
+    node.signal("USR1");
+    node.wait_for("RW-6010");
+    get(&node, "/two");
+    let line = &node.log(1)[0];
+    assert_eq!(line["path"], "/two");
+}
+
+#[test]
+fn metrics_and_health_are_served() {
+    let origin = Origin::plain();
+    let node = Node::start(&config(&origin, "x"));
+    get(&node, "/one");
+    let fetch = |path: &str| {
+        let output =
+            Command::new("curl").args(["-s", "-f"]).arg(format!("http://{}{path}", node.metrics)).output();
+        let output = output.expect("curl");
+        assert!(output.status.success(), "{path}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    fetch("/livez");
+    fetch("/readyz");
+    let page = fetch("/metrics");
+    let wanted = std::env::var("RINGWALL_TEST_DRIVER").unwrap_or_else(|_| "io_uring".to_owned());
+    assert!(page.contains(&format!("ringwall_driver_info{{core=\"0\",driver=\"{wanted}\"}} 1")), "{page}");
+    assert!(
+        page.contains(
+            "ringwall_http_requests_total{api=\"app\",operation=\"one\",method=\"GET\",status=\"200\"} 1"
+        ),
+        "{page}"
+    );
+}
+
+#[test]
+fn curl_and_openssl_speak_tls_with_it() {
+    let place = Place::new();
+    let (key, cert) = (place.path().join("k.pem"), place.path().join("c.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=a.test", "-addext", "subjectAltName=DNS:a.test,DNS:b.test", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{made:?}");
+    let origin = Origin::plain();
+    let listen = "{ address: \"127.0.0.1:0\", domains: [a.test, b.test], tls: { cert: c.pem, key: k.pem } }";
+    let node = Node::start_in(place, listen, &config(&origin, "private"));
+    let port = node.address.port();
+    let cert = node.place.path().join("c.pem");
+    let curl = |host: &str, more: &[&str]| {
+        Command::new("curl")
+            .args(["-s", "--cacert"])
+            .arg(&cert)
+            .args(["--resolve", &format!("{host}:{port}:127.0.0.1")])
+            .args(more)
+            .arg(format!("https://{host}:{port}/one"))
+            .output()
+            .expect("curl")
+    };
+    assert_eq!(curl("a.test", &[]).stdout, b"private");
+    assert_eq!(curl("b.test", &["--tls-max", "1.2"]).stdout, b"private");
+    // A name that is not served gets no certificate; a host beside the one of the connection is misdirected.
+    assert!(!curl("c.test", &[]).status.success());
+    let misdirected = curl("a.test", &["-H", "Host: c.test", "-o", "/dev/null", "-w", "%{http_code}"]);
+    assert_eq!(misdirected.stdout, b"421");
+    let secure = curl("a.test", &["-D", "-"]);
+    assert!(String::from_utf8_lossy(&secure.stdout).contains("strict-transport-security"), "{secure:?}");
+    let session = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "openssl s_client -connect 127.0.0.1:{port} -servername a.test -alpn http/1.1 </dev/null 2>&1"
+        ))
+        .output()
+        .expect("openssl s_client");
+    let session = String::from_utf8_lossy(&session.stdout).into_owned();
+    assert!(session.contains("ALPN protocol: http/1.1"), "{session}");
+}
+
+#[test]
+fn a_real_nginx_is_a_real_upstream() {
+    let place = Place::new();
+    let port = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        free.local_addr().expect("bound").port()
+    };
+    let text = format!(
+        "daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
+         http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
+           uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+           server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"nginx $request_method $uri\"; }} }} }}",
+        dir = place.path().display()
+    );
+    let file = place.write("nginx.conf", &text);
+    let mut nginx =
+        Command::new("nginx").arg("-c").arg(&file).arg("-p").arg(place.path()).spawn().expect("nginx");
+    let deadline = std::time::Instant::now() + crate::node::PATIENCE;
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(std::time::Instant::now() < deadline, "nginx does not listen");
+        std::thread::yield_now();
+    }
+    let node = Node::start(&format!(
+        "upstreams: {{ app: \"http://127.0.0.1:{port}\" }}\n\
+         apis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}] }} }}"
+    ));
+    let mut client = node.connect();
+    for path in ["/a", "/b%20c", "/d?e=f"] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!(answer.status, 200);
+        assert!(answer.text().starts_with("nginx GET /"), "{}", answer.text());
+    }
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(client.answer().text(), "nginx POST /x");
+    let _ = nginx.kill();
+    let _ = nginx.wait();
+}
