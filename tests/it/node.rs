@@ -153,7 +153,7 @@ impl Node {
 fn text_of(listen: &str, config: &str) -> String {
     format!(
         "ringwall: 1\nlisten: {listen}\n{config}\nlog: {{ file: access.jsonl }}\n\
-         node: {{ metrics: \"127.0.0.1:0\", cores: 2, control: control.sock, drain: 5s }}\n"
+         node: {{ metrics: \"127.0.0.2:0\", cores: 2, control: control.sock, drain: 5s }}\n"
     )
 }
 
