@@ -97,13 +97,14 @@ fn contenders() -> Vec<Contender> {
     }
     add("table/new key each time", {
         // Every cell is free again by the time it is met: what re-keying costs.
-        let rate = Rate::new(1_000, S, 1).unwrap();
+        let (rate, fresh) = (Rate::new(1_000, S, 1).unwrap(), self::table(64 << 20));
         let (mut next, mut now_ns) = (0u64, S);
         Box::new(move |operations| {
             timed(operations, |_| {
                 next += 1;
                 now_ns += 1_000;
-                wide.charge(Fingerprint::from_bits(next.wrapping_mul(0x9e37_79b9_7f4a_7c15)), &rate, now_ns)
+                fresh
+                    .charge(Fingerprint::from_bits(next.wrapping_mul(0x9e37_79b9_7f4a_7c15)), &rate, now_ns)
                     .is_admitted()
             })
         })

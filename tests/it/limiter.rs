@@ -10,8 +10,8 @@ use std::{
 };
 
 use ringwall::policy::limit::{
-    Charge, Demand, Fingerprint, Leases, LimitId, Rate, Table, charge_all, fingerprint::FingerprintKey,
-    leases::LEASE_TOKENS_MAX, table::CLOCK_LAG_NS_MAX,
+    Charge, Demand, Fingerprint, Keys, Leases, LimitId, PerCore, Rate, Table, Tables, charge_all,
+    fingerprint::FingerprintKey, leases::LEASE_TOKENS_MAX, table::CLOCK_LAG_NS_MAX,
 };
 
 const S: u64 = 1_000_000_000;
@@ -346,36 +346,33 @@ fn more_live_keys_than_cells_admit_no_more_than_their_law() {
 #[test]
 fn limits_charged_together_are_charged_all_or_none() {
     for threads in THREADS {
-        let (minted, identities) = (Table::with_key(1 << 16, KEY), Table::with_key(1 << 16, KEY));
+        let tables = Tables::new(1 << 17, threads);
         let (wide, narrow) = (rate(1, 500), rate(1, 10));
+        let demand = |keys, key, rate| Demand::new(keys, who(key), rate);
         let counts = in_phases(threads, 1, |_, _| {
+            let mut core = PerCore::default();
             let admitted = (0..200)
                 .filter(|_| {
-                    let mut demands =
-                        [Demand::new(&minted, who(1), wide), Demand::new(&identities, who(2), narrow)];
-                    charge_all(&mut demands, S).is_ok()
+                    let mut demands = [demand(Keys::Minted, 1, wide), demand(Keys::Identities, 2, narrow)];
+                    charge_all(&tables, &mut core, &mut demands, S).is_ok()
                 })
                 .count();
             vec![admitted as u64]
         });
         assert_eq!(counts[0][0], 10, "{threads} threads");
-        let left = minted.read(who(1), &wide, S).admitted().unwrap();
+        let left = tables.minted.read(who(1), &wide, S).admitted().unwrap();
         assert_eq!(
             wide.remaining(left.tat_ns, S),
             500 - 10 - 1,
             "{threads} threads: what failed was given back"
         );
         // The longest wait is named.
-        let mut demands = [
-            Demand::new(&identities, who(2), narrow),
-            Demand::new(&minted, who(9), Rate::new(1, 60 * S, 1).unwrap()),
-        ];
-        assert_eq!(charge_all(&mut demands, S), Err((0, S)));
+        let mut core = PerCore::default();
+        let minute = Rate::new(1, 60 * S, 1).unwrap();
+        let mut demands = [demand(Keys::Identities, 2, narrow), demand(Keys::Minted, 9, minute)];
+        assert_eq!(charge_all(&tables, &mut core, &mut demands, S), Err((0, S)));
         assert!(demands[1].charge.unwrap().is_admitted(), "would have been");
-        assert!(
-            minted.charge(who(9), &Rate::new(1, 60 * S, 1).unwrap(), S).is_admitted(),
-            "but was not charged"
-        );
-        assert_eq!(charge_all(&mut demands, S), Err((1, 60 * S)));
+        assert!(tables.minted.charge(who(9), &minute, S).is_admitted(), "but was not charged");
+        assert_eq!(charge_all(&tables, &mut core, &mut demands, S), Err((1, 60 * S)));
     }
 }

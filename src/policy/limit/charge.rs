@@ -4,30 +4,99 @@
 //! moment; then all are charged, and a charge that fails all the same (another core was faster) gives the
 //! earlier ones back.
 //!
-//! Not for: choosing the limits. Called by the limit policies.
+//! Not for: choosing the limits. Called by the limit policy.
 
 use super::{
     fingerprint::Fingerprint,
     gcra::Rate,
+    leases::Leases,
     table::{Charge, Table},
 };
 
+/// The node's tables. They live as long as the process: reloads and all cores share them.
+#[derive(Debug)]
+pub struct Tables {
+    /// For keys that anybody can mint: addresses, fields of requests.
+    pub minted: Table,
+    /// For keys that a login or the configuration has vouched for: whoever floods the other table cannot
+    /// take cells from these.
+    pub identities: Table,
+    cores: usize,
+}
+
+/// Which of the tables keeps a limit's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// [`Tables::minted`].
+    Minted,
+    /// [`Tables::identities`].
+    Identities,
+}
+
+/// What one core keeps: leases of hot keys, and memory that requests use one after another.
+#[derive(Debug, Default)]
+pub struct PerCore {
+    minted: Option<Leases>,
+    identities: Option<Leases>,
+    pub(super) demands: Vec<Demand>,
+    pub(super) key: Vec<u8>,
+}
+
 /// One limit's claim on a request.
-pub struct Demand<'t> {
-    /// The table that keeps the limit's keys.
-    pub table: &'t Table,
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// Which table keeps the limit's keys.
+    pub keys: Keys,
     /// Who pays.
     pub who: Fingerprint,
     /// At what rate.
     pub rate: Rate,
-    /// What it came to; written by [`charge_all`].
+    /// What it came to, or would have; written by [`charge_all`].
     pub charge: Option<Charge>,
+    /// The caller's number for the limit.
+    pub limit: u8,
 }
 
-impl<'t> Demand<'t> {
+impl Tables {
+    /// Tables of `bytes` together, half each, for so many cores.
+    pub fn new(bytes: usize, cores: usize) -> Tables {
+        Tables { minted: Table::new(bytes / 2), identities: Table::new(bytes / 2), cores }
+    }
+
+    /// The table that keeps such keys.
+    pub fn of(&self, keys: Keys) -> &Table {
+        match keys {
+            Keys::Minted => &self.minted,
+            Keys::Identities => &self.identities,
+        }
+    }
+}
+
+impl PerCore {
+    /// Ends all leases: when the core has nothing to do, from its tick, and before it ends.
+    pub fn give_back(&mut self, tables: &Tables, now_ns: u64) {
+        if let Some(leases) = &mut self.minted {
+            leases.give_back(&tables.minted, now_ns);
+        }
+        if let Some(leases) = &mut self.identities {
+            leases.give_back(&tables.identities, now_ns);
+        }
+    }
+
+    /// The core's leases of such keys; made when they are first needed.
+    fn leases(&mut self, keys: Keys, cores: usize) -> &mut Leases {
+        let leases = match keys {
+            Keys::Minted => &mut self.minted,
+            Keys::Identities => &mut self.identities,
+        };
+        leases.get_or_insert_with(|| Leases::new(cores))
+    }
+}
+
+impl Demand {
     /// A demand that is still to be charged.
-    pub fn new(table: &'t Table, who: Fingerprint, rate: Rate) -> Demand<'t> {
-        Demand { table, who, rate, charge: None }
+    pub fn new(keys: Keys, who: Fingerprint, rate: Rate) -> Demand {
+        Demand { keys, who, rate, charge: None, limit: 0 }
     }
 }
 
@@ -36,10 +105,14 @@ impl<'t> Demand<'t> {
 /// # Errors
 /// The index of the demand that refuses for the longest time, and that time in nanoseconds: sooner no
 /// request is admitted.
-pub fn charge_all(demands: &mut [Demand<'_>], now_ns: u64) -> Result<(), (usize, u64)> {
+pub fn charge_all(
+    tables: &Tables,
+    core: &mut PerCore,
+    demands: &mut [Demand],
+    now_ns: u64,
+) -> Result<(), (usize, u64)> {
     if let [only] = demands {
-        let charge = only.table.charge(only.who, &only.rate, now_ns);
-        only.charge = Some(charge);
+        let charge = charge_one(tables, core, only, now_ns);
         return match charge {
             Charge::Admitted(_) => Ok(()),
             Charge::Refused { retry_after_ns } => Err((0, retry_after_ns)),
@@ -47,7 +120,8 @@ pub fn charge_all(demands: &mut [Demand<'_>], now_ns: u64) -> Result<(), (usize,
     }
     let mut refused: Option<(usize, u64)> = None;
     for (index, demand) in demands.iter_mut().enumerate() {
-        let reading = demand.table.read(demand.who, &demand.rate, now_ns);
+        let leases = core.leases(demand.keys, tables.cores);
+        let reading = leases.read(tables.of(demand.keys), demand.who, &demand.rate, now_ns);
         demand.charge = Some(reading);
         if let Charge::Refused { retry_after_ns } = reading
             && refused.is_none_or(|(_, longest_ns)| retry_after_ns > longest_ns)
@@ -59,11 +133,8 @@ pub fn charge_all(demands: &mut [Demand<'_>], now_ns: u64) -> Result<(), (usize,
         return Err(refused);
     }
     for index in 0..demands.len() {
-        let demand = &mut demands[index];
-        let charge = demand.table.charge(demand.who, &demand.rate, now_ns);
-        demand.charge = Some(charge);
-        if let Charge::Refused { retry_after_ns } = charge {
-            refund_all(&demands[..index], now_ns);
+        if let Charge::Refused { retry_after_ns } = charge_one(tables, core, &mut demands[index], now_ns) {
+            refund_all(tables, core, &demands[..index], now_ns);
             return Err((index, retry_after_ns));
         }
     }
@@ -71,10 +142,18 @@ pub fn charge_all(demands: &mut [Demand<'_>], now_ns: u64) -> Result<(), (usize,
 }
 
 /// Gives back what the demands were charged (see [`Table::refund`]).
-pub fn refund_all(demands: &[Demand<'_>], now_ns: u64) {
+pub fn refund_all(tables: &Tables, core: &mut PerCore, demands: &[Demand], now_ns: u64) {
     for demand in demands {
         if let Some(Charge::Admitted(admitted)) = &demand.charge {
-            demand.table.refund(demand.who, admitted, now_ns);
+            let leases = core.leases(demand.keys, tables.cores);
+            leases.refund(tables.of(demand.keys), demand.who, admitted, now_ns);
         }
     }
+}
+
+fn charge_one(tables: &Tables, core: &mut PerCore, demand: &mut Demand, now_ns: u64) -> Charge {
+    let leases = core.leases(demand.keys, tables.cores);
+    let charge = leases.charge(tables.of(demand.keys), demand.who, &demand.rate, now_ns);
+    demand.charge = Some(charge);
+    charge
 }

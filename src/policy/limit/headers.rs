@@ -8,8 +8,8 @@
 //! `q` is the burst and `w` the time in which a whole burst is granted: `rate: 100/min, burst: 20` says
 //! `q=20;w=12`, since a client that sent 100 at once would be refused.
 //!
-//! Values are appended to a buffer of the caller, at most [`item_bytes_max`] bytes each; nothing is
-//! allocated if there is room. Called by the limit policies in `respond` and by the answers of our own.
+//! Items are appended to a buffer of the caller, at most [`item_bytes_max`] bytes each and [`SEPARATOR`]
+//! between two; nothing is allocated if there is room. Called by the limit policy.
 
 use super::{
     gcra::Rate,
@@ -21,13 +21,16 @@ const INTEGER_MAX: u64 = 999_999_999_999_999;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// The most bytes that one item of a limit of this name takes, with the separator before it.
+/// What stands between two items of a list.
+pub const SEPARATOR: &[u8] = b", ";
+
+/// The most bytes that one item of a limit of this name takes.
 pub const fn item_bytes_max(name: &str) -> usize {
-    // `, ` + quotes and escapes + `;q=` and `;w=` with 15 digits each.
-    2 + 2 + 2 * name.len() + 2 * (3 + 15)
+    // Quotes and escapes + `;q=` and `;w=` with 15 digits each.
+    2 + 2 * name.len() + 2 * (3 + 15)
 }
 
-/// Appends a limit to the value of `RateLimit-Policy`: `"name";q=100;w=60`.
+/// Appends a limit's item of `RateLimit-Policy`: `"name";q=100;w=60`.
 pub fn write_policy(out: &mut Vec<u8>, name: &str, rate: &Rate) {
     write_name(out, name);
     out.extend_from_slice(b";q=");
@@ -36,7 +39,7 @@ pub fn write_policy(out: &mut Vec<u8>, name: &str, rate: &Rate) {
     write_integer(out, rate.window_s());
 }
 
-/// Appends a limit to the value of `RateLimit`: `"name";r=50;t=30`. `t` is left out when the bucket is full:
+/// Appends a limit's item of `RateLimit`: `"name";r=50;t=30`. `t` is left out when the bucket is full:
 /// no more will become available.
 pub fn write_limit(out: &mut Vec<u8>, name: &str, rate: &Rate, charge: &Charge, now_ns: u64) {
     let (remaining, wait_ns) = match charge {
@@ -63,11 +66,8 @@ fn seconds_up(ns: u64) -> u64 {
     ns.div_ceil(SECOND_NS)
 }
 
-/// The name as a structured-field string (RFC 9651 §3.3.3), after a separator if it is not the first.
+/// The name as a structured-field string (RFC 9651 §3.3.3).
 fn write_name(out: &mut Vec<u8>, name: &str) {
-    if !out.is_empty() {
-        out.extend_from_slice(b", ");
-    }
     out.push(b'"');
     for &byte in name.as_bytes() {
         match byte {
@@ -109,6 +109,7 @@ mod tests {
         let half = Rate::new(100, 60 * S, 20).unwrap();
         let both = text(|out| {
             write_policy(out, "a", &rate);
+            out.extend_from_slice(SEPARATOR);
             write_policy(out, "b", &half);
         });
         assert_eq!(both, r#""a";q=100;w=60, "b";q=20;w=12"#);
@@ -135,12 +136,12 @@ mod tests {
     fn an_item_stays_below_its_bound() {
         let rate = Rate::new(1, crate::policy::limit::gcra::SPAN_NS_MAX, 1).unwrap();
         for name in ["", "plain", r#""\"\"#] {
-            let mut out = b"x".to_vec();
+            let mut out = Vec::new();
             write_policy(&mut out, name, &rate);
-            assert!(out.len() - 1 <= item_bytes_max(name));
-            let mut out = b"x".to_vec();
+            assert!(out.len() <= item_bytes_max(name));
+            let mut out = Vec::new();
             write_limit(&mut out, name, &rate, &Charge::Refused { retry_after_ns: u64::MAX }, 0);
-            assert!(out.len() - 1 <= item_bytes_max(name));
+            assert!(out.len() <= item_bytes_max(name));
         }
     }
 

@@ -30,6 +30,7 @@ pub const SLOTS: usize = 256;
 pub const LEASE_TOKENS_MAX: u32 = 128;
 
 /// One core's leases of one table's keys.
+#[derive(Debug)]
 pub struct Leases {
     slots: Box<[Slot; SLOTS]>,
     /// Which slots may hold tokens, one bit each.
@@ -39,7 +40,7 @@ pub struct Leases {
 }
 
 /// What the core knows of the last key that came to this slot.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     /// The key's fingerprint; 0: none yet.
     who: u64,
@@ -89,6 +90,19 @@ impl Leases {
             return Charge::Admitted(slot.spent_one());
         }
         self.charge_table(table, who, rate, now_ns)
+    }
+
+    /// What [`Leases::charge`] would come to, without charging.
+    pub fn read(&self, table: &Table, who: Fingerprint, rate: &Rate, now_ns: u64) -> Charge {
+        let slot = &self.slots[index_of(who)];
+        let leased = slot.who == who.bits()
+            && slot.unspent > 0
+            && slot.holds(now_ns)
+            && slot.emission_ns == rate.emission_ns();
+        match leased {
+            true => Charge::Admitted(slot.spent_one()),
+            false => table.read(who, rate, now_ns),
+        }
     }
 
     /// Gives back a charge, to the lease it came from if that is still open, else to the table.
@@ -179,7 +193,7 @@ impl Slot {
         now_ns.wrapping_sub(self.leased_at_ns) < LEASE_NS
     }
 
-    /// The receipt of the token that was just taken off `unspent`.
+    /// The receipt of one leased token.
     #[inline]
     fn spent_one(&self) -> Admitted {
         Admitted {

@@ -7,7 +7,8 @@
 //! * [`table`]: the node's shared, lock-free table of those states;
 //! * [`leases`]: a core's own purse of tokens of the keys that are hot on it;
 //! * [`charge`]: several limits charged as one;
-//! * [`headers`]: what the client is told.
+//! * [`headers`]: what the client is told;
+//! * [`rate`]: the policy that the configuration calls `limits`.
 //!
 //! **The law**, everywhere in this module: `rate: N/period, burst: B` admits at most B + N·t/period requests
 //! of one key over *any* time t. Everything that could bend it (rounding, lagging clocks, eviction, full sets,
@@ -22,16 +23,11 @@ pub mod headers;
 pub mod leases;
 #[cfg(test)]
 mod model;
+pub mod rate;
 pub mod table;
 
-pub use charge::{Demand, charge_all};
+pub use charge::{Demand, Keys, PerCore, Tables, charge_all};
 pub use fingerprint::{Fingerprint, LimitId};
 pub use gcra::{Rate, RateError};
 pub use leases::Leases;
 pub use table::{Admitted, Charge, Table};
-
-pub mod rate;
-
-/// Per core: leases of hot keys.
-#[derive(Debug, Default)]
-pub struct PerCore {}

@@ -1,17 +1,669 @@
-//! `limits`: rates.
+//! `limits`: how often a caller may ask.
+//!
+//! # What it does
+//! Charges each request one token of every limit that concerns it: all, or none and the request is refused. Only what
+//! every enforced limit of the same stage admits is charged. Limits that are observed have counters of their own and
+//! change nothing.
+//!
+//! # Configuration
+//! `limits: [{ per: identity, rate: 100/min, burst: 20 }]`, on an API (shared by its operations, unless counted `per:
+//! operation`) or an operation. `per` names what is counted apart, `who` and `do` whom and what the limit concerns.
+//!
+//! * `identity`: login, issuer and subject. Who has none (`anyone` was admitted) is counted by address.
+//! * `address`: IPv4 whole; IPv6 by /64, and its /48 at [`WIDE_FACTOR`] times the rate and burst, since one subscriber
+//!   commonly has a /56 or a /48.
+//! * `header:NAME`, `claim:NAME`: the first value; all requests without one are counted together, so that leaving it out
+//!   is no way around the limit.
+//! * `operation`, `api`, `all`: one count each.
+//!
+//! Limits keyed only by address or header, and without `who`, run before the login, so they count failed logins too; the
+//! others after `allow`. A limit is known by (api, name or who + per + do + period); its counters survive a reload, also
+//! one that changes `rate` or `burst`.
+//!
+//! # Answers
+//! 429 `rate_exceeded` with `Retry-After`; `RateLimit` and `RateLimit-Policy` on every answer that an enforced limit
+//! concerns (see [`super::headers`]: a client that obeys is never refused).
+//!
+//! # Cost
+//! One hash of the key and one charge ([`super::table`]) a limit, twice that for an IPv6 address; no allocation in steady
+//! state.
+//!
+//! # References
+//! RFC 6585 §4 (429); RFC 9110 §10.2.3; draft-ietf-httpapi-ratelimit-headers-10; OWASP API4.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::error::{Code, ConfigError};
+use crate::config::model as written;
+use crate::http::Reason;
 use crate::pipeline::exchange::Exchange;
-use crate::policy::{Policy, Verdict};
+use crate::policy::identify::LoginId;
+use crate::policy::{Compiled, Link, Mode, Policy, Stage, Verdict};
 use crate::worker::state::CoreState;
 
-/// The limits of one operation at one stage.
-#[derive(Debug, Default)]
-pub struct Limits {}
+use super::charge::{Demand, Keys, PerCore, Tables, charge_all};
+use super::fingerprint::LimitId;
+use super::gcra::{Rate, RateError};
+use super::headers::{SEPARATOR, write_limit, write_policy, write_retry_after};
+use super::table::Charge;
+
+/// Somebody asked more often than a limit admits.
+pub const RATE_EXCEEDED: Reason = Reason::client("rate_exceeded", 3201, 429, "Too many requests");
+
+/// A burst that would take decades to come back.
+pub const BURST_SPAN: Code = Code::new(1611);
+/// More limits concern one operation than are charged together.
+pub const TOO_MANY: Code = Code::new(1612);
+
+/// The most limits of one operation, stage and mode.
+pub const LIMITS_MAX: usize = 16;
+
+/// How many times a limit's rate and burst the /48 around an IPv6 address has.
+pub const WIDE_FACTOR: u64 = 16;
+
+/// The limits of one operation at one stage and in one mode.
+#[derive(Debug)]
+pub struct Limits {
+    limits: Box<[Limit]>,
+    tables: Arc<Tables>,
+}
+
+/// One limit, as it concerns one operation.
+#[derive(Debug)]
+struct Limit {
+    /// What the client is told it is called.
+    name: Box<str>,
+    /// Its item of `RateLimit-Policy`.
+    policy: Box<[u8]>,
+    id: LimitId,
+    /// Only these logins; empty: everybody.
+    who: Box<[LoginId]>,
+    per: Box<[Key]>,
+    keys: Keys,
+    rate: Rate,
+    wide: Rate,
+}
+
+/// What is counted apart.
+#[derive(Debug)]
+enum Key {
+    Identity,
+    Address,
+    Header(Box<[u8]>),
+    Claim(Box<[u8]>),
+    /// The same for every request of the operation.
+    Constant(Box<[u8]>),
+}
+
+/// The links of an operation's limits: one for each stage and mode, those that are off left out. `login_of` finds a
+/// login's number; an API that is `raw` is one operation, called like itself, and has no [`written::Operation`].
+///
+/// # Errors
+/// Every limit that cannot be kept: RW-1611, RW-1612.
+pub fn links(
+    api_name: &str,
+    api: &written::Api,
+    operation_name: &str,
+    operation: Option<&written::Operation>,
+    tables: &Arc<Tables>,
+    login_of: &dyn Fn(&str) -> Option<LoginId>,
+) -> Result<Vec<Link>, Vec<ConfigError>> {
+    let own = operation.and_then(|operation| operation.limits.as_ref()).map(|scoped| &scoped.value);
+    let of_api = api.limits_of(operation).iter().filter(|limit| match &limit.operations {
+        None => true,
+        Some(names) => operation.is_some() && names.iter().any(|name| name.value == operation_name),
+    });
+    let all = of_api
+        .map(|limit| (limit, None))
+        .chain(own.into_iter().flatten().map(|limit| (limit, Some(operation_name))));
+    let mut errors = Vec::new();
+    let mut groups: Vec<(Stage, Mode, Vec<Limit>)> = Vec::new();
+    for (limit, within) in all {
+        let mode = match limit.mode {
+            written::Mode::Enforce => Mode::Enforce,
+            written::Mode::Observe => Mode::Observe,
+            written::Mode::Off => continue,
+        };
+        let stage = stage_of(limit);
+        match Limit::compile(api_name, operation_name, limit, within, mode, login_of) {
+            Err(error) => errors.push(error),
+            Ok(compiled) => match groups.iter_mut().find(|group| (group.0, group.1) == (stage, mode)) {
+                Some((_, _, limits)) if limits.len() == LIMITS_MAX => errors.push(
+                    ConfigError::new(
+                        TOO_MANY,
+                        format!("more than {LIMITS_MAX} limits concern one operation"),
+                        limit.span,
+                    )
+                    .fix("merge some, or narrow them with `do`")
+                    .why("they are charged together, for every request"),
+                ),
+                Some((_, _, limits)) => limits.push(compiled),
+                None => groups.push((stage, mode, vec![compiled])),
+            },
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let link = |(stage, mode, limits): (Stage, Mode, Vec<Limit>)| Link {
+        stage,
+        mode,
+        policy: Compiled::Limits(Limits { limits: limits.into(), tables: Arc::clone(tables) }),
+    };
+    Ok(groups.into_iter().map(link).collect())
+}
 
 impl Policy for Limits {
     const NAME: &'static str = "limits";
 
-    fn apply(&self, _x: &mut Exchange, _core: &mut CoreState) -> Verdict {
-        Verdict::Continue
+    fn apply(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
+        self.judge(x, &mut core.limit, core.now_ns)
+    }
+}
+
+impl Limits {
+    fn judge(&self, x: &mut Exchange, core: &mut PerCore, now_ns: u64) -> Verdict {
+        let mut demands = std::mem::take(&mut core.demands);
+        demands.clear();
+        for (index, limit) in self.limits.iter().enumerate() {
+            if limit.concerns(x) {
+                limit.demand(index as u8, x, &self.tables, &mut core.key, &mut demands);
+            }
+        }
+        let outcome = charge_all(&self.tables, core, &mut demands, now_ns);
+        if x.enforcing() && !demands.is_empty() {
+            self.tell(x, &demands, outcome, now_ns);
+        }
+        core.demands = demands;
+        match outcome {
+            Ok(()) => Verdict::Continue,
+            Err(_) => Verdict::Refuse(&RATE_EXCEEDED),
+        }
+    }
+
+    /// Writes the fields that say how the client stands.
+    fn tell(&self, x: &mut Exchange, demands: &[Demand], outcome: Result<(), (usize, u64)>, now_ns: u64) {
+        let out = &mut x.response_inserts;
+        out.extend_from_slice(b"ratelimit-policy: ");
+        for (position, demand) in one_each(demands, now_ns).enumerate() {
+            if position > 0 {
+                out.extend_from_slice(SEPARATOR);
+            }
+            out.extend_from_slice(&self.limits[usize::from(demand.limit)].policy);
+        }
+        out.extend_from_slice(b"\r\nratelimit: ");
+        for (position, demand) in one_each(demands, now_ns).enumerate() {
+            if position > 0 {
+                out.extend_from_slice(SEPARATOR);
+            }
+            let Some(charge) = demand.charge else { continue };
+            let limit = &self.limits[usize::from(demand.limit)];
+            write_limit(out, &limit.name, &demand.rate, &charge, now_ns);
+        }
+        out.extend_from_slice(b"\r\n");
+        if let Err((_, retry_after_ns)) = outcome {
+            x.answer_inserts.extend_from_slice(b"retry-after: ");
+            write_retry_after(&mut x.answer_inserts, retry_after_ns);
+            x.answer_inserts.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Of the demands of each limit (an IPv6 address has two, side by side) the one that leaves less.
+fn one_each(demands: &[Demand], now_ns: u64) -> impl Iterator<Item = &Demand> {
+    demands.chunk_by(|a, b| a.limit == b.limit).filter_map(move |of_one| match of_one {
+        [only] => Some(only),
+        _ => of_one.iter().min_by_key(|demand| match demand.charge {
+            Some(Charge::Refused { retry_after_ns }) => (0, u64::MAX - retry_after_ns),
+            Some(Charge::Admitted(admitted)) => (1, demand.rate.remaining(admitted.tat_ns, now_ns)),
+            None => (2, 0),
+        }),
+    })
+}
+
+impl Limit {
+    fn compile(
+        api: &str,
+        operation: &str,
+        limit: &written::Limit,
+        within: Option<&str>,
+        mode: Mode,
+        login_of: &dyn Fn(&str) -> Option<LoginId>,
+    ) -> Result<Limit, ConfigError> {
+        let (count, period_ns, burst) =
+            (limit.rate.value.count, limit.rate.value.period.nanos(), limit.burst_in_force());
+        let too_slow = |_: RateError| {
+            let span = limit.burst.as_ref().map_or(limit.rate.span, |burst| burst.span);
+            ConfigError::new(BURST_SPAN, "an empty bucket would take more than 73 years to fill", span)
+                .fix("a smaller `burst`, or a faster `rate`")
+        };
+        let rate = Rate::new(count, period_ns, burst).map_err(too_slow)?;
+        let wide_count = count.saturating_mul(WIDE_FACTOR).min(period_ns);
+        let wide = Rate::new(wide_count, period_ns, burst.saturating_mul(WIDE_FACTOR)).map_err(too_slow)?;
+        let name = limit.id(within);
+        // What is observed must not pay into what is enforced.
+        let observed = if mode == Mode::Observe { " observed" } else { "" };
+        let id = LimitId::new(&format!("{api}/{name}{observed}"));
+        let mut policy = Vec::new();
+        write_policy(&mut policy, &name, &rate);
+        let everybody = limit.who.iter().any(|who| who.value == written::Who::Anyone);
+        let who = limit.who.iter().filter_map(|who| match &who.value {
+            written::Who::Login(login) if !everybody => login_of(login),
+            _ => None,
+        });
+        let per = limit.per.iter().map(|key| match &key.value {
+            written::LimitKey::Identity => Key::Identity,
+            written::LimitKey::Address => Key::Address,
+            written::LimitKey::Header(name) => Key::Header(name.as_bytes().into()),
+            written::LimitKey::Claim(name) => Key::Claim(name.as_bytes().into()),
+            written::LimitKey::Operation => Key::Constant(operation.as_bytes().into()),
+            written::LimitKey::Api | written::LimitKey::All => Key::Constant(Box::default()),
+        });
+        let minted = |key: &written::LimitKey| {
+            matches!(key, written::LimitKey::Address | written::LimitKey::Header(_))
+        };
+        let keys = match limit.per.iter().any(|key| minted(&key.value)) {
+            true => Keys::Minted,
+            false => Keys::Identities,
+        };
+        Ok(Limit {
+            policy: policy.into(),
+            id,
+            who: who.collect(),
+            per: per.collect(),
+            keys,
+            rate,
+            wide,
+            name: name.into(),
+        })
+    }
+
+    fn concerns(&self, x: &Exchange) -> bool {
+        self.who.is_empty() || x.identity.as_ref().is_some_and(|identity| self.who.contains(&identity.login))
+    }
+
+    /// Adds what the limit demands of the request: one key, and another for the wide network of an IPv6 address.
+    fn demand(&self, limit: u8, x: &Exchange, tables: &Tables, key: &mut Vec<u8>, demands: &mut Vec<Demand>) {
+        key.clear();
+        let mut keys = self.keys;
+        // Where the bytes of an IPv6 network stand in the key.
+        let mut network: Option<usize> = None;
+        for part in &self.per {
+            match part {
+                Key::Identity => match &x.identity {
+                    Some(identity) => {
+                        push_part(key, identity.login_name.as_bytes());
+                        push_part(key, identity.issuer.as_bytes());
+                        push_part(key, identity.subject.as_bytes());
+                    }
+                    // Counted by address, which may be a part of the key already.
+                    None if self.per.iter().any(|part| matches!(part, Key::Address)) => push_part(key, b""),
+                    None => {
+                        keys = Keys::Minted;
+                        network = push_address(key, x.client).or(network);
+                    }
+                },
+                Key::Address => network = push_address(key, x.client).or(network),
+                Key::Header(name) => {
+                    push_part(key, x.fields().find_name(x.head_bytes(), name).unwrap_or_default());
+                }
+                Key::Claim(name) => {
+                    let claims = x.identity.as_ref().map_or("", |identity| &identity.claims);
+                    push_part(key, claim(claims.as_bytes(), name).unwrap_or_default());
+                }
+                Key::Constant(bytes) => push_part(key, bytes),
+            }
+        }
+        let table = tables.of(keys);
+        let who = table.fingerprint(self.id, key);
+        demands.push(Demand { keys, who, rate: self.rate, charge: None, limit });
+        if let Some(at) = network {
+            // The /48 of the /64; no /64 has this key, since its length says 6.
+            key[at + 6..at + 8].fill(0);
+            key[at - 4] = 6;
+            let who = table.fingerprint(self.id, key);
+            demands.push(Demand { keys, who, rate: self.wide, charge: None, limit });
+        }
+    }
+}
+
+/// Whether a limit can be judged before anybody has said who they are.
+fn stage_of(limit: &written::Limit) -> Stage {
+    let early =
+        |key: &written::LimitKey| matches!(key, written::LimitKey::Address | written::LimitKey::Header(_));
+    match limit.who.is_empty() && limit.per.iter().all(|key| early(&key.value)) {
+        true => Stage::Admit,
+        false => Stage::Limit,
+    }
+}
+
+/// A part of a key, with its length before it: parts do not run together.
+fn push_part(key: &mut Vec<u8>, part: &[u8]) {
+    key.extend_from_slice(&(part.len() as u32).to_le_bytes());
+    key.extend_from_slice(part);
+}
+
+/// An address as a part: four bytes, or the eight of an IPv6 /64, whose place is returned.
+fn push_address(key: &mut Vec<u8>, address: IpAddr) -> Option<usize> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            push_part(key, &address.octets());
+            None
+        }
+        IpAddr::V6(address) => {
+            push_part(key, &address.octets()[..8]);
+            Some(key.len() - 8)
+        }
+    }
+}
+
+/// The text of a member of a JSON object, as it was signed (a string with its quotes). The object is one that a login has
+/// parsed; a name that is written with escapes is not found.
+fn claim<'c>(claims: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
+    let mut at = skip_space(claims, 0);
+    if claims.get(at) != Some(&b'{') {
+        return None;
+    }
+    loop {
+        at = skip_space(claims, at + 1);
+        let key_end = value_end(claims, at)?;
+        let key = &claims[at..key_end];
+        let colon = skip_space(claims, key_end);
+        if claims.get(colon) != Some(&b':') {
+            return None;
+        }
+        let start = skip_space(claims, colon + 1);
+        let end = value_end(claims, start)?;
+        if key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")) == Some(name) {
+            return Some(&claims[start..end]);
+        }
+        at = skip_space(claims, end);
+        if claims.get(at) != Some(&b',') {
+            return None;
+        }
+    }
+}
+
+fn skip_space(text: &[u8], at: usize) -> usize {
+    let space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    at + text.get(at..).unwrap_or_default().iter().take_while(space).count()
+}
+
+/// Where the value that begins at `at` ends.
+fn value_end(text: &[u8], at: usize) -> Option<usize> {
+    let mut depth = 0u32;
+    let mut at = at;
+    let start = at;
+    loop {
+        match *text.get(at)? {
+            b'"' => {
+                at += 1;
+                while *text.get(at)? != b'"' {
+                    at += if text[at] == b'\\' { 2 } else { 1 };
+                }
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth > 1 => depth -= 1,
+            b'}' | b']' if depth == 1 => return Some(at + 1),
+            b'}' | b']' | b',' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => {
+                return (at > start).then_some(at);
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::config::load::parse_str;
+    use crate::h1::parse::parse_request;
+    use crate::http::HeadLimits;
+    use crate::policy::identify::Identity;
+
+    const S: u64 = 1_000_000_000;
+
+    struct Bed {
+        links: Vec<Link>,
+        core: PerCore,
+        now_ns: u64,
+        x: Exchange,
+    }
+
+    /// An operation `list` of an API `shop` with these limits.
+    fn bed(limits: &str) -> Bed {
+        bed_of(limits, &Arc::new(Tables::new(1 << 16, 2)))
+    }
+
+    fn bed_of(limits: &str, tables: &Arc<Tables>) -> Bed {
+        let text = format!(
+            "ringwall: 1\n\
+             listen: {{ address: 127.0.0.1:8080, tls: none }}\n\
+             upstreams: {{ shop: \"http://127.0.0.1:3000\" }}\n\
+             login:\n  partners: {{ api_key: X-API-Key, store: partners.keys, pepper: \"secret:env:PEPPER\" }}\n\
+             apis:\n  shop:\n    to: shop\n    operations:\n      list: GET /orders\n\
+             \x20   allow: [{{ who: partners }}, {{ who: anyone }}]\n    limits: [{limits}]\n"
+        );
+        let loaded = parse_str("test.yaml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let api = loaded.config.apis.get("shop").unwrap();
+        let operation = api.operations().unwrap().get("list");
+        let login_of = |name: &str| loaded.config.login.position(name).map(|at| LoginId(at as u16));
+        let mut links = links("shop", api, "list", operation, tables, &login_of).unwrap();
+        links.sort_by_key(|link| link.stage);
+        Bed { links, core: PerCore::default(), now_ns: S, x: Exchange::new() }
+    }
+
+    impl Bed {
+        fn request(&mut self, head: &str, client: &str, subject: &str) -> Verdict {
+            self.x.reset();
+            let mut table = std::mem::take(&mut self.x.request.table);
+            self.x.request.bytes.restore(head.as_bytes().to_vec());
+            parse_request(head.as_bytes(), &HeadLimits::DEFAULT, &mut table).unwrap();
+            self.x.request.table = table;
+            self.x.client = client.parse::<IpAddr>().unwrap();
+            if !subject.is_empty() {
+                self.x.identity = Some(Rc::new(Identity {
+                    login_name: "partners".into(),
+                    subject: subject.into(),
+                    claims: format!("{{\"sub\": \"{subject}\", \"tenant\":\"t1\"}}").into(),
+                    ..Identity::default()
+                }));
+            }
+            for link in &self.links {
+                let Compiled::Limits(limits) = &link.policy else { unreachable!("only limits") };
+                self.x.set_mode(link.mode);
+                match limits.judge(&mut self.x, &mut self.core, self.now_ns) {
+                    Verdict::Refuse(reason) if link.mode == Mode::Observe => {
+                        self.x.observed("limits", reason)
+                    }
+                    Verdict::Continue => {}
+                    verdict => return verdict,
+                }
+            }
+            Verdict::Continue
+        }
+
+        fn admits(&mut self, client: &str, subject: &str) -> bool {
+            let verdict = self.request("GET /orders HTTP/1.1\r\nhost: a\r\n\r\n", client, subject);
+            matches!(verdict, Verdict::Continue)
+        }
+    }
+
+    #[test]
+    fn identities_are_counted_apart_and_told_where_they_stand() {
+        let mut bed = bed("{ per: identity, rate: 60/min, burst: 2 }");
+        assert_eq!(bed.links[0].stage, Stage::Limit);
+        assert!(bed.admits("192.0.2.1", "ann"));
+        assert_eq!(
+            String::from_utf8_lossy(&bed.x.response_inserts),
+            "ratelimit-policy: \"per identity per min\";q=2;w=2\r\n\
+             ratelimit: \"per identity per min\";r=1;t=1\r\n"
+        );
+        assert!(bed.admits("192.0.2.2", "ann"));
+        assert!(!bed.admits("192.0.2.3", "ann"));
+        assert_eq!(String::from_utf8_lossy(&bed.x.answer_inserts), "retry-after: 1\r\n");
+        assert!(String::from_utf8_lossy(&bed.x.response_inserts).contains(";r=0;t=1\r\n"));
+        assert!(bed.admits("192.0.2.3", "bob"));
+        bed.now_ns += S;
+        assert!(bed.admits("192.0.2.3", "ann"), "after what Retry-After said");
+    }
+
+    #[test]
+    fn who_has_no_identity_is_counted_by_address() {
+        let mut bed = bed("{ per: identity, rate: 1/min }");
+        assert!(bed.admits("192.0.2.1", ""));
+        assert!(!bed.admits("192.0.2.1", ""));
+        assert!(bed.admits("192.0.2.2", ""));
+        assert!(bed.admits("192.0.2.1", "ann"));
+    }
+
+    #[test]
+    fn addresses_are_counted_before_the_login_and_by_network() {
+        let mut bed = bed("{ per: address, rate: 1/min }");
+        assert_eq!(bed.links[0].stage, Stage::Admit);
+        assert!(bed.admits("192.0.2.1", ""));
+        assert!(!bed.admits("192.0.2.1", "ann"));
+        assert!(!bed.admits("::ffff:192.0.2.1", ""), "the same address");
+        // One of a /64, and sixteen of its /48.
+        for network in 0..WIDE_FACTOR {
+            assert!(bed.admits(&format!("2001:db8:0:{network:x}::1"), ""), "{network}");
+            assert!(!bed.admits(&format!("2001:db8:0:{network:x}::2"), ""), "{network}");
+        }
+        assert!(!bed.admits("2001:db8:0:ffff::1", ""), "the /48 is spent");
+        assert!(String::from_utf8_lossy(&bed.x.response_inserts).contains(";r=0;t=4\r\n"));
+        assert!(bed.admits("2001:db8:1::1", ""));
+    }
+
+    #[test]
+    fn a_refused_wide_network_does_not_pay_for_its_part() {
+        let mut bed = bed("{ per: address, rate: 2/min }");
+        for network in 0..WIDE_FACTOR {
+            for _ in 0..2 {
+                assert!(bed.admits(&format!("2001:db8:0:{network:x}::1"), ""));
+            }
+        }
+        assert!(!bed.admits("2001:db8:0:ffff::1", ""));
+        // A token of the /48 is there again; the /64 has both of its own.
+        bed.now_ns += 2 * S;
+        assert!(bed.admits("2001:db8:0:ffff::1", ""));
+        bed.now_ns += 2 * S;
+        assert!(bed.admits("2001:db8:0:ffff::1", ""));
+    }
+
+    #[test]
+    fn a_field_left_out_is_a_key_like_any_other() {
+        let mut bed = bed("{ per: 'header:X-Device', rate: 1/min }");
+        let with = |value: &str| format!("GET /orders HTTP/1.1\r\nhost: a\r\nx-device: {value}\r\n\r\n");
+        assert!(matches!(bed.request(&with("a"), "192.0.2.1", ""), Verdict::Continue));
+        assert!(matches!(bed.request(&with("a"), "192.0.2.2", ""), Verdict::Refuse(_)));
+        assert!(matches!(bed.request(&with("b"), "192.0.2.1", ""), Verdict::Continue));
+        assert!(bed.admits("192.0.2.1", ""));
+        assert!(!bed.admits("192.0.2.2", "ann"));
+    }
+
+    #[test]
+    fn what_one_limit_refuses_costs_the_others_nothing() {
+        let limits = "{ per: identity, rate: 100/min, name: wide }, { per: all, rate: 1/min, name: narrow }";
+        let mut bed = bed(limits);
+        assert!(bed.admits("192.0.2.1", "ann"));
+        let said = |bed: &Bed| String::from_utf8_lossy(&bed.x.response_inserts).into_owned();
+        assert!(
+            said(&bed).contains("ratelimit: \"wide\";r=99;t=1, \"narrow\";r=0;t=60\r\n"),
+            "{}",
+            said(&bed)
+        );
+        for _ in 0..5 {
+            assert!(!bed.admits("192.0.2.1", "ann"));
+        }
+        assert!(said(&bed).contains("\"wide\";r=98;t=1, \"narrow\";r=0;t=60\r\n"), "{}", said(&bed));
+        bed.now_ns += 60 * S;
+        assert!(bed.admits("192.0.2.1", "ann"));
+        assert!(said(&bed).contains("\"wide\";r=99"), "{}", said(&bed));
+    }
+
+    #[test]
+    fn an_observed_limit_decides_alone_and_says_nothing() {
+        let limits = "{ per: identity, rate: 1/min, mode: observe }, { per: identity, rate: 3/s }";
+        let mut bed = bed(limits);
+        for _ in 0..3 {
+            assert!(bed.admits("192.0.2.1", "ann"));
+        }
+        assert!(!String::from_utf8_lossy(&bed.x.response_inserts).contains("min"));
+        assert_eq!(
+            bed.x.would_refuse().map(|(_, reason)| reason.token).collect::<Vec<_>>(),
+            ["rate_exceeded"]
+        );
+        assert!(!bed.admits("192.0.2.1", "ann"));
+    }
+
+    #[test]
+    fn counters_survive_a_changed_rate() {
+        let tables = Arc::new(Tables::new(1 << 16, 2));
+        assert!(bed_of("{ per: identity, rate: 1/min }", &tables).admits("192.0.2.1", "ann"));
+        let mut after = bed_of("{ per: api, rate: 9/s }, { per: identity, rate: 2/min, burst: 1 }", &tables);
+        assert!(!after.admits("192.0.2.1", "ann"));
+        assert!(after.admits("192.0.2.1", "bob"));
+    }
+
+    #[test]
+    fn limits_concern_whom_they_name() {
+        let mut bed = bed("{ per: all, who: partners, rate: 1/min }");
+        assert!(bed.admits("192.0.2.1", "ann"));
+        assert!(!bed.admits("192.0.2.1", "bob"));
+        assert!(bed.admits("192.0.2.1", ""));
+        assert!(bed.x.response_inserts.is_empty(), "nothing is said to whom no limit concerns");
+    }
+
+    #[test]
+    fn claims_are_found_as_they_were_signed() {
+        let claims = br#" { "a\"b": "x\\", "n": {"tenant": 1}, "l":["tenant", {"tenant":2}], "tenant" : "t\"1" , "e":-1.5e3, "z" :true}"#;
+        let text =
+            |name: &str| claim(claims, name.as_bytes()).map(|value| std::str::from_utf8(value).unwrap());
+        assert_eq!(text("tenant"), Some(r#""t\"1""#));
+        assert_eq!(text("n"), Some(r#"{"tenant": 1}"#));
+        assert_eq!(text("e"), Some("-1.5e3"));
+        assert_eq!(text("z"), Some("true"));
+        assert_eq!(text("b"), None);
+        for broken in [
+            "",
+            "{",
+            "{}",
+            "[]",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":\"",
+            "{\"a\":\"\\",
+            "{\"a\":[",
+            "{\"a\" 1}",
+            "{,}",
+        ] {
+            assert_eq!(claim(broken.as_bytes(), b"x"), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn limits_that_cannot_be_kept_are_errors() {
+        let text = "ringwall: 1\nlisten: { address: 127.0.0.1:8080, tls: none }\nupstreams: { shop: \"http://127.0.0.1:3000\" }\n\
+            apis:\n  shop:\n    to: shop\n    raw: \"a test\"\n    allow: [{ who: anyone }]\n    limits:\n";
+        let compile = |limits: &str| {
+            let loaded = parse_str("test.yaml", &format!("{text}{limits}"))
+                .unwrap_or_else(|errors| panic!("{errors:?}"));
+            let api = loaded.config.apis.get("shop").unwrap();
+            links("shop", api, "shop", None, &Arc::new(Tables::new(1024, 1)), &|_| None)
+        };
+        assert_eq!(compile("      - { per: address, rate: 1/day, burst: 1000000 }\n").unwrap_err().len(), 1);
+        let many = |count: usize| -> String {
+            (0..count).map(|n| format!("      - {{ per: address, rate: 1/s, name: n{n} }}\n")).collect()
+        };
+        assert_eq!(compile(&many(LIMITS_MAX)).unwrap().len(), 1);
+        assert_eq!(compile(&many(LIMITS_MAX + 2)).unwrap_err().len(), 2);
     }
 }

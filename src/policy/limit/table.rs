@@ -31,7 +31,7 @@
 //! Not for: what a limit is (`rate`), nor what it may cost to be wrong ([`super::gcra`] has the law). Called by
 //! the limit policies on every core; one instance for keys that anybody can mint, another for identities.
 
-use std::sync::atomic::Ordering;
+use std::{fmt, sync::atomic::Ordering};
 
 use portable_atomic::AtomicU128;
 
@@ -379,6 +379,12 @@ impl<M: Memory> Table<M> {
         let left =
             self.memory.compare_exchange(set, GATE, INSERT_BIT | taken_ns as u128, overflow_ns as u128);
         debug_assert!(left.is_ok(), "only the holder of the insert bit changes the gate");
+    }
+}
+
+impl<M: Memory> fmt::Debug for Table<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("bytes", &self.bytes()).finish_non_exhaustive()
     }
 }
 
