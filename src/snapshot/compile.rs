@@ -20,6 +20,8 @@ use crate::jose::KeySet;
 use crate::policy::authorize::allow::{Allow, Grant, Who};
 use crate::policy::identify::compile::Upkeep;
 use crate::policy::identify::{self, Login, LoginId, Logins};
+use crate::policy::limit::charge::Tables;
+use crate::policy::limit::rate;
 use crate::policy::respond::headers::Edits;
 use crate::policy::validate::json_schema::JsonSchema;
 use crate::policy::{Chain, Compiled, Link, Mode, Stage};
@@ -48,6 +50,8 @@ pub const STORE_REFUSED: LogCode =
 #[derive(Debug, Default)]
 pub struct Kept {
     upstreams: HashMap<String, (UpstreamKey, Arc<Upstream>)>,
+    /// The counters of all limits: they survive every reload.
+    tables: Option<Arc<Tables>>,
     /// Ticket keys by the address of the listener.
     tickets: HashMap<String, Arc<Tickets>>,
     /// Certificates that were made on the spot, by their names: one that changed with each reload would be trusted by nobody.
@@ -94,7 +98,15 @@ pub fn compile(
         Ok(logins) => (logins, Vec::new()),
         Err(errors) => (identify::compile::Compiled::default(), errors),
     };
-    let mut compiler = Compiler { errors, config, parts, logins: logins.logins };
+    let tables = Arc::clone(kept.tables.get_or_insert_with(|| {
+        let bytes = usize::try_from(config.node.limit_memory_in_force()).unwrap_or(usize::MAX);
+        let cores = match &config.node.cores {
+            Some(cores) => usize::try_from(cores.value).unwrap_or(1),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Arc::new(Tables::new(bytes, cores))
+    }));
+    let mut compiler = Compiler { errors, config, parts, logins: logins.logins, tables: Arc::clone(&tables) };
     let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
@@ -109,6 +121,7 @@ pub fn compile(
             names: SnapshotNames::default(),
             logins: config.login.names().map(Box::from).collect(),
             watched: logins.watched,
+            tables,
         }),
         _ => Err(compiler.errors),
     }
@@ -119,6 +132,7 @@ struct Compiler<'c> {
     config: &'c written::Config,
     parts: Option<&'c Parts<KeySet>>,
     logins: Vec<Arc<Login>>,
+    tables: Arc<Tables>,
 }
 
 impl Compiler<'_> {
@@ -441,7 +455,7 @@ impl Compiler<'_> {
         Operation {
             name: name.into(),
             api: api_index,
-            chain: Chain::new(self.links(api, name, operation)),
+            chain: Chain::new(self.links(api_index, api, name, operation)),
             action: self.action(api, operation),
             request_edits: edits_of(&edits.request),
             response_edits: edits_of(&edits.response),
@@ -482,7 +496,13 @@ impl Compiler<'_> {
         }
     }
 
-    fn links(&mut self, api: &written::Api, name: &str, operation: Option<&written::Operation>) -> Vec<Link> {
+    fn links(
+        &mut self,
+        api_index: u32,
+        api: &written::Api,
+        name: &str,
+        operation: Option<&written::Operation>,
+    ) -> Vec<Link> {
         let mut links = Vec::new();
         if api.is_closed() {
             links.push(link(Stage::Authorize, Mode::Enforce, Compiled::Allow(Allow::default())));
@@ -490,6 +510,12 @@ impl Compiler<'_> {
         }
         if let Some(login) = self.login_of(api) {
             links.push(link(Stage::Identify, Mode::Enforce, Compiled::Login(login)));
+        }
+        let login_of = |login: &str| self.config.login.position(login).map(|place| LoginId(place as u16));
+        let api_name = self.config.apis.names().nth(api_index as usize).unwrap_or_default();
+        match rate::links(api_name, api, name, operation, &self.tables, &login_of) {
+            Ok(limits) => links.extend(limits),
+            Err(errors) => self.errors.extend(errors),
         }
         if let Some(body) = api.body_of(operation) {
             let sizes = api.sizes_of(operation).in_force();

@@ -14,6 +14,7 @@ use crate::control::watch::Subscription;
 use crate::http::HeadLimits;
 use crate::http::forward::RenamedIdentity;
 use crate::policy::Chain;
+use crate::policy::limit::charge::Tables;
 use crate::policy::respond::headers::Edits;
 use crate::route::Router;
 use crate::upstream::Upstream;
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub logins: Vec<Box<str>>,
     /// Keeps the key stores watched as long as this snapshot lives.
     pub watched: Vec<Subscription>,
+    /// The counters of all limits, the same over all snapshots.
+    pub tables: Arc<Tables>,
 }
 
 impl std::fmt::Debug for Snapshot {

@@ -176,7 +176,11 @@ impl Core {
         for upstream in &view.upstreams {
             upstream.expire(now_ms);
         }
-        self.state.borrow_mut().tick(self.clock.coarse_ns());
+        {
+            let mut state = self.state.borrow_mut();
+            state.limit.give_back(&view.snapshot.tables, self.clock.coarse_ns());
+            state.tick(self.clock.coarse_ns());
+        }
         if self.is_draining() {
             self.close_listeners();
             self.sweep.expire_idle();
