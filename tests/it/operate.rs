@@ -66,9 +66,12 @@ fn reload_over_the_control_socket_tells_the_errors() {
 
 #[test]
 fn term_drains_and_answers_what_is_under_way() {
-    let origin = Origin::start(|seen| {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::start(move |seen| {
         if seen.head.contains("/two") {
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            // Until the test has seen that the node drains.
+            let _ = wait.lock().expect("one thread at a time").recv_timeout(crate::node::PATIENCE);
         }
         crate::node::Reply::Bytes(response("200 OK", "done"))
     });
@@ -78,12 +81,14 @@ fn term_drains_and_answers_what_is_under_way() {
     assert_eq!(idle.answer().status, 200);
     let mut busy = node.connect();
     busy.send("GET /two HTTP/1.1\r\nHost: a\r\n\r\n");
-    origin.next();
+    // It is under way once its connection to the origin stands; the drain may begin before or after that.
     node.signal("TERM");
+    node.wait_for("RW-6005");
+    assert!(idle.is_closed());
+    go.send(()).expect("the origin waits");
     let answer = busy.answer();
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
     assert_eq!(answer.field("connection"), Some("close"));
-    assert!(idle.is_closed());
     assert!(node.child.wait().expect("ended").success());
 }
 
@@ -96,7 +101,7 @@ fn logs_are_opened_again_after_a_rotation() {
     let log = node.place.path().join("access.jsonl");
     std::fs::rename(&log, node.place.path().join("access.1")).expect("rotated");
     node.signal("USR1");
-    node.wait_for("RW-6010");
+    node.wait_for("RW-6060");
     get(&node, "/two");
     let line = &node.log(1)[0];
     assert_eq!(line["path"], "/two");

@@ -28,7 +28,7 @@ fn a_request_and_its_response_go_through_and_are_logged() {
     assert_eq!(seen.field("x-forwarded-proto"), Some("http"));
     let line = &node.log(1)[0];
     assert_eq!(line["status"], 200);
-    assert_eq!(line["path"], "/a/b");
+    assert_eq!(line["path"], "/a/b?c=d");
     assert_eq!(line["request_id"], seen.field("x-request-id").expect("an id"));
 }
 
