@@ -543,3 +543,49 @@ fn to_json(text: &str) -> serde_json::Value {
     let source = Source::new("ringwall.yaml", Path::new(""), text).unwrap();
     convert(&read(&source, FileId::default(), &|_| None).root.unwrap())
 }
+
+/// A small fuzzer without a fuzzer: slips of the keyboard, at random but always the same. `RINGWALL_SLIPS` sets how many.
+#[test]
+fn random_slips_never_panic_and_point_into_the_file() {
+    const PIECES: [&str; 34] = [
+        " ", "\n", "\t", ":", ": ", "- ", ",", "{", "}", "[", "]", "\"", "'", "#", "&a ", "*a", "!t ", "|\n",
+        ">\n", "? ", "<<: ", "---\n", "...\n", "%Y\n", "~", "null", "${A}", "${", "é", "\u{202e}", "\r\n",
+        "0", "true", "secret:",
+    ];
+    let rounds = std::env::var("RINGWALL_SLIPS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(600);
+    let texts = [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, OPENAPI, include_str!("../../config/ringwall.yaml")];
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut next = |below: usize| {
+        // xorshift64: good enough to choose places.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below.max(1) as u64) as usize
+    };
+    for _ in 0..rounds {
+        let mut text = texts[next(texts.len())].to_owned();
+        for _ in 0..=next(4) {
+            let boundary = |text: &str, mut at: usize| {
+                while !text.is_char_boundary(at) {
+                    at -= 1;
+                }
+                at
+            };
+            let at = boundary(&text, next(text.len() + 1));
+            match next(4) {
+                0 => text.insert_str(at, PIECES[next(PIECES.len())]),
+                1 => text.replace_range(at..boundary(&text, (at + next(40)).min(text.len())), ""),
+                2 => text
+                    .replace_range(at..boundary(&text, (at + 1).min(text.len())), PIECES[next(PIECES.len())]),
+                _ => {
+                    let end = boundary(&text, (at + next(60)).min(text.len()));
+                    let piece = text[at..end].to_owned();
+                    let to = boundary(&text, next(text.len() + 1));
+                    text.insert_str(to, &piece);
+                }
+            }
+        }
+        let run = std::panic::catch_unwind(|| ringwall::fuzzing::config(text.as_bytes()));
+        assert!(run.is_ok(), "this text panics:\n{text}");
+    }
+}
