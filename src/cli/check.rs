@@ -2,12 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::config::model::{Api, GateMode, Limit, Listener, Mode, Surface, Tls};
-use crate::config::{self, Config, Errors, Loaded};
+use crate::config::{self, Code, Config, ConfigError, Errors, Loaded};
+use crate::schema::{Options, Program};
+use crate::snapshot::compile::{Kept, addresses, compile};
+
+/// A keyword of a schema is accepted but judges nothing.
+pub const SCHEMA_REMARK: Code = Code::new(1703);
 
 /// The arguments of `check`.
 #[derive(Args, Clone, Debug)]
@@ -35,7 +41,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let name = path.display().to_string();
-    match (config::load(&path).and_then(Loaded::refuse_expired), arguments.json) {
+    match (config::load(&path).and_then(Loaded::refuse_expired).and_then(compiled), arguments.json) {
         (Ok(loaded), false) => {
             if !loaded.notes.is_empty() {
                 eprint!("{}", loaded.notes.render(super::colour()));
@@ -60,6 +66,44 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What only compiling shows: certificates, key files, schemas, routes. Nothing is opened to the network.
+fn compiled(mut loaded: Loaded) -> Result<Loaded, Errors> {
+    let refuse = |loaded: &Loaded, list: Vec<ConfigError>| {
+        let mut errors = Errors::new(Arc::clone(&loaded.sources), Vec::new());
+        errors.extend(list);
+        errors
+    };
+    addresses(&loaded.config).map_err(|list| refuse(&loaded, list))?;
+    compile(&loaded.config, 0, &mut Kept::default(), None).map_err(|list| refuse(&loaded, list))?;
+    let notes = schema_notes(&loaded.config);
+    loaded.notes.extend(notes);
+    Ok(loaded)
+}
+
+/// Keywords of schemas that are accepted but judge nothing.
+fn schema_notes(config: &Config) -> Vec<ConfigError> {
+    let mut notes = Vec::new();
+    for (_, api) in config.apis.iter() {
+        let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
+        let inner = operations.filter_map(|(_, operation)| operation.body.as_ref()).map(|body| &body.value);
+        for body in api.body.iter().chain(inner) {
+            let path = &body.schema.value.0;
+            // It was read and compiled a moment ago; if it is gone now, there is nothing to remark.
+            let Ok(text) = std::fs::read_to_string(path) else { continue };
+            let Ok(compiled) = Program::compile(&text, Options::default()) else { continue };
+            notes.extend(compiled.notes.into_iter().map(|note| {
+                let place = format!("{}:{}:{}", path.display(), note.line, note.column);
+                ConfigError::note(
+                    SCHEMA_REMARK,
+                    format!("{place}: `{}`: {}", note.keyword, note.message),
+                    body.schema.span,
+                )
+            }));
+        }
+    }
+    notes
 }
 
 fn errors_json(name: &str, errors: &Errors) -> Value {

@@ -589,3 +589,64 @@ fn random_slips_never_panic_and_point_into_the_file() {
         assert!(run.is_ok(), "this text panics:\n{text}");
     }
 }
+
+/// The binary itself, as an operator calls it.
+fn ringwall(arguments: &[&str]) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringwall"))
+        .args(arguments)
+        .env_remove("RINGWALL_CONFIG")
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_verbs_answer_with_the_exit_codes_that_scripts_rely_on() {
+    let folder = std::env::temp_dir().join(format!("ringwall-check-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let good = folder.join("good.yaml");
+    let schema = r#"{ "type": "object", "properties": { "when": { "type": "string", "format": "date" } } }"#;
+    std::fs::write(folder.join("order.json"), schema).unwrap();
+    let text = "ringwall: 1\nlisten: { address: \"127.0.0.1:0\", tls: none }\nupstreams: { app: \"http://127.0.0.1:3000\" }\n\
+                apis:\n  orders:\n    to: app\n    operations:\n      create: { match: POST /orders, body: { schema: order.json } }\n    \
+                allow: { who: anyone }\n    limits: { per: address, rate: 100/min, burst: 20 }\n";
+    std::fs::write(&good, text).unwrap();
+    let good = good.to_str().unwrap();
+    let (code, out, err) = ringwall(&["check", "-c", good]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("is ok") && out.contains("at most 120 in any one min"), "{out}");
+    assert!(err.contains("note RW-1703") && err.contains("format"), "{err}");
+    let (code, out, _) = ringwall(&["check", "--json", "-c", good]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &value["ok"]), (0, &true.into()));
+    assert_eq!(value["apis"][0]["limits"][0]["most_in_one_period"], 120);
+    assert_eq!(value["notes"][0]["code"], "RW-1703");
+
+    let bad = folder.join("bad.yaml");
+    std::fs::write(&bad, text.replace("order.json", "gone.json")).unwrap();
+    let (code, out, err) = ringwall(&["-t", "-c", bad.to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("error RW-1701") && err.contains("bad.yaml:8:"), "{err}");
+    std::fs::write(&bad, text.replace("who: anyone", "who: nobody")).unwrap();
+    let (code, out, err) = ringwall(&["check", "--json", "-c", bad.to_str().unwrap()]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, err.as_str(), &value["ok"]), (1, "", &false.into()));
+    assert_eq!(value["errors"][0]["code"], "RW-1502");
+
+    assert_eq!(ringwall(&["check", "-c", "/nonexistent.yaml"]).0, 1);
+    assert_eq!(ringwall(&["chekc"]).0, 2);
+    assert_eq!(ringwall(&["check", "--nope"]).0, 2);
+    let (code, out, _) = ringwall(&["version"]);
+    assert!(code == 0 && out.starts_with("ringwall "));
+    let (code, out, _) = ringwall(&["help", "RW-1304"]);
+    assert!(code == 0 && out.starts_with("## RW-1304") && out.contains("audience"));
+    let (code, out, _) = ringwall(&["help", "token_expired"]);
+    assert!(code == 0 && out.contains("RW-3013"));
+    let (code, _, err) = ringwall(&["help", "configurations"]);
+    assert!(code == 1 && err.contains("did you mean `configuration`"), "{err}");
+    let (code, out, _) = ringwall(&["schema"]);
+    assert!(code == 0 && serde_json::from_str::<serde_json::Value>(&out).is_ok());
+    assert!(ringwall(&["completions", "bash"]).1.contains("ringwall"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
