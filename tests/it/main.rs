@@ -10,6 +10,7 @@ mod control_names;
 mod control_process;
 mod control_socket;
 mod control_watch;
+mod demo;
 mod fuzz_corpus;
 mod jose;
 mod json_parsing;
