@@ -2,7 +2,7 @@
 //!
 //! # What it does
 //! Admits a request when one grant of its operation fits: `who` is the login that proved the identity (or `anyone`), and
-//! every `role` and `scope` the grant names is held. Grants only add; there is no order and no "last match". An operation
+//! one `role` of those the grant names and every `scope` is held. Grants only add; there is no order and no "last match". An operation
 //! without a grant, and an API that is `closed`, refuse everybody.
 //!
 //! # Configuration
@@ -51,7 +51,7 @@ pub enum Who {
 pub struct Grant {
     /// Whom it admits.
     pub who: Who,
-    /// Roles that must all be held.
+    /// Roles of which one must be held; none asks for none.
     pub roles: Vec<Box<str>>,
     /// Scopes that must all be held.
     pub scopes: Vec<Box<str>>,
@@ -78,7 +78,7 @@ impl Allow {
             match (grant.who, identity) {
                 (Who::Anyone, _) => return Ok(()),
                 (Who::Login(login), Some(identity)) if identity.login == login => {
-                    if !grant.roles.iter().all(|role| identity.has_role(role)) {
+                    if !grant.roles.is_empty() && !grant.roles.iter().any(|role| identity.has_role(role)) {
                         closest = &ROLE_MISSING;
                     } else if !grant.scopes.iter().all(|scope| identity.has_scope(scope)) {
                         closest = &SCOPE_MISSING;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn every_role_and_scope_of_a_grant_is_needed() {
+    fn one_role_and_every_scope_of_a_grant_are_needed() {
         let allow = Allow { grants: vec![grant(Who::Login(LoginId(1)), &["reseller"], &["read", "write"])] };
         assert_eq!(
             allow.judge(Some(&identity(0, &["reseller"], &["read", "write"]))),
@@ -151,6 +151,9 @@ mod tests {
         assert_eq!(allow.judge(Some(&identity(1, &[], &["read", "write"]))), Err(&ROLE_MISSING));
         assert_eq!(allow.judge(Some(&identity(1, &["reseller"], &["read"]))), Err(&SCOPE_MISSING));
         assert_eq!(allow.judge(Some(&identity(1, &["reseller"], &["write", "read"]))), Ok(()));
+        let either = Allow { grants: vec![grant(Who::Login(LoginId(1)), &["reseller", "admin"], &[])] };
+        assert_eq!(either.judge(Some(&identity(1, &["admin"], &[]))), Ok(()));
+        assert_eq!(either.judge(Some(&identity(1, &["clerk"], &[]))), Err(&ROLE_MISSING));
     }
 
     #[test]
