@@ -90,7 +90,8 @@ fn a_large_body_streams_both_ways() {
         assert!(seen.body.iter().enumerate().all(|(at, &byte)| byte == (at % 251) as u8));
         Reply::Bytes(response("200 OK", &"x".repeat(SIZE)))
     });
-    let node = Node::start(&raw(&origin, ", sizes: { body: 8MiB }"));
+    // Time enough for an origin that reads and checks all of it on a busy machine.
+    let node = Node::start(&raw(&origin, ", sizes: { body: 8MiB }").replace("500ms", "15s"));
     let mut client = node.connect();
     client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"));
     let body: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
