@@ -1,6 +1,6 @@
 //! One TLS session without IO: bytes of the wire in, bytes of the application out, and back.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Write};
 
 use rustls::{ClientConnection, Connection, ServerConnection};
 
@@ -8,6 +8,8 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
+    /// Plaintext that was moved out of the connection to make room for more of one feed; at most a feed and a record.
+    spilled: Vec<u8>,
 }
 
 /// What feeding a session came to.
@@ -22,13 +24,13 @@ impl Session {
     pub fn server(mut connection: ServerConnection) -> Session {
         // Plaintext never waits here: what is written is encrypted and sent in the same call.
         connection.set_buffer_limit(None);
-        Session { connection: Connection::Server(connection) }
+        Session { connection: Connection::Server(connection), spilled: Vec::new() }
     }
 
     /// The client's side.
     pub fn client(mut connection: ClientConnection) -> Session {
         connection.set_buffer_limit(None);
-        Session { connection: Connection::Client(connection) }
+        Session { connection: Connection::Client(connection), spilled: Vec::new() }
     }
 
     /// Whether the handshake is still under way.
@@ -69,8 +71,9 @@ impl Session {
             match self.connection.read_tls(&mut wire) {
                 Ok(0) => break,
                 Ok(_) => {}
-                // The session holds as much as it may: what is decrypted must be taken out first. Processing below frees
-                // the room, because we take plaintext out after every feed.
+                // The connection holds as much plaintext as it may: room is made, or the peer is refused, so that this
+                // loop ends whatever was sent.
+                Err(_) if self.spill() == 0 => return Err(rustls::Error::General("no room".into())),
                 Err(_) => {}
             }
             closed |= self.connection.process_new_packets()?.peer_has_closed();
@@ -78,9 +81,27 @@ impl Session {
         Ok(Fed { closed })
     }
 
+    /// Moves decrypted bytes out of the connection; how many.
+    fn spill(&mut self) -> usize {
+        let mut spilled = 0;
+        let mut reader = self.connection.reader();
+        while let Ok(chunk) = reader.fill_buf() {
+            let count = chunk.len();
+            if count == 0 {
+                break;
+            }
+            self.spilled.extend_from_slice(chunk);
+            reader.consume(count);
+            spilled += count;
+        }
+        spilled
+    }
+
     /// Moves decrypted bytes behind what `out` holds, as far as its capacity goes.
     pub fn take_plaintext(&mut self, out: &mut Vec<u8>) -> usize {
-        let mut taken = 0;
+        let mut taken = self.spilled.len().min(out.capacity() - out.len());
+        out.extend_from_slice(&self.spilled[..taken]);
+        self.spilled.drain(..taken);
         let mut reader = self.connection.reader();
         while out.len() < out.capacity() {
             let count = match reader.fill_buf() {
@@ -124,9 +145,10 @@ impl Session {
 
     /// Whether decrypted bytes wait to be taken.
     pub fn has_plaintext(&mut self) -> bool {
-        let mut nothing: [u8; 0] = [];
+        if !self.spilled.is_empty() {
+            return true;
+        }
         let mut reader = self.connection.reader();
-        let _ = reader.read(&mut nothing);
         reader.fill_buf().is_ok_and(|chunk| !chunk.is_empty())
     }
 }
