@@ -164,6 +164,16 @@ impl Drop for Node {
     }
 }
 
+/// Another program's process, ended with the test that needs it, however that ends.
+pub struct Server(pub Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A client that writes what it is told, byte for byte.
 pub struct Client {
     stream: TcpStream,

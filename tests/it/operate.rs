@@ -1,8 +1,8 @@
 //! What an operator does to a running node: reload, bad reload, drain, rotation; with curl and a real nginx.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::node::{Node, Origin, Place, response};
+use crate::node::{Node, Origin, Place, Server, response};
 
 fn config(origin: &Origin, body: &str) -> String {
     format!(
@@ -197,15 +197,18 @@ fn a_real_nginx_is_a_real_upstream() {
         free.local_addr().expect("bound").port()
     };
     let text = format!(
-        "daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
          http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
            uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
            server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"nginx $request_method $uri\"; }} }} }}",
         dir = place.path().display()
     );
     let file = place.write("nginx.conf", &text);
-    let mut nginx =
-        Command::new("nginx").arg("-c").arg(&file).arg("-p").arg(place.path()).spawn().expect("nginx");
+    // One process, that ends with this test and keeps none of its outputs open.
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(&file).arg("-p").arg(place.path());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _nginx = Server(command.spawn().expect("nginx"));
     let deadline = std::time::Instant::now() + crate::node::PATIENCE;
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(std::time::Instant::now() < deadline, "nginx does not listen");
@@ -224,6 +227,4 @@ fn a_real_nginx_is_a_real_upstream() {
     }
     client.send("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
     assert_eq!(client.answer().text(), "nginx POST /x");
-    let _ = nginx.kill();
-    let _ = nginx.wait();
 }
