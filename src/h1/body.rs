@@ -21,6 +21,8 @@ pub const BODY_SIZE: Reason = Reason::client("body_size", 2060, 413, "The reques
 /// Pieces up to this many bytes are gathered with what is already waiting to be sent, so that a small message leaves in
 /// one write.
 const GATHER_BYTES_MAX: usize = 12 * 1024;
+/// What is left to be sent of a message, up to this many bytes, is posted: an idle socket takes it whole.
+pub const POST_BYTES_MAX: usize = GATHER_BYTES_MAX;
 /// A client must send at least this much of a body in each [`PROGRESS_MS`].
 const PROGRESS_BYTES: u64 = 10 * 1024;
 /// The window over which a client's progress is measured, in milliseconds: 1 KiB/s over 10 s.
@@ -262,7 +264,13 @@ pub async fn transfer(
                 }
                 // Nothing more is expected of this side: it may now wait for the other as long as that takes.
                 from.socket().clear_deadline();
-                return Ok(sent + flush(incoming.origin, out, to, core).await?);
+                let length = out.len();
+                if incoming.origin == Origin::Client || length > POST_BYTES_MAX {
+                    return Ok(sent + flush(incoming.origin, out, to, core).await?);
+                }
+                wait_for_reader(incoming.origin, to, core);
+                to.post(out, &core.sweep).await.map_err(|error| lost(incoming.origin, to, &error))?;
+                return Ok(sent + length as u64);
             }
         }
     }

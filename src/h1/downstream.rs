@@ -59,10 +59,11 @@ where
                 Some(listener) if !core.is_draining() => listener.idle_ms,
                 // Whoever was let in before the end may still ask once.
                 Some(_) if !link.used => DRAINING_IDLE_MS,
-                _ => return,
+                // What was posted still gets out.
+                _ => return linger(&link.transport, &core).await,
             }
         };
-        core.deadline(&link.transport, Deadline::Idle, core.now_ms() + idle_ms);
+        core.deadline(&link.transport, Deadline::Idle, core.coarse_ms() + idle_ms);
         if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
             return;
         }
@@ -100,11 +101,11 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
             core.release(x);
             return None;
         }
-        x.reset();
         if end.rest.is_empty() {
             core.release(x);
             return Some(link);
         }
+        x.reset();
         pending = end.rest;
     }
     core.release(x);
@@ -183,8 +184,11 @@ fn conclude(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
 
 /// Closes our side and reads on for a while, so that the client gets our last answer and not a reset (RFC 9112 §9.6).
 async fn linger(transport: &Transport, core: &Core) {
-    transport.finish();
     core.deadline(transport, Deadline::Idle, core.coarse_ms() + LINGER_MS);
+    if transport.socket().settle().await.is_err() {
+        return;
+    }
+    transport.finish();
     let mut read = 0;
     let mut buffer = Buffer::small();
     while read < LINGER_BYTES {

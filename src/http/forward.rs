@@ -14,8 +14,11 @@
 //!
 //! Cost: a few words of set arithmetic and one byte test per unknown field name.
 
+use std::net::IpAddr;
+
 use super::{
     RequestTable, ResponseTable,
+    address::push_address,
     field::{FieldSet, FieldTable, Known, KnownSet, are_twins, twin_of},
 };
 
@@ -153,8 +156,8 @@ pub fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// What is told about the client in forwarding fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
-    /// Its address as text, an IPv6 address without brackets.
-    pub address: &'a [u8],
+    /// Its address.
+    pub address: IpAddr,
     /// `http` or `https`: how it reached us.
     pub proto: &'a [u8],
     /// The host it asked for, with its port if it gave one.
@@ -165,7 +168,7 @@ pub struct Client<'a> {
 pub fn x_forwarded_for<'a>(out: &mut Vec<u8>, trusted: impl Iterator<Item = &'a [u8]>, client: &Client<'_>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     push_members(out, trusted);
-    out.extend_from_slice(client.address);
+    push_address(out, client.address);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -184,12 +187,12 @@ pub fn forwarded<'a>(out: &mut Vec<u8>, trusted: impl Iterator<Item = &'a [u8]>,
     push_members(out, trusted);
     out.extend_from_slice(b"for=");
     // RFC 7239 §6: an IPv6 address stands in brackets, and as those and colons are no token bytes, in quotes.
-    if client.address.contains(&b':') {
+    if client.address.is_ipv6() {
         out.extend_from_slice(b"\"[");
-        out.extend_from_slice(client.address);
+        push_address(out, client.address);
         out.extend_from_slice(b"]\"");
     } else {
-        out.extend_from_slice(client.address);
+        push_address(out, client.address);
     }
     if !client.host.is_empty() {
         let quoted = client.host.iter().any(|b| matches!(b, b':' | b'['));
@@ -336,12 +339,12 @@ mod tests {
     #[test]
     fn forwarding_fields_are_written_in_the_form_of_their_rfc() {
         let mut out = Vec::new();
-        let client = Client { address: b"192.0.2.7", proto: b"https", host: b"a.example" };
+        let client = Client { address: IpAddr::from([192, 0, 2, 7]), proto: b"https", host: b"a.example" };
         x_forwarded_for(&mut out, std::iter::empty(), &client);
         x_forwarded_for(&mut out, [&b"10.0.0.1, 10.0.0.2"[..], b"", b"10.0.0.3"].into_iter(), &client);
         x_forwarded_proto_host(&mut out, &client);
         forwarded(&mut out, std::iter::empty(), &client);
-        let client = Client { address: b"2001:db8::1", proto: b"http", host: b"[::1]:8080" };
+        let client = Client { address: "2001:db8::1".parse().unwrap(), proto: b"http", host: b"[::1]:8080" };
         forwarded(&mut out, [&b"for=x"[..]].into_iter(), &client);
         assert_eq!(
             String::from_utf8_lossy(&out),

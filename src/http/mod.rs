@@ -1,5 +1,6 @@
 //! What all codecs agree on: heads, fields, targets, reasons, limits. No sockets.
 
+pub mod address;
 pub mod field;
 pub mod forward;
 pub mod head;

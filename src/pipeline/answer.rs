@@ -1,6 +1,6 @@
 //! Answers of our own: RFC 9457 problems with code, reason and request id, and fixed answers. Never an internal detail.
 
-use crate::h1::body::Incoming;
+use crate::h1::body::{Incoming, POST_BYTES_MAX};
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, push_framing, push_status_line};
 use crate::http::field::{FieldSet, FieldTable};
 use crate::http::{BodyLength, Fault, Method, Reason, Version};
@@ -62,7 +62,10 @@ pub async fn fixed(
     encode(x, status, body, content_type, keep, client.listener.secure, &mut out);
     let length = out.len();
     core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
-    let sent = client.transport.send(&mut out, 0..length).await;
+    let sent = match length <= POST_BYTES_MAX {
+        true => client.transport.post(&mut out, &core.sweep).await,
+        false => client.transport.send(&mut out, 0..length).await,
+    };
     x.facts.status = status;
     if sent.is_err() {
         return End::close();

@@ -2,7 +2,6 @@
 //! the response, try again only where that is safe.
 
 use std::future::{Future, poll_fn};
-use std::io::Write;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -197,17 +196,21 @@ async fn send_and_read(
             out.extend_from_slice(&x.body);
         }
         let lost = |error| Fail::upstream(to.socket().expired(), Some(&error));
-        core.deadline(to, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
-        let end = out.len();
-        to.send(out, 0..end).await.map_err(lost)?;
-        if !together {
+        if together {
+            core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
+            to.post(out, &core.sweep).await.map_err(lost)?;
+        } else {
+            core.deadline(to, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+            let end = out.len();
+            to.send(out, 0..end).await.map_err(lost)?;
             let end = x.body.len();
             to.send(&mut x.body, 0..end).await.map_err(lost)?;
+            core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
         }
-        out.clear();
-        core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
         let head_bytes = response_head(x, client, connection, core).await?;
-        return Ok((head_bytes, true));
+        // A response may come before the request is out; the connection then serves no other.
+        let sent = to.socket().settled().unwrap_or(false);
+        return Ok((head_bytes, sent));
     }
 
     invite(x, client, core).await?;
@@ -345,13 +348,8 @@ fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
 
 /// `X-Forwarded-*`: what trusted proxies said is kept, what anybody else said is not.
 fn forwarded_fields(x: &Exchange, client: &Client<'_>, inserts: &mut Vec<u8>) {
-    let mut address = [0u8; 46];
-    let mut cursor = &mut address[..];
-    let _ = write!(cursor, "{}", x.peer.ip());
-    let left = cursor.len();
-    let length = address.len() - left;
     let told = law::Client {
-        address: &address[..length],
+        address: x.peer.ip(),
         proto: if client.listener.secure { b"https" } else { b"http" },
         host: x.request.table.host.of(&x.request.bytes),
     };

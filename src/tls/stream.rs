@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Range;
 
-use crate::sys::socket::Peek;
 use crate::tls::session::Session;
-use crate::worker::Buffer;
-use crate::worker::Socket;
+use crate::worker::{Buffer, Socket, Sweep};
 
 /// Plaintext that is encrypted at once; more is sent in several rounds, so that memory stays bounded.
 const ROUND_BYTES: usize = 64 * 1024;
+
+/// Plaintext that is posted in one small buffer, record headers and tags included.
+const POST_BYTES_MAX: usize = 15 * 1024;
 
 /// An encrypted byte stream.
 #[derive(Debug)]
@@ -131,6 +132,20 @@ impl TlsStream {
         Ok(())
     }
 
+    /// Encrypts what `buffer` holds and hands it over to be sent, without waiting for the end of it.
+    ///
+    /// # Errors
+    /// As [`Socket::post`].
+    pub async fn post(&self, buffer: &mut Buffer, sweep: &Sweep) -> io::Result<()> {
+        if buffer.len() > POST_BYTES_MAX {
+            let end = buffer.len();
+            return self.send(buffer, 0..end).await;
+        }
+        let mut wire = Buffer::small();
+        self.session.borrow_mut().encrypt(buffer, &mut wire)?;
+        self.socket.post(&mut wire, sweep).await
+    }
+
     async fn flush(&self) -> io::Result<()> {
         let mut wire = Buffer::empty();
         if self.session.borrow().wants_write() {
@@ -156,21 +171,17 @@ impl TlsStream {
 
     /// Whether a kept connection can be used again. Records that are not ours to answer (tickets) are taken in.
     pub fn is_quiet(&self) -> bool {
-        loop {
-            match self.socket.peek() {
-                Peek::Closed => return false,
-                Peek::Empty => return !self.closed.get() && !self.session.borrow_mut().has_plaintext(),
-                Peek::Data => {
-                    let mut wire = Buffer::small();
-                    match self.socket.recv_now(&mut wire) {
-                        Ok(0) | Err(_) => return false,
-                        Ok(_) => match self.session.borrow_mut().feed(&wire) {
-                            Ok(fed) if !fed.closed => {}
-                            _ => return false,
-                        },
-                    }
-                }
+        while !self.socket.is_quiet() {
+            let mut wire = Buffer::small();
+            match self.socket.recv_now(&mut wire) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return false,
+                Ok(_) => match self.session.borrow_mut().feed(&wire) {
+                    Ok(fed) if !fed.closed => {}
+                    _ => return false,
+                },
             }
         }
+        !self.closed.get() && !self.session.borrow_mut().has_plaintext()
     }
 }

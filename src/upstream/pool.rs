@@ -77,21 +77,17 @@ impl CoreUpstream {
         connection.used += 1;
         connection.idle_since_ms = now_ms;
         connection.transport.socket().clear_deadline();
+        connection.transport.arm();
         idle.push(connection);
     }
 
-    /// Closes what has been idle for too long; the oldest are at the bottom.
+    /// Closes what has been idle for too long, and what the target has closed.
     pub fn expire(&self, now_ms: u64) {
         for idle in &self.idle {
-            let mut idle = idle.borrow_mut();
-            let stale = idle
-                .iter()
-                .take_while(|connection| {
-                    now_ms.saturating_sub(connection.idle_since_ms) >= self.upstream.timeouts.idle
-                        || !connection.transport.is_quiet()
-                })
-                .count();
-            idle.drain(..stale);
+            idle.borrow_mut().retain(|connection| {
+                now_ms.saturating_sub(connection.idle_since_ms) < self.upstream.timeouts.idle
+                    && connection.transport.is_quiet()
+            });
         }
     }
 

@@ -11,17 +11,21 @@ use std::ops::{Deref, DerefMut};
 pub const SMALL: usize = 16 * 1024;
 /// Capacity of a large buffer in bytes.
 pub const LARGE: usize = 256 * 1024;
-/// Free buffers kept per core: 1 MiB of small ones, 2 MiB of large ones.
-const SMALL_FREE_MAX: usize = 64;
+/// Free buffers kept per core at most: 4 MiB of small ones, 2 MiB of large ones.
+const SMALL_FREE_MAX: usize = 256;
 const LARGE_FREE_MAX: usize = 8;
+/// Free small buffers that [`trim`] leaves alone.
+const SMALL_FREE_MIN: usize = 16;
 
 struct Pool {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
+    /// The fewest small ones that were free since the last [`trim`]: so many nobody has needed.
+    spare: usize,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new() }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new(), spare: 0 }) };
 }
 
 /// A leased byte buffer: a `Vec<u8>` that finds its way back to the pool of its core.
@@ -38,7 +42,11 @@ impl Buffer {
 
     /// Leases an empty buffer of [`SMALL`] capacity.
     pub fn small() -> Buffer {
-        let free = POOL.with_borrow_mut(|pool| pool.small.pop());
+        let free = POOL.with_borrow_mut(|pool| {
+            let free = pool.small.pop();
+            pool.spare = pool.spare.min(pool.small.len());
+            free
+        });
         Buffer { bytes: free.unwrap_or_else(|| Vec::with_capacity(SMALL)) }
     }
 
@@ -57,6 +65,11 @@ impl Buffer {
     pub fn restore(&mut self, bytes: Vec<u8>) {
         debug_assert_eq!(self.bytes.capacity(), 0, "a buffer is restored once");
         self.bytes = bytes;
+    }
+
+    /// Returns a vector that [`Buffer::take`] gave to its pool.
+    pub fn give_back(bytes: Vec<u8>) {
+        drop(Buffer { bytes });
     }
 
     /// Removes the first `count` bytes by moving the rest to the front.
@@ -111,6 +124,18 @@ impl Drop for Buffer {
     }
 }
 
+/// Gives half of the small buffers that nobody has needed since the last call back to the allocator.
+pub fn trim() {
+    POOL.with_borrow_mut(|pool| {
+        let idle = pool.spare.div_ceil(2);
+        let kept = pool.small.len().saturating_sub(idle).max(SMALL_FREE_MIN);
+        // The bottom of the stack is what has rested longest.
+        let surplus = pool.small.len().saturating_sub(kept);
+        pool.small.drain(..surplus);
+        pool.spare = pool.small.len();
+    });
+}
+
 /// Bytes of free buffers that the pool of this core holds.
 pub fn pooled_bytes() -> usize {
     POOL.with_borrow(|pool| pool.small.len() * SMALL + pool.large.len() * LARGE)
@@ -136,6 +161,24 @@ mod tests {
         let burst: Vec<Buffer> = (0..SMALL_FREE_MAX * 3).map(|_| Buffer::small()).collect();
         drop(burst);
         assert!(pooled_bytes() <= SMALL_FREE_MAX * SMALL + LARGE_FREE_MAX * LARGE);
+    }
+
+    #[test]
+    fn what_nobody_needs_is_given_back_little_by_little() {
+        drop((0..200).map(|_| Buffer::small()).collect::<Vec<_>>());
+        trim();
+        let after_burst = pooled_bytes();
+        for _ in 0..20 {
+            drop((0..40).map(|_| Buffer::small()).collect::<Vec<_>>());
+            trim();
+        }
+        let free = pooled_bytes() / SMALL;
+        assert!(after_burst > pooled_bytes());
+        assert!((40..=42).contains(&free), "{free}: what is used stays, the rest goes");
+        for _ in 0..20 {
+            trim();
+        }
+        assert_eq!(pooled_bytes() / SMALL, SMALL_FREE_MIN);
     }
 
     #[test]

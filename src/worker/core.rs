@@ -172,6 +172,7 @@ impl Core {
         self.clock.synchronise();
         let now_ms = self.coarse_ms();
         self.sweep.advance(now_ms);
+        super::buffer::trim();
         let view = Rc::clone(&self.view.borrow());
         for upstream in &view.upstreams {
             upstream.expire(now_ms);

@@ -1,16 +1,25 @@
-//! A TCP connection on one core: owned receives through the driver, direct sends, and a deadline.
+//! A TCP connection on one core: readiness through the driver, direct receives, posted sends, and a deadline.
 //!
-//! * **Receiving** waits without a buffer and then takes what is there in a direct call ([`Socket::recv`]).
-//! * **Sending** goes through the driver with a buffer that the operation owns ([`Socket::send`]). Of the four
-//!   combinations of direct calls and ring operations this one was the cheapest in a byte pump.
+//! * **Receiving** waits without a buffer and then takes what is there in a direct call ([`Socket::recv`]). The wait
+//!   stays armed between exchanges: on a kept upstream connection the same operation that will announce the next
+//!   response tells, while nobody asks anything of it, that the peer has gone.
+//! * **Sending** goes through the driver with a buffer that the operation owns, so that the sends of a turn leave in
+//!   one system call. [`Socket::send`] waits for the end of it. [`Socket::post`] does not: a small message is handed
+//!   over and its task goes on to wait for the answer, which costs one wake-up instead of two. What became of it is
+//!   found out at the next use, or by the sweep within a tenth of a second; what a full socket did not take goes out
+//!   then, in order.
 //! * **A deadline** never drops an operation in flight (bytes that had arrived would be lost): it marks the
 //!   socket and shuts it down, and whatever waits on it completes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use monoio::buf::{IoBuf, IoBufMut};
 
@@ -49,9 +58,18 @@ pub struct Socket {
     shared: Rc<Shared>,
 }
 
-#[derive(Debug)]
 pub(super) struct Shared {
-    stream: Stream,
+    wire: Rc<Wire>,
+    /// Waits for something to receive, again and again ([`watch`]).
+    watch: RefCell<Actor>,
+    /// Sends what is put into the outbox, again and again ([`deliver`]).
+    delivery: RefCell<Actor>,
+    /// What is known of the last parcel.
+    sending: Cell<Sending>,
+    /// How a parcel that nobody waited for has failed.
+    failed: Cell<Option<io::ErrorKind>>,
+    /// Whether the sweep will ask what became of the last parcel.
+    pub(super) followed: Cell<bool>,
     /// Whether the socket is non-blocking, that is, driven by epoll.
     nonblocking: bool,
     /// When the deadline passes, monotonic milliseconds; 0 is never.
@@ -62,6 +80,73 @@ pub(super) struct Shared {
     fired: Cell<bool>,
 }
 
+/// A future that never ends and is polled by hand: its operations start and end in one place, so that nothing is
+/// allocated for any of them.
+type Actor = Pin<Box<dyn Future<Output = ()>>>;
+
+/// The stream, and the letter boxes between a socket and its actors.
+struct Wire {
+    stream: Stream,
+    /// The result of the last wait; while it lies here no new one begins.
+    readable: Cell<Option<io::Result<()>>>,
+    outbox: Cell<Option<Parcel>>,
+    /// The bytes of the last parcel, and how it went.
+    receipt: Cell<Option<(Vec<u8>, io::Result<()>)>>,
+}
+
+/// `bytes[from..to]`, to be sent.
+struct Parcel {
+    bytes: Vec<u8>,
+    from: usize,
+    to: usize,
+}
+
+/// Who cares for a parcel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// None is under way.
+    Nothing,
+    /// Nobody: the sweep may ask for it.
+    Posted,
+    /// A task waits for it, and its waker must stay.
+    Awaited,
+}
+
+async fn watch(wire: Rc<Wire>) {
+    loop {
+        let result = wire.stream.readable().await;
+        wire.readable.set(Some(result));
+        poll_fn(|_| {
+            let result = wire.readable.take();
+            let taken = result.is_none();
+            wire.readable.set(result);
+            if taken { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+async fn deliver(wire: Rc<Wire>) {
+    loop {
+        let parcel = poll_fn(|_| wire.outbox.take().map_or(Poll::Pending, Poll::Ready));
+        let Parcel { mut bytes, from: mut sent, to } = parcel.await;
+        let result = loop {
+            let (result, slice) = wire.stream.write(bytes.slice(sent..to)).await;
+            bytes = slice.into_inner();
+            match result {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+            if sent >= to {
+                break Ok(());
+            }
+        };
+        wire.receipt.set(Some((bytes, result)));
+    }
+}
+
 impl Socket {
     /// Wraps a connected stream, which must be blocking or not as the driver wants it. Must be called on a thread that
     /// runs that driver.
@@ -69,11 +154,21 @@ impl Socket {
     /// # Errors
     /// When the driver cannot register the descriptor.
     pub fn new(stream: std::net::TcpStream, driver: Driver) -> io::Result<Socket> {
-        let nonblocking = driver.wants_nonblocking();
+        let wire = Rc::new(Wire {
+            stream: Stream::new(stream)?,
+            readable: Cell::new(None),
+            outbox: Cell::new(None),
+            receipt: Cell::new(None),
+        });
         Ok(Socket {
             shared: Rc::new(Shared {
-                stream: Stream::new(stream)?,
-                nonblocking,
+                watch: RefCell::new(Box::pin(watch(Rc::clone(&wire)))),
+                delivery: RefCell::new(Box::pin(deliver(Rc::clone(&wire)))),
+                wire,
+                sending: Cell::new(Sending::Nothing),
+                failed: Cell::new(None),
+                followed: Cell::new(false),
+                nonblocking: driver.wants_nonblocking(),
                 deadline_ms: Cell::new(0),
                 kind: Cell::new(Deadline::Idle),
                 due_tick: Cell::new(0),
@@ -103,12 +198,19 @@ impl Socket {
         self.shared.fired.get().then(|| self.shared.kind.get())
     }
 
-    /// Waits until bytes (or the end) can be received; holds no buffer.
+    /// Waits until bytes (or the end) can be received; holds no buffer and loses nothing when it is dropped.
     ///
     /// # Errors
     /// Those of the driver.
     pub async fn readable(&self) -> io::Result<()> {
-        self.shared.stream.readable().await
+        poll_fn(|context| self.shared.poll_readable(context)).await
+    }
+
+    /// Begins to wait for something to receive, without a task: [`Socket::is_quiet`] tells.
+    pub fn arm(&self) {
+        if !self.shared.nonblocking {
+            self.shared.arm();
+        }
     }
 
     /// Receives at least one byte behind what `buffer` holds, as much as fits; `Ok(0)` is the end.
@@ -127,12 +229,12 @@ impl Socket {
         }
         if self.shared.nonblocking {
             let slice = buffer.take().slice_mut(filled..capacity);
-            let (result, slice) = self.shared.stream.read(slice).await;
+            let (result, slice) = self.shared.wire.stream.read(slice).await;
             buffer.restore(slice.into_inner());
             return result;
         }
         loop {
-            self.shared.stream.readable().await?;
+            self.readable().await?;
             match self.recv_now(buffer) {
                 Err(error) if would_block(&error) => {}
                 result => return result,
@@ -148,26 +250,73 @@ impl Socket {
         socket::recv_now(self.fd(), buffer, usize::MAX)
     }
 
-    /// Sends `buffer[range]` and keeps the buffer. The operation goes through the driver: on the ring the sends of a turn
-    /// leave in one system call.
+    /// Sends `buffer[range]` and keeps the buffer. What was posted before goes first.
     ///
     /// # Errors
     /// Those of `send`; how much has left is then unknown.
     pub async fn send(&self, buffer: &mut Buffer, range: Range<usize>) -> io::Result<()> {
-        let end = range.end.min(buffer.len());
-        let mut sent = range.start;
-        while sent < end {
-            let slice = buffer.take().slice(sent..end);
-            let (result, slice) = self.shared.stream.write(slice).await;
-            buffer.restore(slice.into_inner());
-            match result {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        self.settle().await?;
+        let to = range.end.min(buffer.len());
+        if range.start >= to {
+            return Ok(());
+        }
+        self.shared.hand_over(Parcel { bytes: buffer.take(), from: range.start, to }, Sending::Awaited);
+        let (bytes, result) = poll_fn(|context| self.shared.poll_receipt(context)).await;
+        buffer.restore(bytes);
+        result
+    }
+
+    /// Hands `buffer` over to be sent and does not wait for the end of it: for a message that the socket can be
+    /// expected to take whole. What was posted before goes first, and is waited for.
+    ///
+    /// # Errors
+    /// Those of what was posted before; those of `send` as far as they are known at once.
+    pub async fn post(&self, buffer: &mut Buffer, sweep: &Sweep) -> io::Result<()> {
+        self.settle().await?;
+        let to = buffer.len();
+        if to == 0 {
+            return Ok(());
+        }
+        self.shared.hand_over(Parcel { bytes: buffer.take(), from: 0, to }, Sending::Posted);
+        match self.shared.poll_receipt(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((bytes, result)) => {
+                buffer.restore(bytes);
+                result
+            }
+            Poll::Pending => {
+                sweep.follow(&self.shared);
+                Ok(())
             }
         }
-        Ok(())
+    }
+
+    /// Waits for the end of what was posted.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub async fn settle(&self) -> io::Result<()> {
+        if self.shared.sending.get() != Sending::Nothing {
+            self.shared.sending.set(Sending::Awaited);
+            let (bytes, result) = poll_fn(|context| self.shared.poll_receipt(context)).await;
+            Buffer::give_back(bytes);
+            return result;
+        }
+        match self.shared.failed.get() {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether all that was posted has been taken by the socket, as far as is known without waiting.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub fn settled(&self) -> io::Result<bool> {
+        self.shared.ask();
+        match (self.shared.failed.get(), self.shared.sending.get()) {
+            (Some(kind), _) => Err(kind.into()),
+            (None, sending) => Ok(sending == Sending::Nothing),
+        }
     }
 
     /// Sends what the socket takes of `bytes` without waiting: for last words on a connection that is closed next.
@@ -180,12 +329,16 @@ impl Socket {
     /// # Errors
     /// Those of the driver.
     pub async fn writable(&self) -> io::Result<()> {
-        self.shared.stream.writable().await
+        self.shared.wire.stream.writable().await
     }
 
-    /// Whether a kept connection is still fit for use.
-    pub fn peek(&self) -> Peek {
-        socket::peek(self.fd())
+    /// Whether nothing has arrived, not even the end. On the ring a load, once the socket is armed; it then tells of
+    /// what the kernel had to say by the last turn of the loop.
+    pub fn is_quiet(&self) -> bool {
+        if self.shared.nonblocking {
+            return socket::peek(self.fd()) == Peek::Empty;
+        }
+        self.shared.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// The error that a connection attempt ended with.
@@ -217,7 +370,54 @@ impl Socket {
 
 impl Shared {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.stream.fd()
+        self.wire.stream.fd()
+    }
+
+    fn arm(&self) {
+        let result = self.wire.readable.take();
+        let known = result.is_some();
+        self.wire.readable.set(result);
+        if !known {
+            let _ = self.watch.borrow_mut().as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(result) = self.wire.readable.take() {
+            return Poll::Ready(result);
+        }
+        let _ = self.watch.borrow_mut().as_mut().poll(context);
+        self.wire.readable.take().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn hand_over(&self, parcel: Parcel, sending: Sending) {
+        debug_assert_eq!(self.sending.get(), Sending::Nothing, "parcels leave one after the other");
+        self.wire.outbox.set(Some(parcel));
+        self.sending.set(sending);
+    }
+
+    fn poll_receipt(&self, context: &mut Context<'_>) -> Poll<(Vec<u8>, io::Result<()>)> {
+        let _ = self.delivery.borrow_mut().as_mut().poll(context);
+        let Some((bytes, result)) = self.wire.receipt.take() else { return Poll::Pending };
+        self.sending.set(Sending::Nothing);
+        if let Err(error) = &result {
+            self.failed.set(Some(error.kind()));
+        }
+        Poll::Ready((bytes, result))
+    }
+
+    /// Asks what became of a parcel that nobody waits for, and sends on what is left of it. Whether it is done.
+    pub(super) fn ask(&self) -> bool {
+        if self.sending.get() != Sending::Posted {
+            return true;
+        }
+        match self.poll_receipt(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((bytes, _)) => {
+                Buffer::give_back(bytes);
+                true
+            }
+            Poll::Pending => false,
+        }
     }
 
     /// Whether what is waited for is a next request.
@@ -234,6 +434,14 @@ impl Shared {
             _ => Shutdown::Both,
         };
         socket::shutdown(self.fd(), how);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shared = f.debug_struct("Socket");
+        shared.field("stream", &self.wire.stream).field("sending", &self.sending.get());
+        shared.field("deadline_ms", &self.deadline_ms.get()).field("kind", &self.kind.get()).finish()
     }
 }
 

@@ -7,6 +7,7 @@ use crate::sys::socket::Shutdown;
 use crate::tls::TlsStream;
 use crate::worker::buffer::Buffer;
 use crate::worker::socket::Socket;
+use crate::worker::sweep::Sweep;
 
 /// A connected byte stream.
 #[derive(Debug)]
@@ -77,10 +78,26 @@ impl Transport {
         }
     }
 
+    /// Hands what `buffer` holds over to be sent, without waiting for the end of it ([`Socket::post`]).
+    ///
+    /// # Errors
+    /// As [`Socket::post`].
+    pub async fn post(&self, buffer: &mut Buffer, sweep: &Sweep) -> io::Result<()> {
+        match self {
+            Transport::Plain(socket) => socket.post(buffer, sweep).await,
+            Transport::Tls(stream) => stream.post(buffer, sweep).await,
+        }
+    }
+
+    /// Begins to wait for something to receive while nobody uses the connection.
+    pub fn arm(&self) {
+        self.socket().arm();
+    }
+
     /// Whether a kept connection can be used for another request: nothing to receive, and nobody gone.
     pub fn is_quiet(&self) -> bool {
         match self {
-            Transport::Plain(socket) => socket.peek() == crate::sys::socket::Peek::Empty,
+            Transport::Plain(socket) => socket.is_quiet(),
             Transport::Tls(stream) => stream.is_quiet(),
         }
     }
