@@ -4,7 +4,8 @@
 //! The routes are the templates of `corpus/openapi/github-rest-api.json` (`RINGWALL_SHARED`, default `../shared`)
 //! under as many prefixes as make 50,000; without it, made-up ones of the same shapes.
 //!
-//! `cargo bench --bench routes [-- --once | --callgrind NAME]`: `--callgrind` looks up each of 1,000 paths once.
+//! `cargo bench --bench routes [-- --once | --callgrind NAME] [--routes COUNT]`: `--callgrind` looks up each of 1,000
+//! paths once (`valgrind --tool=callgrind --toggle-collect='*find_*'` counts nothing else).
 
 use std::{hint::black_box, time::Instant};
 
@@ -18,7 +19,9 @@ const ROUNDS: usize = 7;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let templates = templates();
+    let count =
+        arguments.iter().position(|argument| argument == "--routes").and_then(|at| arguments.get(at + 1));
+    let templates = templates(count.and_then(|count| count.parse().ok()).unwrap_or(ROUTES));
     let paths = paths(&templates);
     let callgrind = arguments.iter().position(|argument| argument == "--callgrind");
     let once = arguments.iter().any(|argument| argument == "--once" || argument == "--test");
@@ -102,7 +105,7 @@ fn find_theirs(router: &matchit::Router<u32>, paths: &[String]) -> (u64, usize) 
 }
 
 /// Templates that both can express.
-fn templates() -> Vec<String> {
+fn templates(count: usize) -> Vec<String> {
     let root =
         std::env::var_os("RINGWALL_SHARED").map_or_else(|| "../shared".into(), std::path::PathBuf::from);
     let from_corpus = std::fs::read(root.join("corpus/openapi/github-rest-api.json"))
@@ -134,7 +137,7 @@ fn templates() -> Vec<String> {
     shapes.dedup();
     (0..)
         .flat_map(|prefix| shapes.iter().map(move |shape| format!("/v{prefix}{shape}")))
-        .take(ROUTES)
+        .take(count)
         .collect()
 }
 
