@@ -39,3 +39,8 @@ pub fn jwt(data: &[u8]) {
 pub fn jwks(data: &[u8]) {
     crate::jose::fuzz::jwks(data);
 }
+
+/// Log lines of both formats: see [`crate::observe::laws::log_line`].
+pub fn log_line(data: &[u8]) {
+    crate::observe::laws::log_line(data);
+}

@@ -124,14 +124,21 @@ impl Formatter {
             out.push(b'"');
         }
         named(out, b",\"listener\":", names, Kind::Listener, record.listener.0);
+        let mut client_start = 0;
         if let Some(client) = record.client {
             out.extend_from_slice(b",\"client\":\"");
+            client_start = out.len();
             push_address(out, client);
             out.push(b'"');
         }
         if let Some(peer) = record.peer {
             out.extend_from_slice(b",\"peer\":\"");
             match peer.ip() {
+                // Without a proxy in front the peer is the client, whose address was just written.
+                ip @ IpAddr::V4(_) if record.client == Some(ip) => {
+                    let client_end = out.len() - b"\",\"peer\":\"".len();
+                    out.extend_from_within(client_start..client_end);
+                }
                 IpAddr::V4(_) => push_address(out, peer.ip()),
                 IpAddr::V6(_) => {
                     out.push(b'[');
@@ -418,15 +425,37 @@ static PLAIN: [bool; 256] = {
     plain
 };
 
+/// Whether eight bytes all stand for themselves, told by arithmetic on all at once. Says no too often never matters.
+#[inline]
+fn plain_word(word: u64) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    // The high bit of a byte is set in `x - 1` or `x` itself if x is zero, or above 0x80.
+    let zero = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
+    let control = word.wrapping_sub(ONES * 0x20);
+    let quote = zero(word ^ (ONES * u64::from(b'"')));
+    let backslash = zero(word ^ (ONES * u64::from(b'\\')));
+    // 0x7f and everything above it.
+    let high = word.wrapping_add(ONES) | word;
+    (control | quote | backslash | high) & HIGH == 0
+}
+
+/// The number of bytes at the start that may be copied as they are.
+#[inline]
+fn plain_prefix(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let plain = words.iter().take_while(|word| plain_word(u64::from_le_bytes(**word))).count() * 8;
+    let rest = &bytes[plain..];
+    plain + rest.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(rest.len())
+}
+
 /// Appends a quoted JSON string for any bytes.
 pub(super) fn push_json_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
-    match bytes.iter().position(|byte| !PLAIN[usize::from(*byte)]) {
-        None => out.extend_from_slice(bytes),
-        Some(at) => {
-            out.extend_from_slice(&bytes[..at]);
-            push_json_slow(out, &bytes[at..]);
-        }
+    let plain = plain_prefix(bytes);
+    out.extend_from_slice(&bytes[..plain]);
+    if plain < bytes.len() {
+        push_json_slow(out, &bytes[plain..]);
     }
     out.push(b'"');
 }
@@ -531,6 +560,20 @@ mod tests {
             let text = json_string(&[b'a', byte, b'b']);
             serde_json::from_str::<String>(&text).expect("valid");
             assert!(!text.contains(|c: char| c.is_control()));
+        }
+    }
+
+    #[test]
+    fn the_plain_prefix_is_found_at_every_place() {
+        for byte in 0..=255u8 {
+            for at in 0..20 {
+                for before in [b' ', b'a', b'~', b'!', b'#', b'[', b']'] {
+                    let mut bytes = [before; 20];
+                    bytes[at] = byte;
+                    let expected = bytes.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(20);
+                    assert_eq!(plain_prefix(&bytes), expected, "{byte:#x} at {at} after {before:#x}");
+                }
+            }
         }
     }
 

@@ -21,6 +21,7 @@
 
 mod exposition;
 mod format;
+pub mod laws;
 mod metrics;
 mod names;
 mod record;

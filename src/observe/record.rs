@@ -582,11 +582,14 @@ fn push_access(ring: &Producer, record: &AccessRecord<'_>) -> bool {
         }
         bytes.len().min(max)
     };
-    let strings = [
+    // Those that most records have, and those that few have.
+    let usual = [
         &record.host[..cut(record.host, HOST_BYTES_MAX)],
         &record.path[..cut(record.path, PATH_BYTES_MAX)],
         &record.query[..cut(record.query, QUERY_BYTES_MAX)],
         &record.subject[..cut(record.subject, SUBJECT_BYTES_MAX)],
+    ];
+    let rare = [
         &record.key_id[..cut(record.key_id, KEY_ID_BYTES_MAX)],
         &record.reason.as_bytes()[..cut(record.reason.as_bytes(), REASON_BYTES_MAX)],
         &record.method_name[..cut(record.method_name, METHOD_BYTES_MAX)],
@@ -594,9 +597,10 @@ fn push_access(ring: &Producer, record: &AccessRecord<'_>) -> bool {
         &record.referer[..cut(record.referer, REFERER_BYTES_MAX)],
         &record.user_agent[..cut(record.user_agent, AGENT_BYTES_MAX)],
     ];
-    let count = FIXED_WORDS + strings.iter().map(|bytes| words(bytes.len())).sum::<usize>();
-    let [host, path, query, subject, key_id, reason, method_name, client_id, referer, agent] =
-        strings.map(|bytes| bytes.len() as u64);
+    let rare_words = rare.iter().map(|bytes| words(bytes.len())).sum::<usize>();
+    let count = FIXED_WORDS + usual.iter().map(|bytes| words(bytes.len())).sum::<usize>() + rare_words;
+    let [host, path, query, subject] = usual.map(|bytes| bytes.len() as u64);
+    let [key_id, reason, method_name, client_id, referer, agent] = rare.map(|bytes| bytes.len() as u64);
     let (client_high, client_low) = address_words(record.client);
     let (peer_high, peer_low) = address_words(record.peer.map(|peer| peer.ip()));
     let id = record.request_id.0.as_chunks::<8>().0;
@@ -635,12 +639,17 @@ fn push_access(ring: &Producer, record: &AccessRecord<'_>) -> bool {
         referer,
     ];
     ring.push(count, |slots| {
-        let (head, mut rest) = slots.split_at(FIXED_WORDS);
+        let Some((head, mut rest)) = slots.split_first_chunk::<FIXED_WORDS>() else { return };
         for (slot, word) in head.iter().zip(fixed) {
             slot.store(word, Ordering::Relaxed);
         }
-        for bytes in strings {
+        for bytes in usual {
             rest = put_bytes(rest, bytes);
+        }
+        if rare_words != 0 {
+            for bytes in rare {
+                rest = put_bytes(rest, bytes);
+            }
         }
     })
 }

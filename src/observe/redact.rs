@@ -12,54 +12,52 @@ pub(super) const REDACTED: &[u8] = b"REDACTED";
 /// Longest parameter name that is looked at, decoded bytes; a longer one is taken for a secret's.
 const NAME_BYTES_MAX: usize = 64;
 
-/// A parameter with one of these inside its name is a secret's; `-`, `_`, `.`, brackets and case do not count.
-const NAME_PARTS: [&[u8]; 21] = [
-    b"token",
-    b"secret",
-    b"passw",
-    b"passphrase",
-    b"credential",
-    b"signature",
-    b"session",
-    b"authorization",
-    b"assertion",
-    b"samlre",
-    b"cookie",
-    b"apikey",
-    b"accesskey",
-    b"authkey",
-    b"privatekey",
-    b"sharedkey",
-    b"signingkey",
-    b"masterkey",
-    b"encryptionkey",
-    b"subscriptionkey",
-    b"codeverifier",
-];
-
-/// The first bytes of [`NAME_PARTS`]: where none follows, no part does.
-const PART_STARTS: &[u8] = b"tspcame";
+/// A parameter is a secret's if its name goes on like this at any place where `first` stands; `-`, `_`, `.`, brackets
+/// and case do not count.
+fn part_goes_on(first: u8, rest: &[u8]) -> bool {
+    let starts = |parts: &[&[u8]]| parts.iter().any(|part| rest.starts_with(part));
+    match first {
+        b't' => rest.starts_with(b"oken"),
+        b's' => starts(&[
+            b"ecret",
+            b"ession",
+            b"ignature",
+            b"igningkey",
+            b"amlre",
+            b"haredkey",
+            b"ubscriptionkey",
+        ]),
+        b'p' => starts(&[b"assw", b"assphrase", b"rivatekey"]),
+        b'c' => starts(&[b"redential", b"ookie", b"odeverifier"]),
+        b'a' => starts(&[b"uthorization", b"ssertion", b"pikey", b"ccesskey", b"uthkey"]),
+        b'm' => rest.starts_with(b"asterkey"),
+        b'e' => rest.starts_with(b"ncryptionkey"),
+        _ => false,
+    }
+}
 
 /// A parameter with exactly this name is a secret's.
-const NAMES: [&[u8]; 17] = [
-    b"key",
-    b"code",
-    b"sig",
-    b"auth",
-    b"jwt",
-    b"pwd",
-    b"pass",
-    b"pin",
-    b"otp",
-    b"totp",
-    b"sid",
-    b"ticket",
-    b"hmac",
-    b"nonce",
-    b"bearer",
-    b"credentials",
-    b"csrf",
-];
+fn is_name_of_secret(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"key"
+            | b"code"
+            | b"sig"
+            | b"auth"
+            | b"jwt"
+            | b"pwd"
+            | b"pass"
+            | b"pin"
+            | b"otp"
+            | b"totp"
+            | b"sid"
+            | b"ticket"
+            | b"hmac"
+            | b"nonce"
+            | b"bearer"
+            | b"csrf"
+    )
+}
 
 /// Appends a query (without `?`) with the values of secrets replaced; the names stay.
 pub fn redact_query(query: &[u8], out: &mut Vec<u8>) {
@@ -107,10 +105,8 @@ fn name_is_secret(name: &[u8]) -> bool {
         length += 1;
     }
     let plain = &plain[..length];
-    let part_starts = |at: usize| {
-        PART_STARTS.contains(&plain[at]) && NAME_PARTS.iter().any(|part| plain[at..].starts_with(part))
-    };
-    NAMES.contains(&plain) || (0..plain.len().saturating_sub(4)).any(part_starts)
+    is_name_of_secret(plain)
+        || (0..plain.len().saturating_sub(4)).any(|at| part_goes_on(plain[at], &plain[at + 1..]))
 }
 
 /// Appends text with everything replaced that has the shape of a JSON Web Token or of one of our keys.

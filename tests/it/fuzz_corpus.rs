@@ -14,6 +14,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("json_schema", fuzzing::json_schema),
     ("jwks", fuzzing::jwks),
     ("jwt", fuzzing::jwt),
+    ("log_line", fuzzing::log_line),
 ];
 
 #[test]
