@@ -11,7 +11,7 @@ use crate::http::{
     field::{Field, FieldSet, FieldTable, are_twins, is_word, twin_of},
     forward::{is_forbidden_trailer, is_identity},
     scan,
-    target::{HOST_DUPLICATE, HOST_MISSING, authority},
+    target::{HOST_DUPLICATE, HOST_MISSING},
 };
 
 /// `Upgrade` names HTTP/2 in cleartext (RFC 9113 §3.1 withdrew it): a way to tunnel past every check.
@@ -57,7 +57,7 @@ fn settle_host(head: &[u8], limits: &HeadLimits, table: &mut RequestTable) -> Re
         return Err(HOST_DUPLICATE);
     }
     let span = host.value();
-    let found = authority(span.of(head))?;
+    let found = table.judged.judge(span.of(head))?;
     table.host = crate::http::Span { start: span.start, len: found.host_len as u16 };
     table.port = found.port;
     table.host_plain = found.plain;

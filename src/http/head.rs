@@ -5,7 +5,9 @@
 //!
 //! A table is made once and used again: [`RequestTable::reset`] keeps the memory (no allocation per message).
 
+use super::Reason;
 use super::field::{FieldSet, FieldTable, Span};
+use super::target::{Authority, authority};
 
 /// A request method. Tokens are case-sensitive (RFC 9110 §9.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -221,6 +223,37 @@ pub struct RequestTable {
     /// Positions of the fields that `Connection` names (RFC 9110 §7.6.1), which therefore end here.
     pub nominated: FieldSet,
     pub(crate) progress: Progress,
+    /// The last host that was judged with this table.
+    pub(crate) judged: JudgedHost,
+}
+
+/// A host that was found to be well-formed, so that the next request for it is spared the judgement: a table is used
+/// again and again, and a node serves few hosts. Kept by [`RequestTable::reset`]: what is valid does not change.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct JudgedHost {
+    bytes: [u8; 32],
+    len: usize,
+    found: Authority,
+}
+
+impl JudgedHost {
+    /// What [`authority`] says of `host`.
+    ///
+    /// # Errors
+    /// Those of [`authority`].
+    #[inline]
+    pub(crate) fn judge(&mut self, host: &[u8]) -> Result<Authority, Reason> {
+        if self.len != 0 && self.bytes.get(..self.len) == Some(host) {
+            return Ok(self.found);
+        }
+        let found = authority(host)?;
+        self.len = 0;
+        if let Some(place) = self.bytes.get_mut(..host.len()) {
+            place.copy_from_slice(host);
+            (self.len, self.found) = (host.len(), found);
+        }
+        Ok(found)
+    }
 }
 
 impl RequestTable {

@@ -90,6 +90,25 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && token(bytes, 0) == bytes.len()
 }
 
+/// Whether `bytes` holds only bytes of a token68 (RFC 9110 §11.2), the `=` at its end apart. Two looks at the bytes in
+/// the middle do no harm, so that what is left at the end is seen sixteen at a time as well.
+#[inline]
+pub fn is_token68(bytes: &[u8]) -> bool {
+    let is = |chunk: &[u8; 16]| {
+        let lanes = Lanes::of(chunk);
+        let letter = lanes.with_bits(0x20).within(b'a', b'z');
+        // `+`, `-`, `.`, `/` and the digits lie side by side, with a comma among them.
+        let digit = lanes.within(b'+', b'9').but_not(lanes.equal(b','));
+        (letter | digit | lanes.equal(b'_') | lanes.equal(b'~')).bits() == 0xffff
+    };
+    match bytes.last_chunk::<16>() {
+        Some(last) => bytes.as_chunks::<16>().0.iter().all(is) && is(last),
+        None => bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-'..=b'/' | b'_' | b'~')),
+    }
+}
+
 /// `value` without the spaces and tabs around it (OWS, RFC 9110 §5.6.3).
 #[inline]
 pub fn trim(value: &[u8]) -> &[u8] {
@@ -109,6 +128,19 @@ pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token68_is_told_at_every_place_and_length() {
+        for byte in 0..=255u8 {
+            let is = byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+            for len in [1, 2, 15, 16, 17, 31, 32, 33, 50] {
+                for at in [0, len / 2, len - 1] {
+                    assert_eq!(is_token68(&with(len, at, byte)), is, "{byte:#x} at {at} of {len}");
+                }
+            }
+        }
+        assert!(is_token68(b""));
+    }
 
     /// A buffer with `byte` at `at` among letters.
     fn with(len: usize, at: usize, byte: u8) -> Vec<u8> {

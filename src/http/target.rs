@@ -303,7 +303,7 @@ fn canonical_host(head: &[u8], table: &RequestTable, scratch: &mut Vec<u8>) -> R
 }
 
 /// What [`authority`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Authority {
     /// Length of the host in bytes, an IPv6 literal with its brackets.
     pub host_len: usize,

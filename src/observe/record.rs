@@ -6,7 +6,7 @@
 //! Cost: one copy of 22 words and of the strings, cut at their bounds; no allocation, no lock, no wait. A full ring
 //! is a counted loss for access records and an answer ([`Full`]) for audit records.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -706,6 +706,9 @@ fn address_words(address: Option<IpAddr>) -> (u64, u64) {
 }
 
 fn address_of(high: u64, low: u64) -> Option<IpAddr> {
+    if high == 0 && low >> 32 == 0xffff {
+        return Some(IpAddr::V4(Ipv4Addr::from(low as u32)));
+    }
     let bits = u128::from(high) << 64 | u128::from(low);
     (bits != 0).then(|| Ipv6Addr::from(bits).to_canonical())
 }
@@ -726,8 +729,10 @@ pub(super) fn decode<'a>(record: &[u64], bytes: &'a mut Vec<u8>) -> Option<Decod
     let kind = record.first()? >> 16 & 0xff;
     let fixed_words = if kind == KIND_ADMIN { ADMIN_FIXED_WORDS } else { FIXED_WORDS };
     let (fixed, strings) = record.split_at_checked(fixed_words)?;
-    bytes.clear();
-    bytes.extend(strings.iter().flat_map(|word| word.to_le_bytes()));
+    bytes.resize(strings.len() * 8, 0);
+    for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(strings) {
+        *place = word.to_le_bytes();
+    }
     let mut rest: &'a [u8] = bytes;
     let mut take = |length: u64| {
         let length = length as usize;

@@ -362,45 +362,17 @@ fn forwarded_fields(x: &Exchange, client: &Client<'_>, inserts: &mut Vec<u8>) {
 /// Who is calling, for the upstream: set by us alone, after whatever a client sent under these names was dropped.
 fn identity_fields(x: &Exchange, api: &Api, inserts: &mut Vec<u8>) {
     let Some(identity) = &x.identity else { return };
-    let names = &api.identity_fields;
-    let mut push = |name: &[u8], value: &mut dyn Iterator<Item = &str>| {
-        if name.is_empty() {
-            return;
-        }
-        let start = inserts.len();
-        inserts.extend_from_slice(name);
-        inserts.extend_from_slice(b": ");
-        let value_start = inserts.len();
-        for part in value {
-            if inserts.len() > value_start {
-                inserts.push(b' ');
-            }
-            push_visible(inserts, part);
-        }
-        if inserts.len() == value_start {
-            inserts.truncate(start);
-        } else {
-            inserts.extend_from_slice(b"\r\n");
-        }
-    };
-    push(&names.subject, &mut [&*identity.subject].into_iter());
-    push(&names.issuer, &mut [&*identity.issuer].into_iter());
-    push(&names.kind, &mut [identity.kind].into_iter());
-    push(&names.login, &mut [&*identity.login_name].into_iter());
-    push(&names.scopes, &mut identity.scopes.iter().map(|scope| &**scope));
-    push(&names.roles, &mut identity.roles.iter().map(|role| &**role));
-}
-
-/// Claims are chosen by an issuer and hold any Unicode: what is not visible ASCII is percent-encoded, so that no claim can
-/// write a field of its own.
-fn push_visible(out: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'%' | 0..=0x20 | 0x7f.. => {
-                const HEX: &[u8; 16] = b"0123456789ABCDEF";
-                out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-            }
-            _ => out.push(byte),
+    let (names, told) = (&api.identity_fields, &identity.told);
+    for (name, value) in [
+        (&names.subject, &told.subject),
+        (&names.issuer, &told.issuer),
+        (&names.kind, &told.kind),
+        (&names.login, &told.login),
+        (&names.scopes, &told.scopes),
+        (&names.roles, &told.roles),
+    ] {
+        if !name.is_empty() && !value.is_empty() {
+            law::push_field(inserts, name, value);
         }
     }
 }

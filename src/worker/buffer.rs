@@ -103,10 +103,19 @@ impl DerefMut for Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
+        if self.bytes.capacity() != 0 {
+            self.rest();
+        }
+    }
+}
+
+impl Buffer {
+    fn rest(&mut self) {
         let capacity = self.bytes.capacity();
         if capacity != SMALL && capacity != LARGE {
-            return; // Grown past its class, or never leased: the allocator's.
+            return; // Grown past its class: the allocator's.
         }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();

@@ -1,7 +1,7 @@
 //! What policies and the log keep per core. It outlives reloads; what belongs to a configuration is in its view.
 
 use crate::h1::downstream::Link;
-use crate::http::{Method, Version};
+use crate::http::Version;
 use crate::observe::{
     AccessRecord, CoreLog, CoreMetrics, Decision, ExemplarId, Flags, Mode as RecordMode, Protocol,
     RequestIds, TlsVersion,
@@ -81,7 +81,7 @@ impl CoreState {
         let (api_id, operation_id) = names.of(x.api, x.operation);
         let time_ms = clock.unix_ns(now_ns) / 1_000_000;
 
-        let method = record_method(x.method());
+        let method = crate::observe::Method::from(x.method());
         self.metrics.request(operation_id, method, facts.status, duration_ns, overhead_ns);
         self.metrics.exemplar(operation_id, duration_ns, ExemplarId::Request(x.id), time_ms);
         if let Some(reason) = &facts.reason {
@@ -109,7 +109,10 @@ impl CoreState {
                 _ => Protocol::Http11,
             },
             method,
-            method_name: x.request.table.method_span.of(&x.request.bytes),
+            method_name: match method {
+                crate::observe::Method::Other => x.request.table.method_span.of(&x.request.bytes),
+                _ => b"",
+            },
             host: x.host(),
             path: x.path(),
             query: x.query().unwrap_or_default(),
@@ -174,8 +177,4 @@ impl std::fmt::Debug for CoreState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CoreState").finish_non_exhaustive()
     }
-}
-
-fn record_method(method: Method) -> crate::observe::Method {
-    crate::observe::Method::of(method.name().as_bytes())
 }

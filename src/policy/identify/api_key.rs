@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use super::key_store::{API_KEY_UNKNOWN, KeyRecord, KeyStore, Pepper, Prefix, STORE_BYTES_MAX, prefix_of};
-use super::{Identity, LoginId, Now, PerCore};
+use super::{Identity, LoginId, Now, PerCore, Told};
 use crate::control::private_file::read_private;
 use crate::http::Reason;
 
@@ -123,7 +123,9 @@ impl ApiKey {
             roles: record.roles.iter().map(|role| role.as_str().into()).collect(),
             expires_s: record.expires_s.unwrap_or(0),
             claims: Box::default(),
+            told: Told::default(),
         }
+        .told()
     }
 }
 

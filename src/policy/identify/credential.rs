@@ -9,6 +9,7 @@
 //! guess, and guesses differ.
 
 use crate::http::Reason;
+use crate::http::scan::is_token68;
 
 /// More than one credential.
 pub const CREDENTIAL_AMBIGUOUS: Reason =
@@ -116,9 +117,7 @@ pub fn bearer(value: &[u8]) -> Option<&[u8]> {
     // RFC 9110 §11.4: 1*SP between scheme and token.
     let token = rest.trim_ascii_start();
     let end = token.iter().rposition(|byte| *byte != b'=')? + 1;
-    // RFC 9110 §11.2, token68.
-    let is_token68 = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
-    token[..end].iter().all(is_token68).then_some(token)
+    is_token68(&token[..end]).then_some(token)
 }
 
 #[cfg(test)]

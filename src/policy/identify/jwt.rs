@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::failures::LOGIN_FAILURES;
-use super::{Identity, LoginId, Now, PerCore, fingerprint};
+use super::{Identity, LoginId, Now, PerCore, Told, fingerprint};
 use crate::control::keys::{Keeper, KeySource};
 use crate::http::Reason;
 use crate::jose::cache::cost_a_signature_check;
@@ -172,6 +172,8 @@ impl Jwt {
             roles: claims.roles().map(Box::from).collect(),
             expires_s: claims.validity().ends_s(),
             claims: claims.json().into(),
+            told: Told::default(),
         }
+        .told()
     }
 }

@@ -74,9 +74,68 @@ pub struct Identity {
     pub expires_s: u64,
     /// The claims of a token as JSON text; empty for a key.
     pub claims: Box<str>,
+    /// The above as the upstream is told of it.
+    pub told: Told,
+}
+
+/// An identity as values of fields: visible ASCII, all else percent-encoded, so that no claim (an issuer chooses them, and
+/// they hold any Unicode) can write a field of its own. Made once per credential, copied with every request.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The subject.
+    pub subject: Box<[u8]>,
+    /// The issuer.
+    pub issuer: Box<[u8]>,
+    /// The kind of credential.
+    pub kind: Box<[u8]>,
+    /// The login's name.
+    pub login: Box<[u8]>,
+    /// The scopes, separated by spaces.
+    pub scopes: Box<[u8]>,
+    /// The roles, separated by spaces.
+    pub roles: Box<[u8]>,
+}
+
+impl Told {
+    fn value<'v>(parts: impl IntoIterator<Item = &'v str>) -> Box<[u8]> {
+        let mut out = Vec::new();
+        for part in parts {
+            if !out.is_empty() {
+                out.push(b' ');
+            }
+            for byte in part.bytes() {
+                match byte {
+                    b'%' | 0..=0x20 | 0x7f.. => {
+                        const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                        out.extend_from_slice(&[
+                            b'%',
+                            HEX[usize::from(byte >> 4)],
+                            HEX[usize::from(byte & 15)],
+                        ]);
+                    }
+                    _ => out.push(byte),
+                }
+            }
+        }
+        out.into()
+    }
 }
 
 impl Identity {
+    /// The identity with what the upstream is told of it.
+    #[must_use]
+    pub fn told(mut self) -> Identity {
+        self.told = Told {
+            subject: Told::value([&*self.subject]),
+            issuer: Told::value([&*self.issuer]),
+            kind: Told::value([self.kind]),
+            login: Told::value([&*self.login_name]),
+            scopes: Told::value(self.scopes.iter().map(|scope| &**scope)),
+            roles: Told::value(self.roles.iter().map(|role| &**role)),
+        };
+        self
+    }
+
     /// Whether the identity holds a role.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|held| **held == *role)

@@ -31,8 +31,8 @@ pub const fn item_bytes_max(name: &str) -> usize {
 }
 
 /// Appends a limit's item of `RateLimit-Policy`: `"name";q=100;w=60`.
-pub fn write_policy(out: &mut Vec<u8>, name: &str, rate: &Rate) {
-    write_name(out, name);
+pub fn write_policy(out: &mut Vec<u8>, name: &Name, rate: &Rate) {
+    out.extend_from_slice(&name.0);
     out.extend_from_slice(b";q=");
     write_integer(out, rate.burst());
     out.extend_from_slice(b";w=");
@@ -41,14 +41,14 @@ pub fn write_policy(out: &mut Vec<u8>, name: &str, rate: &Rate) {
 
 /// Appends a limit's item of `RateLimit`: `"name";r=50;t=30`. `t` is left out when the bucket is full:
 /// no more will become available.
-pub fn write_limit(out: &mut Vec<u8>, name: &str, rate: &Rate, charge: &Charge, now_ns: u64) {
+pub fn write_limit(out: &mut Vec<u8>, name: &Name, rate: &Rate, charge: &Charge, now_ns: u64) {
     let (remaining, wait_ns) = match charge {
         Charge::Admitted(Admitted { tat_ns, .. }) => {
             (rate.remaining(*tat_ns, now_ns), rate.next_token_ns(*tat_ns, now_ns))
         }
         Charge::Refused { retry_after_ns } => (0, *retry_after_ns),
     };
-    write_name(out, name);
+    out.extend_from_slice(&name.0);
     out.extend_from_slice(b";r=");
     write_integer(out, remaining);
     if wait_ns > 0 {
@@ -66,18 +66,25 @@ fn seconds_up(ns: u64) -> u64 {
     ns.div_ceil(SECOND_NS)
 }
 
-/// The name as a structured-field string (RFC 9651 §3.3.3).
-fn write_name(out: &mut Vec<u8>, name: &str) {
-    out.push(b'"');
-    for &byte in name.as_bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b' '..=b'~' => out.push(byte),
-            // A string of a structured field is ASCII; what is not cannot be said.
-            _ => out.push(b'?'),
+/// A limit's name as a structured-field string (RFC 9651 §3.3.3), quotes included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(Box<[u8]>);
+
+impl Name {
+    /// Quotes and escapes a name.
+    pub fn new(name: &str) -> Name {
+        let mut out = vec![b'"'];
+        for &byte in name.as_bytes() {
+            match byte {
+                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+                b' '..=b'~' => out.push(byte),
+                // A string of a structured field is ASCII; what is not cannot be said.
+                _ => out.push(b'?'),
+            }
         }
+        out.push(b'"');
+        Name(out.into())
     }
-    out.push(b'"');
 }
 
 fn write_integer(out: &mut Vec<u8>, value: u64) {
@@ -105,19 +112,19 @@ mod tests {
     #[test]
     fn the_values_are_structured_fields() {
         let rate = Rate::new(100, 60 * S, 100).unwrap();
-        assert_eq!(text(|out| write_policy(out, "per-key", &rate)), r#""per-key";q=100;w=60"#);
+        assert_eq!(text(|out| write_policy(out, &Name::new("per-key"), &rate)), r#""per-key";q=100;w=60"#);
         let half = Rate::new(100, 60 * S, 20).unwrap();
         let both = text(|out| {
-            write_policy(out, "a", &rate);
+            write_policy(out, &Name::new("a"), &rate);
             out.extend_from_slice(SEPARATOR);
-            write_policy(out, "b", &half);
+            write_policy(out, &Name::new("b"), &half);
         });
         assert_eq!(both, r#""a";q=100;w=60, "b";q=20;w=12"#);
         let refused = Charge::Refused { retry_after_ns: 1 };
-        assert_eq!(text(|out| write_limit(out, "a", &rate, &refused, 0)), r#""a";r=0;t=1"#);
+        assert_eq!(text(|out| write_limit(out, &Name::new("a"), &rate, &refused, 0)), r#""a";r=0;t=1"#);
         let never = Charge::Refused { retry_after_ns: u64::MAX };
         assert_eq!(
-            text(|out| write_limit(out, r#"a"\é"#, &rate, &never, 0)),
+            text(|out| write_limit(out, &Name::new(r#"a"\é"#), &rate, &never, 0)),
             r#""a\"\\??";r=0;t=18446744074"#
         );
         assert_eq!(text(|out| write_retry_after(out, 1)), "1");
@@ -129,7 +136,7 @@ mod tests {
     fn a_full_bucket_names_no_time() {
         let rate = Rate::new(10, S, 10).unwrap();
         let old = Charge::Admitted(Admitted { tat_ns: S, cost_ns: 0, charged_at_ns: 0, shared: false });
-        assert_eq!(text(|out| write_limit(out, "a", &rate, &old, 2 * S)), r#""a";r=10"#);
+        assert_eq!(text(|out| write_limit(out, &Name::new("a"), &rate, &old, 2 * S)), r#""a";r=10"#);
     }
 
     #[test]
@@ -137,10 +144,10 @@ mod tests {
         let rate = Rate::new(1, crate::policy::limit::gcra::SPAN_NS_MAX, 1).unwrap();
         for name in ["", "plain", r#""\"\"#] {
             let mut out = Vec::new();
-            write_policy(&mut out, name, &rate);
+            write_policy(&mut out, &Name::new(name), &rate);
             assert!(out.len() <= item_bytes_max(name));
             let mut out = Vec::new();
-            write_limit(&mut out, name, &rate, &Charge::Refused { retry_after_ns: u64::MAX }, 0);
+            write_limit(&mut out, &Name::new(name), &rate, &Charge::Refused { retry_after_ns: u64::MAX }, 0);
             assert!(out.len() <= item_bytes_max(name));
         }
     }
@@ -168,7 +175,7 @@ mod tests {
                 // Anybody may be refused when nothing is allowed; who waits as told is not.
                 let charge = table.charge(who, &rate, now);
                 prop_assert!(charge.is_admitted() || allowed == 0);
-                let value = text(|out| write_limit(out, "x", &rate, &charge, now));
+                let value = text(|out| write_limit(out, &Name::new("x"), &rate, &charge, now));
                 let (r, t) = (parameter(&value, "r").unwrap(), parameter(&value, "t"));
                 prop_assert!(r <= burst);
                 allowed = r;

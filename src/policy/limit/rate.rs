@@ -45,7 +45,7 @@ use crate::worker::state::CoreState;
 use super::charge::{Demand, Keys, PerCore, Tables, charge_all};
 use super::fingerprint::LimitId;
 use super::gcra::{Rate, RateError};
-use super::headers::{SEPARATOR, write_limit, write_policy, write_retry_after};
+use super::headers::{Name, SEPARATOR, write_limit, write_policy, write_retry_after};
 use super::table::Charge;
 
 /// Somebody asked more often than a limit admits.
@@ -73,7 +73,7 @@ pub struct Limits {
 #[derive(Debug)]
 struct Limit {
     /// What the client is told it is called.
-    name: Box<str>,
+    name: Name,
     /// Its item of `RateLimit-Policy`.
     policy: Box<[u8]>,
     id: LimitId,
@@ -246,6 +246,7 @@ impl Limit {
         let observed = if mode == Mode::Observe { " observed" } else { "" };
         let id = LimitId::new(&format!("{api}/{name}{observed}"));
         let mut policy = Vec::new();
+        let name = Name::new(&name);
         write_policy(&mut policy, &name, &rate);
         let everybody = limit.who.iter().any(|who| who.value == written::Who::Anyone);
         let who = limit.who.iter().filter_map(|who| match &who.value {
@@ -275,7 +276,7 @@ impl Limit {
             keys,
             rate,
             wide,
-            name: name.into(),
+            name,
         })
     }
 
