@@ -21,6 +21,8 @@ pub const BODY_SIZE: Reason = Reason::client("body_size", 2060, 413, "The reques
 /// Pieces up to this many bytes are gathered with what is already waiting to be sent, so that a small message leaves in
 /// one write.
 const GATHER_BYTES_MAX: usize = 12 * 1024;
+/// Room that gathered pieces leave in a buffer for the framing around them.
+const GATHER_ROOM: usize = 64;
 /// What is left to be sent of a message, up to this many bytes, is posted: an idle socket takes it whole.
 pub const POST_BYTES_MAX: usize = GATHER_BYTES_MAX;
 /// A client must send at least this much of a body in each [`PROGRESS_MS`].
@@ -77,7 +79,7 @@ impl Incoming {
         };
         let mut buffer = Buffer::empty();
         if !start.is_empty() {
-            buffer = Buffer::small();
+            buffer = Buffer::of(start.len());
             buffer.extend_from_slice(start);
         }
         Incoming {
@@ -239,7 +241,8 @@ pub async fn transfer(
                     let mut head = [0; CHUNK_HEAD_BYTES_MAX];
                     out.extend_from_slice(chunk_head(range.len(), &mut head));
                 }
-                if out.len() + range.len() <= GATHER_BYTES_MAX {
+                if out.len() + range.len() <= GATHER_BYTES_MAX.min(out.capacity().saturating_sub(GATHER_ROOM))
+                {
                     out.extend_from_slice(incoming.bytes(range));
                 } else {
                     sent += flush(incoming.origin, out, to, core).await?;

@@ -123,7 +123,7 @@ fn begin(x: &mut Exchange, link: &Link, core: &Core) {
 /// Receives and parses one head into `x`.
 async fn head(x: &mut Exchange, pending: Buffer, client: &Client<'_>, core: &Core) -> Result<usize, Reason> {
     x.secure = client.listener.secure;
-    x.request.bytes = if pending.is_leased() { pending } else { Buffer::small() };
+    x.request.bytes = if pending.is_leased() { pending } else { Buffer::head() };
     let limits: &HeadLimits = &client.listener.head_limits;
     let mut announced = x.request.bytes.is_empty();
     let mut timed = false;
@@ -141,9 +141,7 @@ async fn head(x: &mut Exchange, pending: Buffer, client: &Client<'_>, core: &Cor
             }
         }
         if x.request.bytes.len() == x.request.bytes.capacity() {
-            let mut larger = Buffer::large();
-            larger.extend_from_slice(&x.request.bytes);
-            x.request.bytes = larger;
+            x.request.bytes.widen();
         }
         let received = if std::mem::take(&mut announced) {
             client.transport.recv_announced(&mut x.request.bytes).await
@@ -190,7 +188,7 @@ async fn linger(transport: &Transport, core: &Core) {
     }
     transport.finish();
     let mut read = 0;
-    let mut buffer = Buffer::small();
+    let mut buffer = Buffer::head();
     while read < LINGER_BYTES {
         buffer.clear();
         match transport.recv(&mut buffer).await {

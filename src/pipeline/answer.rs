@@ -20,7 +20,7 @@ pub async fn refuse(
     core: &Core,
 ) -> End {
     x.facts.reason = Some(reason);
-    let mut body = Buffer::small();
+    let mut body = Buffer::head();
     problem(x, &reason, &mut body);
     proxy_status(x, &reason);
     x.insert_answer(b"cache-control", b"no-store");
@@ -58,7 +58,7 @@ pub async fn fixed(
     while matches!(incoming.piece(), Ok(crate::h1::body::Piece::Data(_))) {}
     let broken = x.facts.reason.is_some_and(|reason| ends_connection(&reason));
     let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && !core.is_draining();
-    let mut out = Buffer::small();
+    let mut out = Buffer::of(body.len() + x.answer_inserts.len() + x.response_inserts.len() + 512);
     encode(x, status, body, content_type, keep, client.listener.secure, &mut out);
     let length = out.len();
     core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());

@@ -40,6 +40,8 @@ pub const UPSTREAM_HEAD: Reason =
 const INTERIM_MAX: usize = 16;
 /// Attempts of one exchange.
 const TRIES_MAX: u16 = 3;
+/// What a request head gains at most beside the lines of policies: framing, a rewritten path, `Host`, a chunk's head.
+const HEAD_ROOM: usize = 512;
 /// A held body up to this many bytes leaves in the same write as the head.
 const TOGETHER_BYTES_MAX: usize = 12 * 1024;
 
@@ -155,7 +157,9 @@ async fn attempt(
     } else {
         x.request.table.framing
     };
-    let mut out = Buffer::small();
+    let mut out = Buffer::of(
+        x.request.bytes.len() + x.inserts.len() + x.body.len().min(TOGETHER_BYTES_MAX) + HEAD_ROOM,
+    );
     encode(x, route, &upstream.targets[target].authority, framing, &mut out);
     let first_byte_ms = upstream.timeouts.first_byte;
     let sent_and_answered =
@@ -259,16 +263,13 @@ async fn response_head(
     let from = &connection.transport;
     let method = x.method();
     let mut interim = 0;
-    x.response.bytes = Buffer::small();
+    x.response.bytes = Buffer::head();
     loop {
         let filled = x.response.bytes.len();
         if filled == x.response.bytes.capacity() {
-            if filled >= crate::worker::buffer::LARGE {
+            if !x.response.bytes.widen() {
                 return Err(Fail::Upstream(UPSTREAM_HEAD));
             }
-            let mut larger = Buffer::large();
-            larger.extend_from_slice(&x.response.bytes);
-            x.response.bytes = larger;
         }
         match from.recv(&mut x.response.bytes).await {
             Ok(0) => return Err(Fail::upstream(from.socket().expired(), None)),
@@ -312,7 +313,7 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
     if x.response.table.status == 100 || x.request.table.version == Version::Http10 {
         return Ok(());
     }
-    let mut out = Buffer::small();
+    let mut out = Buffer::of(head_bytes + HEAD_ROOM);
     crate::h1::encode::encode_response(
         &mut out,
         x.response.table.status,
@@ -384,7 +385,7 @@ fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLength
     let path = match route.rewrite {
         None => path,
         Some(rewrite) => {
-            rewritten = Buffer::small();
+            rewritten = Buffer::of(rewrite.path.len() + path.len() + 1);
             rewritten.extend_from_slice(&rewrite.path);
             let rest = path.get(rewrite.base_bytes..).unwrap_or_default();
             if !rest.starts_with(b"/") && !rewritten.ends_with(b"/") {
@@ -401,7 +402,7 @@ fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLength
     let mut with_host;
     if route.host_of_upstream {
         skip = skip.union(hosts(x));
-        with_host = Buffer::small();
+        with_host = Buffer::of(authority.len() + inserts.len() + 16);
         law::push_field(&mut with_host, b"Host", authority);
         with_host.extend_from_slice(inserts);
         inserts = &with_host;

@@ -2,10 +2,12 @@
 
 use crate::h1::body::{Incoming, Piece};
 use crate::h1::encode::CONTINUE;
+use crate::http::BodyLength;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::serve::Client;
 use crate::snapshot::Operation;
+use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline};
 
@@ -22,7 +24,10 @@ pub async fn hold(
     core: &Core,
 ) -> Result<(), Fail> {
     let _ = operation;
-    x.body = Buffer::small();
+    x.body = match x.request.table.framing {
+        BodyLength::Length(length) => Buffer::of(usize::try_from(length).unwrap_or(usize::MAX).min(SMALL)),
+        _ => Buffer::small(),
+    };
     loop {
         match incoming.piece()? {
             Piece::Data(range) => x.body.extend_from_slice(incoming.bytes(range)),
@@ -50,7 +55,7 @@ pub async fn invite(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Resul
         return Ok(());
     }
     x.request.table.expect_continue = false;
-    let mut out = Buffer::small();
+    let mut out = Buffer::head();
     out.extend_from_slice(CONTINUE);
     let end = out.len();
     core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());

@@ -11,6 +11,9 @@ use crate::policy::respond::headers::secure_response;
 use crate::worker::Buffer;
 use crate::worker::core::Core;
 
+/// What a response head gains at most beside the lines of policies: security fields, framing, a chunk's head.
+const HEAD_ROOM: usize = 512;
+
 /// Sends the response whose head stands in `x.response`. Says whether the client's connection may be kept.
 ///
 /// # Errors
@@ -33,7 +36,8 @@ pub async fn respond(
         && framing != BodyLength::UntilClose
         && !core.is_draining();
 
-    let mut out = Buffer::small();
+    // What came with the head leaves with it.
+    let mut out = Buffer::of(x.response.bytes.len() + x.response_inserts.len() + HEAD_ROOM);
     encode_head(x, route, framing, keep, old_client, &mut out);
     x.facts.status = x.response.table.status;
     let head_bytes = lent.head_bytes;

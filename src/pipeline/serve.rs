@@ -138,7 +138,7 @@ pub fn finish(x: &Exchange, incoming: &Incoming, keep: bool) -> End {
     let _ = x;
     let mut rest = Buffer::empty();
     if !incoming.rest().is_empty() {
-        rest = Buffer::small();
+        rest = Buffer::of(incoming.rest().len());
         rest.extend_from_slice(incoming.rest());
     }
     End { keep: true, rest }

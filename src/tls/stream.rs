@@ -9,6 +9,8 @@ use crate::worker::{Buffer, Socket, Sweep};
 
 /// Plaintext that is encrypted at once; more is sent in several rounds, so that memory stays bounded.
 const ROUND_BYTES: usize = 64 * 1024;
+/// What records add to the plaintext of a round: headers and tags, five records at most.
+const RECORD_ROOM: usize = 256;
 
 /// Plaintext that is posted in one small buffer, record headers and tags included.
 const POST_BYTES_MAX: usize = 15 * 1024;
@@ -117,13 +119,10 @@ impl TlsStream {
     /// Those of the socket.
     pub async fn send(&self, buffer: &mut Buffer, range: Range<usize>) -> io::Result<()> {
         let mut rest = &buffer[range];
-        let mut wire = Buffer::small();
+        let mut wire = Buffer::of(rest.len().min(ROUND_BYTES) + RECORD_ROOM);
         while !rest.is_empty() {
             let (round, later) = rest.split_at(rest.len().min(ROUND_BYTES));
             rest = later;
-            if round.len() + 1024 > wire.capacity() {
-                wire = Buffer::large();
-            }
             self.session.borrow_mut().encrypt(round, &mut wire)?;
             let end = wire.len();
             self.socket.send(&mut wire, 0..end).await?;
@@ -141,7 +140,7 @@ impl TlsStream {
             let end = buffer.len();
             return self.send(buffer, 0..end).await;
         }
-        let mut wire = Buffer::small();
+        let mut wire = Buffer::of(buffer.len() + RECORD_ROOM);
         self.session.borrow_mut().encrypt(buffer, &mut wire)?;
         self.socket.post(&mut wire, sweep).await
     }
@@ -161,7 +160,7 @@ impl TlsStream {
 
     /// Tells the peer that nothing more comes, without waiting.
     pub fn close(&self) {
-        let mut wire = Buffer::small();
+        let mut wire = Buffer::head();
         let mut session = self.session.borrow_mut();
         session.close();
         if session.take_wire(&mut wire).is_ok() {

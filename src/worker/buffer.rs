@@ -1,31 +1,67 @@
 //! Buffers are leased from a per-core pool only while bytes are present: an idle connection holds none.
 //!
-//! Two classes: [`SMALL`] holds a head and what came with it, [`LARGE`] carries streamed bodies. A lease goes back
-//! when it is dropped; the pool keeps a bounded number of free buffers and gives the rest back to the allocator,
-//! so that a burst does not stay.
+//! Three classes: [`HEAD`] holds a usual head and what came with it, [`SMALL`] the largest one and a TLS record,
+//! [`LARGE`] carries streamed bodies. A lease goes back when it is dropped; the pool keeps a bounded number of free
+//! buffers and gives the rest back to the allocator, so that a burst does not stay.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+/// Capacity of a buffer for a head in bytes. No multiple of a page: of buffers whose starts lie a power of two apart
+/// only a handful fits into the sets of a cache.
+pub const HEAD: usize = 3584;
 /// Capacity of a small buffer in bytes.
-pub const SMALL: usize = 16 * 1024;
+pub const SMALL: usize = 17 * 1024;
 /// Capacity of a large buffer in bytes.
 pub const LARGE: usize = 256 * 1024;
-/// Free buffers kept per core at most: 4 MiB of small ones, 2 MiB of large ones.
-const SMALL_FREE_MAX: usize = 256;
-const LARGE_FREE_MAX: usize = 8;
-/// Free small buffers that [`trim`] leaves alone.
-const SMALL_FREE_MIN: usize = 16;
 
-struct Pool {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
-    /// The fewest small ones that were free since the last [`trim`]: so many nobody has needed.
+/// Free buffers of one class.
+struct Class {
+    bytes: usize,
+    /// Free ones that are kept at most, and those that [`trim`] leaves alone.
+    most: usize,
+    least: usize,
+    free: Vec<Vec<u8>>,
+    /// The fewest that were free since the last [`trim`]: so many nobody has needed.
     spare: usize,
 }
 
+impl Class {
+    const fn new(bytes: usize, most: usize, least: usize) -> Class {
+        Class { bytes, most, least, free: Vec::new(), spare: 0 }
+    }
+
+    #[inline]
+    fn lease(&mut self) -> Vec<u8> {
+        let free = self.free.pop();
+        self.spare = self.spare.min(self.free.len());
+        free.unwrap_or_else(|| Vec::with_capacity(self.bytes))
+    }
+
+    fn trim(&mut self) {
+        // The bottom of the stack is what has rested longest.
+        let kept = self.free.len().saturating_sub(self.spare.div_ceil(2)).max(self.least);
+        let surplus = self.free.len().saturating_sub(kept);
+        self.free.drain(..surplus);
+        self.spare = self.free.len();
+    }
+}
+
+struct Pool {
+    head: Class,
+    small: Class,
+    large: Class,
+}
+
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new(), spare: 0 }) };
+    // At most 3.5 MiB, 2 MiB and 2 MiB per core.
+    static POOL: RefCell<Pool> = const {
+        RefCell::new(Pool {
+            head: Class::new(HEAD, 1024, 32),
+            small: Class::new(SMALL, 120, 8),
+            large: Class::new(LARGE, 8, 2),
+        })
+    };
 }
 
 /// A leased byte buffer: a `Vec<u8>` that finds its way back to the pool of its core.
@@ -40,20 +76,42 @@ impl Buffer {
         Buffer { bytes: Vec::new() }
     }
 
+    /// Leases an empty buffer of [`HEAD`] capacity.
+    #[inline]
+    pub fn head() -> Buffer {
+        Buffer { bytes: POOL.with_borrow_mut(|pool| pool.head.lease()) }
+    }
+
     /// Leases an empty buffer of [`SMALL`] capacity.
     pub fn small() -> Buffer {
-        let free = POOL.with_borrow_mut(|pool| {
-            let free = pool.small.pop();
-            pool.spare = pool.spare.min(pool.small.len());
-            free
-        });
-        Buffer { bytes: free.unwrap_or_else(|| Vec::with_capacity(SMALL)) }
+        Buffer { bytes: POOL.with_borrow_mut(|pool| pool.small.lease()) }
     }
 
     /// Leases an empty buffer of [`LARGE`] capacity.
     pub fn large() -> Buffer {
-        let free = POOL.with_borrow_mut(|pool| pool.large.pop());
-        Buffer { bytes: free.unwrap_or_else(|| Vec::with_capacity(LARGE)) }
+        Buffer { bytes: POOL.with_borrow_mut(|pool| pool.large.lease()) }
+    }
+
+    /// Leases an empty buffer of the smallest class that holds `bytes`; past the last it comes from the allocator.
+    #[inline]
+    pub fn of(bytes: usize) -> Buffer {
+        match bytes {
+            0..=HEAD => Buffer::head(),
+            0..=SMALL => Buffer::small(),
+            0..=LARGE => Buffer::large(),
+            _ => Buffer { bytes: Vec::with_capacity(bytes) },
+        }
+    }
+
+    /// Moves what this buffer holds into one of the next class; whether there was one.
+    pub fn widen(&mut self) -> bool {
+        if self.bytes.capacity() >= LARGE {
+            return false;
+        }
+        let mut wider = Buffer::of(self.bytes.capacity() + 1);
+        wider.extend_from_slice(&self.bytes);
+        *self = wider;
+        true
     }
 
     /// Takes the vector out, for an operation that wants to own it; [`Buffer::restore`] puts it back.
@@ -113,41 +171,38 @@ impl Drop for Buffer {
 
 impl Buffer {
     fn rest(&mut self) {
-        let capacity = self.bytes.capacity();
-        if capacity != SMALL && capacity != LARGE {
-            return; // Grown past its class: the allocator's.
-        }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
         // The pool may be gone while a thread ends; the buffer then goes to the allocator.
         let _ = POOL.try_with(|pool| {
             let pool = &mut *pool.borrow_mut();
-            let (free, most) = match capacity {
-                SMALL => (&mut pool.small, SMALL_FREE_MAX),
-                _ => (&mut pool.large, LARGE_FREE_MAX),
+            let class = match bytes.capacity() {
+                HEAD => &mut pool.head,
+                SMALL => &mut pool.small,
+                LARGE => &mut pool.large,
+                _ => return, // Grown past its class: the allocator's.
             };
-            if free.len() < most {
-                free.push(bytes);
+            if class.free.len() < class.most {
+                class.free.push(bytes);
             }
         });
     }
 }
 
-/// Gives half of the small buffers that nobody has needed since the last call back to the allocator.
+/// Gives half of the buffers that nobody has needed since the last call back to the allocator.
 pub fn trim() {
     POOL.with_borrow_mut(|pool| {
-        let idle = pool.spare.div_ceil(2);
-        let kept = pool.small.len().saturating_sub(idle).max(SMALL_FREE_MIN);
-        // The bottom of the stack is what has rested longest.
-        let surplus = pool.small.len().saturating_sub(kept);
-        pool.small.drain(..surplus);
-        pool.spare = pool.small.len();
+        pool.head.trim();
+        pool.small.trim();
+        pool.large.trim();
     });
 }
 
 /// Bytes of free buffers that the pool of this core holds.
 pub fn pooled_bytes() -> usize {
-    POOL.with_borrow(|pool| pool.small.len() * SMALL + pool.large.len() * LARGE)
+    POOL.with_borrow(|pool| {
+        [&pool.head, &pool.small, &pool.large].iter().map(|class| class.free.len() * class.bytes).sum()
+    })
 }
 
 #[cfg(test)]
@@ -156,38 +211,55 @@ mod tests {
 
     #[test]
     fn a_dropped_lease_is_leased_again_and_empty() {
-        let mut one = Buffer::small();
-        one.extend_from_slice(b"abc");
-        let address = one.as_ptr();
-        drop(one);
-        let two = Buffer::small();
-        assert_eq!(two.as_ptr(), address);
-        assert!(two.is_empty());
+        for make in [Buffer::head, Buffer::small, Buffer::large] {
+            let mut one = make();
+            one.extend_from_slice(b"abc");
+            let (address, capacity) = (one.as_ptr(), one.capacity());
+            drop(one);
+            let two = make();
+            assert_eq!((two.as_ptr(), two.capacity()), (address, capacity));
+            assert!(two.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_class_follows_from_what_is_to_be_held() {
+        for (bytes, capacity) in
+            [(0, HEAD), (HEAD, HEAD), (HEAD + 1, SMALL), (SMALL + 1, LARGE), (LARGE + 1, LARGE + 1)]
+        {
+            assert_eq!(Buffer::of(bytes).capacity(), capacity);
+        }
+        let mut buffer = Buffer::head();
+        buffer.extend_from_slice(b"abc");
+        assert!(buffer.widen() && buffer.widen() && !buffer.widen());
+        assert_eq!((&**buffer, buffer.capacity()), (&b"abc"[..], LARGE));
     }
 
     #[test]
     fn the_pool_keeps_a_bounded_number() {
-        let burst: Vec<Buffer> = (0..SMALL_FREE_MAX * 3).map(|_| Buffer::small()).collect();
+        let burst: Vec<Buffer> = (0..3000).map(|_| Buffer::head()).collect();
         drop(burst);
-        assert!(pooled_bytes() <= SMALL_FREE_MAX * SMALL + LARGE_FREE_MAX * LARGE);
+        let burst: Vec<Buffer> = (0..300).map(|_| Buffer::small()).collect();
+        drop(burst);
+        assert!(pooled_bytes() <= 1024 * HEAD + 120 * SMALL);
     }
 
     #[test]
     fn what_nobody_needs_is_given_back_little_by_little() {
-        drop((0..200).map(|_| Buffer::small()).collect::<Vec<_>>());
+        drop((0..200).map(|_| Buffer::head()).collect::<Vec<_>>());
         trim();
         let after_burst = pooled_bytes();
         for _ in 0..20 {
-            drop((0..40).map(|_| Buffer::small()).collect::<Vec<_>>());
+            drop((0..40).map(|_| Buffer::head()).collect::<Vec<_>>());
             trim();
         }
-        let free = pooled_bytes() / SMALL;
+        let free = pooled_bytes() / HEAD;
         assert!(after_burst > pooled_bytes());
         assert!((40..=42).contains(&free), "{free}: what is used stays, the rest goes");
         for _ in 0..20 {
             trim();
         }
-        assert_eq!(pooled_bytes() / SMALL, SMALL_FREE_MIN);
+        assert_eq!(pooled_bytes() / HEAD, 32);
     }
 
     #[test]
