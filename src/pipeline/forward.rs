@@ -266,10 +266,8 @@ async fn response_head(
     x.response.bytes = Buffer::head();
     loop {
         let filled = x.response.bytes.len();
-        if filled == x.response.bytes.capacity() {
-            if !x.response.bytes.widen() {
-                return Err(Fail::Upstream(UPSTREAM_HEAD));
-            }
+        if filled == x.response.bytes.capacity() && !x.response.bytes.widen() {
+            return Err(Fail::Upstream(UPSTREAM_HEAD));
         }
         match from.recv(&mut x.response.bytes).await {
             Ok(0) => return Err(Fail::upstream(from.socket().expired(), None)),

@@ -7,6 +7,8 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+use crate::worker::spare::Spare;
+
 /// Capacity of a buffer for a head in bytes. No multiple of a page: of buffers whose starts lie a power of two apart
 /// only a handful fits into the sets of a cache.
 pub const HEAD: usize = 3584;
@@ -18,32 +20,17 @@ pub const LARGE: usize = 256 * 1024;
 /// Free buffers of one class.
 struct Class {
     bytes: usize,
-    /// Free ones that are kept at most, and those that [`trim`] leaves alone.
-    most: usize,
-    least: usize,
-    free: Vec<Vec<u8>>,
-    /// The fewest that were free since the last [`trim`]: so many nobody has needed.
-    spare: usize,
+    free: Spare<Vec<u8>>,
 }
 
 impl Class {
     const fn new(bytes: usize, most: usize, least: usize) -> Class {
-        Class { bytes, most, least, free: Vec::new(), spare: 0 }
+        Class { bytes, free: Spare::new(most, least) }
     }
 
     #[inline]
     fn lease(&mut self) -> Vec<u8> {
-        let free = self.free.pop();
-        self.spare = self.spare.min(self.free.len());
-        free.unwrap_or_else(|| Vec::with_capacity(self.bytes))
-    }
-
-    fn trim(&mut self) {
-        // The bottom of the stack is what has rested longest.
-        let kept = self.free.len().saturating_sub(self.spare.div_ceil(2)).max(self.least);
-        let surplus = self.free.len().saturating_sub(kept);
-        self.free.drain(..surplus);
-        self.spare = self.free.len();
+        self.free.take().unwrap_or_else(|| Vec::with_capacity(self.bytes))
     }
 }
 
@@ -54,12 +41,12 @@ struct Pool {
 }
 
 thread_local! {
-    // At most 3.5 MiB, 2 MiB and 2 MiB per core.
+    // At most 3.5 MiB, 2 MiB and 16 MiB per core, while the load needs as much.
     static POOL: RefCell<Pool> = const {
         RefCell::new(Pool {
             head: Class::new(HEAD, 1024, 32),
             small: Class::new(SMALL, 120, 8),
-            large: Class::new(LARGE, 8, 2),
+            large: Class::new(LARGE, 64, 2),
         })
     };
 }
@@ -96,9 +83,9 @@ impl Buffer {
     #[inline]
     pub fn of(bytes: usize) -> Buffer {
         match bytes {
-            0..=HEAD => Buffer::head(),
-            0..=SMALL => Buffer::small(),
-            0..=LARGE => Buffer::large(),
+            _ if bytes <= HEAD => Buffer::head(),
+            _ if bytes <= SMALL => Buffer::small(),
+            _ if bytes <= LARGE => Buffer::large(),
             _ => Buffer { bytes: Vec::with_capacity(bytes) },
         }
     }
@@ -182,19 +169,17 @@ impl Buffer {
                 LARGE => &mut pool.large,
                 _ => return, // Grown past its class: the allocator's.
             };
-            if class.free.len() < class.most {
-                class.free.push(bytes);
-            }
+            class.free.give(bytes);
         });
     }
 }
 
-/// Gives half of the buffers that nobody has needed since the last call back to the allocator.
+/// Gives buffers that nobody needs back to the allocator, little by little.
 pub fn trim() {
     POOL.with_borrow_mut(|pool| {
-        pool.head.trim();
-        pool.small.trim();
-        pool.large.trim();
+        pool.head.free.trim();
+        pool.small.free.trim();
+        pool.large.free.trim();
     });
 }
 
@@ -242,24 +227,6 @@ mod tests {
         let burst: Vec<Buffer> = (0..300).map(|_| Buffer::small()).collect();
         drop(burst);
         assert!(pooled_bytes() <= 1024 * HEAD + 120 * SMALL);
-    }
-
-    #[test]
-    fn what_nobody_needs_is_given_back_little_by_little() {
-        drop((0..200).map(|_| Buffer::head()).collect::<Vec<_>>());
-        trim();
-        let after_burst = pooled_bytes();
-        for _ in 0..20 {
-            drop((0..40).map(|_| Buffer::head()).collect::<Vec<_>>());
-            trim();
-        }
-        let free = pooled_bytes() / HEAD;
-        assert!(after_burst > pooled_bytes());
-        assert!((40..=42).contains(&free), "{free}: what is used stays, the rest goes");
-        for _ in 0..20 {
-            trim();
-        }
-        assert_eq!(pooled_bytes() / HEAD, 32);
     }
 
     #[test]

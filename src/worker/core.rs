@@ -12,11 +12,13 @@ use crate::pipeline::exchange::Exchange;
 use crate::snapshot::{CoreView, Snapshot};
 use crate::sys::socket::{Shutdown, shutdown};
 use crate::sys::stream::listener_fd;
+use crate::worker::spare::Spare;
 use crate::worker::state::CoreState;
 use crate::worker::{Clock, Deadline, Driver, Sweep, Transport};
 
-/// Exchanges kept for re-use per core; more are given back to the allocator.
+/// Exchanges kept for re-use per core at most, and at least.
 const EXCHANGES_FREE_MAX: usize = 256;
+const EXCHANGES_FREE_MIN: usize = 8;
 
 /// What all threads of the node share: each word is written rarely and read by everybody.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ pub struct Core {
     pub node: Arc<Node>,
     view: RefCell<Rc<CoreView>>,
     #[expect(clippy::vec_box, reason = "boxes are handed out and taken back; an exchange is never moved")]
-    exchanges: RefCell<Vec<Box<Exchange>>>,
+    exchanges: RefCell<Spare<Box<Exchange>>>,
     /// Client connections on this core.
     pub connections: Cell<usize>,
     /// Its listening sockets, until it drains.
@@ -90,7 +92,7 @@ impl Core {
             view: RefCell::new(Rc::new(CoreView::new(snapshot, index, None))),
             state: RefCell::new(state),
             node,
-            exchanges: RefCell::new(Vec::new()),
+            exchanges: RefCell::new(Spare::new(EXCHANGES_FREE_MAX, EXCHANGES_FREE_MIN)),
             connections: Cell::new(0),
             listeners: RefCell::new(Vec::new()),
         }
@@ -155,16 +157,13 @@ impl Core {
 
     /// Takes a pooled exchange.
     pub fn exchange(&self) -> Box<Exchange> {
-        self.exchanges.borrow_mut().pop().unwrap_or_default()
+        self.exchanges.borrow_mut().take().unwrap_or_default()
     }
 
     /// Gives an exchange back.
     pub fn release(&self, mut exchange: Box<Exchange>) {
         exchange.reset();
-        let mut free = self.exchanges.borrow_mut();
-        if free.len() < EXCHANGES_FREE_MAX {
-            free.push(exchange);
-        }
+        self.exchanges.borrow_mut().give(exchange);
     }
 
     /// Ten times a second: deadlines, clocks, what has been idle for too long.
@@ -173,6 +172,8 @@ impl Core {
         let now_ms = self.coarse_ms();
         self.sweep.advance(now_ms);
         super::buffer::trim();
+        super::socket::trim();
+        self.exchanges.borrow_mut().trim();
         let view = Rc::clone(&self.view.borrow());
         for upstream in &view.upstreams {
             upstream.expire(now_ms);

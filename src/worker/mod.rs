@@ -11,6 +11,7 @@ pub mod guard;
 pub mod run;
 pub mod slots;
 pub mod socket;
+pub mod spare;
 pub mod state;
 pub mod sweep;
 pub mod transport;

@@ -52,7 +52,7 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
             ));
         }
         started(choice);
-        sweep(&core).await;
+        sweep(&core, || slots.trim()).await;
         Ok(())
     });
     // A loop with operations in flight must not be dropped: their buffers are the kernel's. The thread ends, and with
@@ -62,11 +62,12 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
 }
 
 /// Ten times a second until the core has drained.
-async fn sweep(core: &Rc<Core>) {
+async fn sweep(core: &Rc<Core>, trim: impl Fn()) {
     let mut quiet = 0;
     loop {
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
         core.tick();
+        trim();
         // Whoever was waiting to be accepted when the drain began gets in before the end.
         quiet = if core.is_drained() { quiet + 1 } else { 0 };
         if quiet > DRAINED_TICKS {

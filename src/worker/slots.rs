@@ -9,13 +9,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Free slots kept per core; more are given back to the allocator.
+use crate::worker::spare::Spare;
+
+/// Free slots kept per core at most, and at least.
 const FREE_MAX: usize = 256;
+const FREE_MIN: usize = 8;
 
 /// A pool of places for futures of one type, made by `make` from `A`.
 pub struct Slots<A, F: Future, M: Fn(A) -> F> {
     make: M,
-    free: RefCell<Vec<Pin<Box<Option<F>>>>>,
+    free: RefCell<Spare<Pin<Box<Option<F>>>>>,
     _argument: std::marker::PhantomData<fn(A)>,
 }
 
@@ -28,9 +31,18 @@ pub trait Run<A> {
 }
 
 impl<A, F: Future, M: Fn(A) -> F> Slots<A, F, M> {
+    /// Gives slots that nobody needs back to the allocator, little by little.
+    pub fn trim(&self) {
+        self.free.borrow_mut().trim();
+    }
+
     /// An empty pool.
     pub fn new(make: M) -> Slots<A, F, M> {
-        Slots { make, free: RefCell::new(Vec::new()), _argument: std::marker::PhantomData }
+        Slots {
+            make,
+            free: RefCell::new(Spare::new(FREE_MAX, FREE_MIN)),
+            _argument: std::marker::PhantomData,
+        }
     }
 }
 
@@ -38,7 +50,7 @@ impl<A, F: Future, M: Fn(A) -> F> Run<A> for Slots<A, F, M> {
     type Output = F::Output;
 
     fn run(&self, argument: A) -> impl Future<Output = F::Output> {
-        let mut place = self.free.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
+        let mut place = self.free.borrow_mut().take().unwrap_or_else(|| Box::pin(None));
         place.as_mut().set(Some((self.make)(argument)));
         Running { slots: self, place: Some(place) }
     }
@@ -66,10 +78,7 @@ impl<A, F: Future, M: Fn(A) -> F> Drop for Running<'_, A, F, M> {
     fn drop(&mut self) {
         if let Some(mut place) = self.place.take() {
             place.as_mut().set(None);
-            let mut free = self.slots.free.borrow_mut();
-            if free.len() < FREE_MAX {
-                free.push(place);
-            }
+            self.slots.free.borrow_mut().give(place);
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::sys::socket::{self, Peek, Shutdown};
 use crate::sys::stream::Stream;
 use crate::worker::buffer::Buffer;
 use crate::worker::driver::Driver;
+use crate::worker::spare::Spare;
 use crate::worker::sweep::Sweep;
 
 /// What a deadline was about; the reason of the answer or of the log follows from it.
@@ -62,8 +63,8 @@ pub(super) struct Shared {
     wire: Rc<Wire>,
     /// Waits for something to receive, again and again ([`watch`]).
     watch: RefCell<Actor>,
-    /// Sends what is put into the outbox, again and again ([`deliver`]).
-    delivery: RefCell<Actor>,
+    /// Sends a parcel, while there is one.
+    courier: RefCell<Option<Courier>>,
     /// What is known of the last parcel.
     sending: Cell<Sending>,
     /// How a parcel that nobody waited for has failed.
@@ -84,14 +85,11 @@ pub(super) struct Shared {
 /// allocated for any of them.
 type Actor = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The stream, and the letter boxes between a socket and its actors.
+/// The stream, and the letter box between a socket and its watch.
 struct Wire {
     stream: Stream,
     /// The result of the last wait; while it lies here no new one begins.
     readable: Cell<Option<io::Result<()>>>,
-    outbox: Cell<Option<Parcel>>,
-    /// The bytes of the last parcel, and how it went.
-    receipt: Cell<Option<(Vec<u8>, io::Result<()>)>>,
 }
 
 /// `bytes[from..to]`, to be sent.
@@ -99,6 +97,43 @@ struct Parcel {
     bytes: Vec<u8>,
     from: usize,
     to: usize,
+}
+
+/// Sends parcels, one after the other, for whichever socket of this core needs one: an idle connection has none.
+struct Courier {
+    actor: Actor,
+    bag: Rc<Bag>,
+}
+
+/// The letter boxes between a socket and its courier.
+#[derive(Default)]
+struct Bag {
+    parcel: Cell<Option<(Rc<Wire>, Parcel)>>,
+    /// The bytes of the parcel, and how it went.
+    receipt: Cell<Option<(Vec<u8>, io::Result<()>)>>,
+}
+
+/// Couriers kept for re-use per core at most, and at least.
+const COURIERS_FREE_MAX: usize = 512;
+const COURIERS_FREE_MIN: usize = 16;
+
+thread_local! {
+    static COURIERS: RefCell<Spare<Courier>> =
+        const { RefCell::new(Spare::new(COURIERS_FREE_MAX, COURIERS_FREE_MIN)) };
+}
+
+/// Gives couriers that nobody needs back to the allocator, little by little.
+pub(super) fn trim() {
+    COURIERS.with_borrow_mut(Spare::trim);
+}
+
+impl Courier {
+    fn hire() -> Courier {
+        COURIERS.with_borrow_mut(Spare::take).unwrap_or_else(|| {
+            let bag = Rc::<Bag>::default();
+            Courier { actor: Box::pin(deliver(Rc::clone(&bag))), bag }
+        })
+    }
 }
 
 /// Who cares for a parcel.
@@ -126,10 +161,10 @@ async fn watch(wire: Rc<Wire>) {
     }
 }
 
-async fn deliver(wire: Rc<Wire>) {
+async fn deliver(bag: Rc<Bag>) {
     loop {
-        let parcel = poll_fn(|_| wire.outbox.take().map_or(Poll::Pending, Poll::Ready));
-        let Parcel { mut bytes, from: mut sent, to } = parcel.await;
+        let parcel = poll_fn(|_| bag.parcel.take().map_or(Poll::Pending, Poll::Ready));
+        let (wire, Parcel { mut bytes, from: mut sent, to }) = parcel.await;
         let result = loop {
             let (result, slice) = wire.stream.write(bytes.slice(sent..to)).await;
             bytes = slice.into_inner();
@@ -143,7 +178,8 @@ async fn deliver(wire: Rc<Wire>) {
                 break Ok(());
             }
         };
-        wire.receipt.set(Some((bytes, result)));
+        drop(wire);
+        bag.receipt.set(Some((bytes, result)));
     }
 }
 
@@ -154,16 +190,11 @@ impl Socket {
     /// # Errors
     /// When the driver cannot register the descriptor.
     pub fn new(stream: std::net::TcpStream, driver: Driver) -> io::Result<Socket> {
-        let wire = Rc::new(Wire {
-            stream: Stream::new(stream)?,
-            readable: Cell::new(None),
-            outbox: Cell::new(None),
-            receipt: Cell::new(None),
-        });
+        let wire = Rc::new(Wire { stream: Stream::new(stream)?, readable: Cell::new(None) });
         Ok(Socket {
             shared: Rc::new(Shared {
                 watch: RefCell::new(Box::pin(watch(Rc::clone(&wire)))),
-                delivery: RefCell::new(Box::pin(deliver(Rc::clone(&wire)))),
+                courier: RefCell::new(None),
                 wire,
                 sending: Cell::new(Sending::Nothing),
                 failed: Cell::new(None),
@@ -392,13 +423,20 @@ impl Shared {
 
     fn hand_over(&self, parcel: Parcel, sending: Sending) {
         debug_assert_eq!(self.sending.get(), Sending::Nothing, "parcels leave one after the other");
-        self.wire.outbox.set(Some(parcel));
+        let courier = Courier::hire();
+        courier.bag.parcel.set(Some((Rc::clone(&self.wire), parcel)));
+        *self.courier.borrow_mut() = Some(courier);
         self.sending.set(sending);
     }
 
     fn poll_receipt(&self, context: &mut Context<'_>) -> Poll<(Vec<u8>, io::Result<()>)> {
-        let _ = self.delivery.borrow_mut().as_mut().poll(context);
-        let Some((bytes, result)) = self.wire.receipt.take() else { return Poll::Pending };
+        let mut place = self.courier.borrow_mut();
+        let Some(courier) = place.as_mut() else { return Poll::Pending };
+        let _ = courier.actor.as_mut().poll(context);
+        let Some((bytes, result)) = courier.bag.receipt.take() else { return Poll::Pending };
+        if let Some(free) = place.take() {
+            COURIERS.with_borrow_mut(|couriers| couriers.give(free));
+        }
         self.sending.set(Sending::Nothing);
         if let Err(error) = &result {
             self.failed.set(Some(error.kind()));
