@@ -13,7 +13,7 @@ use crate::h1::flaw::Side;
 use crate::http::{BodyLength, Reason};
 use crate::pipeline::fail::Fail;
 use crate::worker::core::Core;
-use crate::worker::{Buffer, Deadline, Transport};
+use crate::worker::{Buffer, Deadline, Transport, turn};
 
 /// The body is larger than the operation admits.
 pub const BODY_SIZE: Reason = Reason::client("body_size", 2060, 413, "The request body is too large");
@@ -259,6 +259,7 @@ pub async fn transfer(
             }
             Piece::Wanting => {
                 sent += flush(incoming.origin, out, to, core).await?;
+                turn::step().await;
                 incoming.receive(from, core).await?;
             }
             Piece::End => {

@@ -15,7 +15,7 @@ use crate::pipeline::serve::{Client, End, serve};
 use crate::snapshot::CoreView;
 use crate::worker::core::Core;
 use crate::worker::slots::Run;
-use crate::worker::{Buffer, Deadline, Transport};
+use crate::worker::{Buffer, Deadline, Transport, turn};
 
 /// How long we go on reading from a client that was told that its connection ends, in milliseconds.
 const LINGER_MS: u64 = 2_000;
@@ -81,6 +81,8 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
     let mut x = core.exchange();
     let mut pending = Buffer::empty();
     loop {
+        // Whoever pipelines without end does not keep the others waiting.
+        turn::step().await;
         let view = core.view();
         let Some(listener) = view.snapshot.listeners.get(link.listener) else { break };
         let client = Client { transport: &link.transport, listener };

@@ -15,6 +15,7 @@ pub mod spare;
 pub mod state;
 pub mod sweep;
 pub mod transport;
+pub mod turn;
 
 pub use buffer::Buffer;
 pub use clock::Clock;
