@@ -59,7 +59,8 @@ impl TlsStream {
     /// # Errors
     /// Those of the driver.
     pub async fn readable(&self) -> io::Result<()> {
-        if self.session.borrow_mut().has_plaintext() {
+        // A peer that has said its last word may keep the socket open: there is nothing to wait for.
+        if self.closed.get() || self.session.borrow_mut().has_plaintext() {
             return Ok(());
         }
         self.socket.readable().await

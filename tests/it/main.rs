@@ -23,6 +23,7 @@ mod observe;
 mod operate;
 mod proxy;
 mod tidy;
+mod tls;
 
 use std::path::PathBuf;
 
