@@ -59,8 +59,8 @@ where
                 Some(listener) if !core.is_draining() => listener.idle_ms,
                 // Whoever was let in before the end may still ask once.
                 Some(_) if !link.used => DRAINING_IDLE_MS,
-                // What was posted still gets out.
-                _ => return linger(&link.transport, &core).await,
+                // What was posted still gets out. In a box: a connection that waits does not carry its farewell.
+                _ => return Box::pin(linger(&link.transport, &core)).await,
             }
         };
         core.deadline(&link.transport, Deadline::Idle, core.coarse_ms() + idle_ms);
