@@ -53,16 +53,30 @@ where
 {
     let Ok(socket) = Socket::new(stream, core.driver) else { return };
     let open = Open::new(core, index);
-    let (core, stretches) = (Rc::clone(core), Rc::clone(stretches));
-    monoio::spawn(Guarded::new(
-        async move {
-            let _open = open;
-            let Some(transport) = secure(socket, index, &core).await else { return };
-            let link = Link { transport, peer, listener: index, used: false };
-            downstream::connection(core, link, stretches).await;
-        },
-        crate::worker::core::count_panic,
-    ));
+    let life = life(Rc::clone(core), open, socket, peer, index, Rc::clone(stretches));
+    monoio::spawn(Guarded::new(life, crate::worker::core::count_panic));
+}
+
+/// A connection from its first byte to its last. What it is while it waits for a request decides what an idle connection
+/// costs, so it is kept small: see the test below.
+#[expect(clippy::manual_async_fn, reason = "an `async fn` may keep what it was called with twice")]
+fn life<S>(
+    core: Rc<Core>,
+    open: Open,
+    socket: Socket,
+    peer: SocketAddr,
+    index: usize,
+    stretches: Rc<S>,
+) -> impl Future<Output = ()>
+where
+    S: Run<Stretch, Output = Option<Link>>,
+{
+    async move {
+        let _open = open;
+        let Some(transport) = secure(socket, index, &core).await else { return };
+        let link = Link { transport, peer, listener: index, used: false };
+        downstream::connection(core, link, stretches).await;
+    }
 }
 
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
@@ -113,4 +127,26 @@ impl Drop for Open {
 
 fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::slots::Slots;
+
+    /// Bytes of what is spawned for a connection. TLS adds its session, in a box of its own.
+    const FUTURE_BYTES_MAX: usize = 600;
+
+    fn bytes_of_output<A, B, C, D, E, S, F>(_: impl FnOnce(A, B, C, D, E, Rc<S>) -> F, _: &S) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_a_small_future() {
+        let slots = Slots::new(downstream::stretch);
+        let bytes = bytes_of_output(life, &slots);
+        let spawned = size_of::<Guarded<()>>();
+        println!("a connection's future: {bytes} bytes, its task: {spawned}");
+        assert!(bytes + spawned <= FUTURE_BYTES_MAX, "{bytes} + {spawned} bytes");
+    }
 }

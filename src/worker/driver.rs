@@ -90,29 +90,35 @@ impl Loop {
     /// # Errors
     /// When nothing that is wanted works; the message names each step that was tried.
     pub fn build(wanted: Wanted) -> io::Result<(Loop, Choice)> {
-        let steps: &[Driver] = match &wanted {
-            Wanted::Auto => &[Driver::Tuned, Driver::Plain, Driver::Epoll],
-            Wanted::Only(driver) => std::slice::from_ref(driver),
-        };
-        let mut reason = String::new();
-        for &driver in steps {
-            match build_one(driver) {
-                Ok(runtime) => return Ok((Loop { runtime }, Choice { driver, reason })),
-                Err(error) => {
-                    if !reason.is_empty() {
-                        reason.push_str("; ");
-                    }
-                    reason.push_str(&format!("{driver}: {error}"));
-                }
-            }
-        }
-        Err(io::Error::other(format!("no driver works here ({reason})")))
+        let (runtime, choice) = descend(wanted, build_one)?;
+        Ok((Loop { runtime }, choice))
     }
 
     /// Runs `future` and everything it spawns on this thread until it is done.
     pub fn block_on<F: Future>(&mut self, future: F) -> F::Output {
         self.runtime.block_on(future)
     }
+}
+
+/// The first step of the ladder that `build` can make, and why it is not a better one.
+fn descend<T>(wanted: Wanted, mut build: impl FnMut(Driver) -> io::Result<T>) -> io::Result<(T, Choice)> {
+    let steps: &[Driver] = match &wanted {
+        Wanted::Auto => &[Driver::Tuned, Driver::Plain, Driver::Epoll],
+        Wanted::Only(driver) => std::slice::from_ref(driver),
+    };
+    let mut reason = String::new();
+    for &driver in steps {
+        match build(driver) {
+            Ok(built) => return Ok((built, Choice { driver, reason })),
+            Err(error) => {
+                if !reason.is_empty() {
+                    reason.push_str("; ");
+                }
+                reason.push_str(&format!("{driver}: {error}"));
+            }
+        }
+    }
+    Err(io::Error::other(format!("no driver works here ({reason})")))
 }
 
 fn build_one(
@@ -136,4 +142,42 @@ fn uring(tuned: bool) -> io::Result<monoio::Runtime<TimeDriver<IoUringDriver>>> 
         builder.setup_single_issuer().setup_coop_taskrun();
     }
     RuntimeBuilder::<IoUringDriver>::new().uring_builder(builder).with_entries(ENTRIES).enable_timer().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Builds nothing above `lowest`, as a kernel or a container would not.
+    fn only_from(lowest: Driver) -> impl FnMut(Driver) -> io::Result<Driver> {
+        move |driver| match driver == lowest {
+            true => Ok(driver),
+            false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
+    #[test]
+    fn each_step_down_is_given_its_reason() {
+        let invalid = io::Error::from_raw_os_error(libc::EINVAL);
+        let table = [
+            (Driver::Tuned, String::new()),
+            (Driver::Plain, format!("io_uring: {invalid}")),
+            (Driver::Epoll, format!("io_uring: {invalid}; io_uring-plain: {invalid}")),
+        ];
+        for (lowest, reason) in table {
+            let (built, choice) = descend(Wanted::Auto, only_from(lowest)).expect("one works");
+            assert_eq!((built, choice.driver, choice.reason), (lowest, lowest, reason));
+        }
+    }
+
+    #[test]
+    fn one_that_is_asked_for_is_had_or_nothing() {
+        for driver in [Driver::Tuned, Driver::Plain, Driver::Epoll] {
+            assert_eq!(Wanted::parse(driver.name()), Some(Wanted::Only(driver)));
+            let (built, choice) = descend(Wanted::Only(driver), only_from(driver)).expect("it works");
+            assert_eq!((built, choice.reason.as_str()), (driver, ""));
+        }
+        let error = descend(Wanted::Only(Driver::Tuned), only_from(Driver::Epoll)).expect_err("barred");
+        assert!(error.to_string().contains("no driver works here (io_uring: "), "{error}");
+    }
 }
