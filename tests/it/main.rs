@@ -24,6 +24,9 @@ mod operate;
 mod proxy;
 mod tidy;
 mod tls;
+mod traps;
+mod traps_loop;
+mod traps_source;
 
 use std::path::PathBuf;
 

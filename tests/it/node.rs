@@ -60,19 +60,23 @@ impl Node {
     }
 
     pub fn start_in(place: Place, listen: &str, config: &str) -> Node {
-        let text = text_of(listen, config);
-        let file = place.write("ringwall.yaml", &text);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringwall"));
-        command
-            .arg("run")
-            .arg("-c")
-            .arg(file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        if let Ok(driver) = std::env::var("RINGWALL_TEST_DRIVER") {
-            command.arg("--driver").arg(driver);
-        }
+        Node::launch(
+            place,
+            &text_of(listen, config),
+            with_driver(Command::new(env!("CARGO_BIN_EXE_ringwall"))),
+        )
+    }
+
+    /// Runs `config` on one core: what one connection does, another can see.
+    pub fn start_on_one_core(config: &str) -> Node {
+        let text = text_of("{ address: \"127.0.0.1:0\", tls: none }", config).replace("cores: 2", "cores: 1");
+        Node::launch(Place::new(), &text, with_driver(Command::new(env!("CARGO_BIN_EXE_ringwall"))))
+    }
+
+    /// Runs the configuration `text` with a program that is told `run` and what belongs to it.
+    pub fn launch(place: Place, text: &str, mut command: Command) -> Node {
+        let file = place.write("ringwall.yaml", text);
+        command.arg("-c").arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("ringwall starts");
         let stderr = child.stderr.take().expect("piped");
         let (sender, lines) = channel();
@@ -118,6 +122,11 @@ impl Node {
         }
     }
 
+    /// The lines of the process log that [`Node::wait_for`] has passed.
+    pub fn lines_so_far(&self) -> impl Iterator<Item = &str> {
+        self.seen.iter().map(String::as_str)
+    }
+
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
         assert!(done.expect("kill").success());
@@ -150,7 +159,16 @@ impl Node {
     }
 }
 
-fn text_of(listen: &str, config: &str) -> String {
+/// `ringwall run` with the driver that is tested, if one is named.
+fn with_driver(mut command: Command) -> Command {
+    command.arg("run");
+    if let Ok(driver) = std::env::var("RINGWALL_TEST_DRIVER") {
+        command.arg("--driver").arg(driver);
+    }
+    command
+}
+
+pub fn text_of(listen: &str, config: &str) -> String {
     format!(
         "ringwall: 1\nlisten: {listen}\n{config}\nlog: {{ file: access.jsonl }}\n\
          node: {{ metrics: \"127.0.0.2:0\", cores: 2, control: control.sock, drain: 5s }}\n"
@@ -286,6 +304,11 @@ impl Client {
             self.reader.read_exact(&mut chunk).expect("a chunk");
             body.extend_from_slice(&chunk[..size]);
         }
+    }
+
+    /// The socket itself; what was read ahead is lost.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     /// Whether nothing more comes: the other side has closed.

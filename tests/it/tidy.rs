@@ -28,7 +28,7 @@ enum Scope {
 }
 
 /// What runs on data threads.
-const DATA_THREADS: &[&str] = &[
+pub const DATA_THREADS: &[&str] = &[
     "accept/",
     "h1/",
     "http/",
@@ -209,7 +209,7 @@ fn every_module_opens_with_what_it_is_for() {
     assert!(silent.is_empty(), "no `//!` at the top of\n{}", silent.join("\n"));
 }
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -232,7 +232,7 @@ fn committed() -> Vec<String> {
         .collect()
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+pub fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -250,7 +250,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether the parent module says `#[cfg(test)] mod NAME;`.
-fn declared_for_tests(file: &Path) -> bool {
+pub fn declared_for_tests(file: &Path) -> bool {
     let name = file.file_stem().expect("a name").to_str().expect("an ASCII name");
     let folder = file.parent().expect("a folder");
     let mut parents = vec![folder.join("mod.rs"), folder.join("lib.rs")];
@@ -272,7 +272,7 @@ fn declared_for_tests(file: &Path) -> bool {
 
 /// The code of a file: without comments, without the contents of strings, without the test modules at its end. Lines
 /// keep their numbers.
-fn bare(text: &str) -> String {
+pub fn bare(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -342,7 +342,7 @@ fn character(text: &str) -> usize {
 }
 
 /// Whether a line names a word as a whole.
-fn names(line: &str, word: &str) -> bool {
+pub fn names(line: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
