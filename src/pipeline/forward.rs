@@ -331,7 +331,7 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
 }
 
 /// Decides once, for all attempts, which fields go on and which are added.
-fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
+pub fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
     let mut skip = law::request_skip(&x.request.bytes, &x.request.table, &route.api.renamed).union(x.skip);
     for (index, _) in x.request.table.fields.find_all(Known::XRequestId) {
         skip.insert(index);
@@ -377,7 +377,7 @@ fn identity_fields(x: &Exchange, api: &Api, inserts: &mut Vec<u8>) {
 }
 
 /// Encodes the request head for one attempt.
-fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLength, out: &mut Buffer) {
+pub fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLength, out: &mut Buffer) {
     let path = x.path();
     let mut rewritten;
     let path = match route.rewrite {

@@ -73,7 +73,8 @@ fn client_framing(x: &Exchange, old_client: bool) -> BodyLength {
     }
 }
 
-fn encode_head(
+/// Encodes the head of the response as the client gets it.
+pub fn encode_head(
     x: &mut Exchange,
     route: &Route<'_>,
     framing: BodyLength,
