@@ -13,6 +13,8 @@ use crate::worker::socket::Shared;
 pub const TICK_MS: u64 = 100;
 /// Slots of the wheel; deadlines further away are looked at again at the horizon.
 const HORIZON_TICKS: u64 = 32;
+/// Entries that a slot has room for from the start, so that a core of few connections never grows one: 16 KiB in all.
+const SLOT_ENTRIES: usize = 64;
 
 /// The wheel of one core.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ impl Sweep {
     /// An empty wheel that stands at `now_ms`.
     pub fn new(now_ms: u64) -> Sweep {
         Sweep {
-            slots: RefCell::new((0..HORIZON_TICKS).map(|_| Vec::new()).collect()),
+            slots: RefCell::new((0..HORIZON_TICKS).map(|_| Vec::with_capacity(SLOT_ENTRIES)).collect()),
             tick: Cell::new(now_ms / TICK_MS),
             watched: Cell::new(0),
             followed: RefCell::new(Vec::new()),

@@ -1,0 +1,553 @@
+//! What requests cost in allocations on a data thread: nothing, once it is warm.
+//!
+//! Real data threads, sockets, backend and log; an allocator that counts what the data threads ask of it and nobody else.
+//! Each scenario runs 100,000 requests after it is warm. What a core does by time and not by request (the wheel of
+//! deadlines, the tick) is allowed a small number in all. rustls allocates for every record: over TLS the number per request
+//! is bounded and printed.
+#![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64_simd::URL_SAFE_NO_PAD;
+use mimalloc::MiMalloc;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use ringwall::control::{Control, Options, exchange};
+use ringwall::jose::KeySet;
+use ringwall::observe::{
+    AuditSink, LogConfig, LogFormat, Registry, RequestIds, RingSizes, Sink, Writer, rings,
+};
+use ringwall::policy::identify::jwt::parse_keys;
+use ringwall::snapshot::compile::{Kept, compile};
+use ringwall::snapshot::names::SnapshotNames;
+use ringwall::sys::socket::{accept, listen};
+use ringwall::worker::core::Node;
+use ringwall::worker::driver::Loop;
+use ringwall::worker::run::{Seat, listen_all, run};
+use ringwall::worker::state::CoreState;
+use ringwall::worker::{Buffer, Socket, Wanted, clock};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+/// Counted requests of one scenario.
+const REQUESTS: usize = 100_000;
+const CONNECTIONS: usize = 32;
+/// Requests that are sent at once on a connection, so that the machine and not the round trip sets the pace.
+const PIPELINED: usize = 8;
+/// Until pools, caches and connections to the backend are what the load needs.
+const WARM: Duration = Duration::from_secs(1);
+/// What two cores may allocate by time while a scenario runs, however many requests there are: pools that were trimmed in a
+/// quiet tenth of a second and are needed again. One for every two hundred requests; usually there are a few in all.
+const BY_TIME_MAX: u64 = 500;
+/// What rustls may allocate for a request and its response: a record in, a record out.
+const TLS_PER_REQUEST_MAX: f64 = 3.0;
+const CORES: usize = 2;
+
+// ---- counting
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static IS_DATA_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    // A thread that ends has no thread-locals any more, and is not counted.
+    if IS_DATA_THREAD.try_with(Cell::get).unwrap_or(false) {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        if TELL.load(Ordering::Relaxed) > 0 {
+            tell();
+        }
+    }
+}
+
+/// How many more allocations are told with the place they come from. `RINGWALL_WHO_ALLOCATES=5` with `--nocapture` tells
+/// five of each scenario.
+static TELL: AtomicU64 = AtomicU64::new(0);
+
+#[cold]
+fn tell() {
+    // Telling allocates.
+    IS_DATA_THREAD.set(false);
+    if TELL.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        eprintln!("allocated at\n{}", std::backtrace::Backtrace::force_capture());
+    }
+    IS_DATA_THREAD.set(true);
+}
+
+// SAFETY: everything is passed on to mimalloc as it came; counting touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract, which is mimalloc's.
+        unsafe { MiMalloc.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as in `alloc`.
+        unsafe { MiMalloc.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as in `alloc`; the pointer came from mimalloc.
+        unsafe { MiMalloc.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as in `realloc`.
+        unsafe { MiMalloc.dealloc(pointer, layout) }
+    }
+}
+
+// ---- the node
+
+/// A directory of a scenario's own, removed when dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = std::env::temp_dir().join(format!("ringwall-allocations-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Place(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A driver that the environment names, else the best.
+fn wanted() -> Wanted {
+    let name = std::env::var("RINGWALL_TEST_DRIVER").unwrap_or_else(|_| "auto".to_owned());
+    Wanted::parse(&name).expect("a driver")
+}
+
+/// What `ringwall run` puts together, with data threads that are counted.
+struct Running {
+    address: SocketAddr,
+    node: Arc<Node>,
+    cores: Vec<JoinHandle<std::io::Result<()>>>,
+    writer: Option<Writer>,
+    _control: Control<KeySet>,
+    _place: Place,
+}
+
+impl Running {
+    fn start(place: Place, text: &str) -> Running {
+        let loaded = ringwall::config::load::load(&place.write("ringwall.yaml", text))
+            .unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+        let roots = exchange::trust_roots(None).expect("roots");
+        let tls = exchange::tls_config(roots).expect("TLS");
+        let control = Control::start(Options::new(tls, Arc::new(parse_keys))).expect("a control thread");
+        let mut snapshot = compile(&loaded.config, 1, &mut Kept::default(), Some(control.parts()))
+            .unwrap_or_else(|errors| panic!("{errors:?}"));
+        let mut registry = Registry::new(CORES, ringwall::policy::NAMES);
+        snapshot.names = SnapshotNames::register(&snapshot, &mut registry, 0);
+        let logs = rings(CORES, RingSizes::default());
+        let log = LogConfig {
+            access: Some(Sink::File(place.0.join("access.jsonl"))),
+            format: LogFormat::Json,
+            audit: AuditSink::Off,
+            now_ms: clock::unix_ms,
+        };
+        let writer = Writer::start(logs.drain, &log, registry.directory()).expect("a writer");
+        let node = Arc::new(Node::new(snapshot));
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listeners = listen_all(&[loopback], CORES).expect("a port");
+        let address = listeners[0][0].local_addr().expect("bound");
+        let mut cores = Vec::new();
+        for ((index, listeners), log) in listeners.into_iter().enumerate().zip(logs.cores) {
+            let counters = registry.take_core(index).expect("counters");
+            let node = Arc::clone(&node);
+            let (started, starting) = mpsc::channel();
+            cores.push(thread::spawn(move || {
+                IS_DATA_THREAD.set(true);
+                let state = CoreState::new(log, counters, RequestIds::new().expect("randomness"));
+                let seat = Seat { index, cpu: None, driver: wanted(), listeners, node, state };
+                run(seat, |choice| started.send(choice.driver).expect("somebody waits"))
+            }));
+            starting.recv().expect("the core runs");
+        }
+        Running { address, node, cores, writer: Some(writer), _control: control, _place: place }
+    }
+
+    fn end(mut self) {
+        self.node.draining.store(true, Ordering::Release);
+        for core in self.cores.drain(..) {
+            core.join().expect("no panic").expect("no error");
+        }
+        assert!(self.writer.take().expect("until now").stop(Duration::from_secs(5)));
+        assert_eq!(self.node.panics.load(Ordering::Relaxed), 0);
+    }
+}
+
+// ---- the backend
+
+/// Answers every request with 200 and a short body, on a thread of its own that is not counted.
+fn backend() -> SocketAddr {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 200 OK\r\nServer: backend\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello";
+    let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 512).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        let (mut event_loop, choice) = Loop::build(Wanted::Auto).expect("a driver");
+        event_loop.block_on(async move {
+            let raw = listener.try_clone().expect("a second handle");
+            let listener = Rc::new(monoio::net::TcpListener::from_std(listener).expect("registered"));
+            while listener.readable(false).await.is_ok() {
+                while let Ok((stream, _)) = accept(raw.as_fd(), choice.driver.wants_nonblocking()) {
+                    let socket = Socket::new(stream, choice.driver).expect("registered");
+                    monoio::spawn(async move {
+                        let (mut buffer, mut out) = (Buffer::large(), Buffer::large());
+                        while let Ok(1..) = socket.recv(&mut buffer).await {
+                            while let Some(bytes) = message(&buffer) {
+                                buffer.consume(bytes);
+                                out.extend_from_slice(ANSWER);
+                            }
+                            let length = out.len();
+                            if socket.send(&mut out, 0..length).await.is_err() {
+                                return;
+                            }
+                            out.clear();
+                        }
+                    });
+                }
+            }
+        });
+    });
+    address
+}
+
+/// Bytes of the message that `bytes` begin with, head and body, if it is here.
+fn message(bytes: &[u8]) -> Option<usize> {
+    let head = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let mut length = 0;
+    for line in bytes[..head].split(|&byte| byte == b'\n') {
+        if line.len() > 15 && line[..15].eq_ignore_ascii_case(b"content-length:") {
+            length = std::str::from_utf8(&line[15..]).ok()?.trim().parse().ok()?;
+        }
+    }
+    (bytes.len() >= head + length).then_some(head + length)
+}
+
+// ---- the client
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+struct Client {
+    streams: Vec<(Box<dyn Stream>, Vec<u8>)>,
+}
+
+impl Client {
+    fn new(mut connect: impl FnMut() -> Box<dyn Stream>) -> Client {
+        Client { streams: (0..CONNECTIONS).map(|_| (connect(), Vec::new())).collect() }
+    }
+
+    /// Sends each of the requests in turn, `count` in all and `pipelined` at once, and reads as many answers, each of which
+    /// is 200.
+    fn ask(&mut self, requests: &[Vec<u8>], pipelined: usize, count: usize) {
+        let mut next = 0;
+        while next < count {
+            for (stream, _) in &mut self.streams {
+                let mut batch = Vec::new();
+                for _ in 0..pipelined {
+                    batch.extend_from_slice(&requests[next % requests.len()]);
+                    next += 1;
+                }
+                stream.write_all(&batch).expect("sent");
+                stream.flush().expect("sent");
+            }
+            for (stream, rest) in &mut self.streams {
+                for _ in 0..pipelined {
+                    answer(stream.as_mut(), rest);
+                }
+            }
+        }
+    }
+}
+
+fn answer(stream: &mut dyn Stream, rest: &mut Vec<u8>) {
+    let mut buffer = [0; 8 * 1024];
+    loop {
+        if let Some(bytes) = message(rest) {
+            assert!(rest.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(rest));
+            rest.drain(..bytes);
+            return;
+        }
+        let count = stream.read(&mut buffer).expect("an answer");
+        assert!(count > 0, "the end instead of an answer");
+        rest.extend_from_slice(&buffer[..count]);
+    }
+}
+
+fn plain(address: SocketAddr) -> Box<dyn Stream> {
+    let stream = TcpStream::connect(address).expect("connected");
+    stream.set_nodelay(true).expect("no delay");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    Box::new(stream)
+}
+
+/// Warms the node up, runs the counted requests, ends it; allocations of its data threads meanwhile.
+fn allocations(
+    running: Running,
+    requests: &[Vec<u8>],
+    pipelined: usize,
+    connect: impl FnMut() -> Box<dyn Stream>,
+) -> u64 {
+    let mut client = Client::new(connect);
+    let begun = Instant::now();
+    while begun.elapsed() < WARM {
+        client.ask(requests, pipelined, 2_000);
+    }
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let tell = std::env::var("RINGWALL_WHO_ALLOCATES").ok().and_then(|count| count.parse().ok());
+    TELL.store(tell.unwrap_or(0), Ordering::Relaxed);
+    let begun = Instant::now();
+    client.ask(requests, pipelined, REQUESTS);
+    let took = begun.elapsed();
+    let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    TELL.store(0, Ordering::Relaxed);
+    println!("{allocated} allocations in {REQUESTS} requests, {took:.1?}");
+    drop(client);
+    running.end();
+    allocated
+}
+
+/// One scenario after the other: they share the counter.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// ---- the scenarios
+
+const PROXY: &str = "apis: { app: { to: app, raw: \"a test\", allow: [{ who: anyone }] } }";
+
+fn config(listen: &str, more: &str) -> String {
+    format!(
+        "ringwall: 1\nlisten: {listen}\nupstreams: {{ app: \"http://{}\" }}\n{more}\nnode: {{ cores: {CORES} }}\n",
+        backend()
+    )
+}
+
+const LISTEN: &str = "{ address: \"127.0.0.1:0\", tls: none }";
+
+fn get(more: &str) -> Vec<u8> {
+    format!(
+        "GET /orders/17?expand=lines HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: test\r\nAccept: */*\r\n{more}\r\n"
+    )
+    .into_bytes()
+}
+
+fn post(more: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST /orders HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n{more}\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+#[test]
+fn a_plain_request_allocates_nothing() {
+    let _alone = alone();
+    let running = Running::start(Place::new("plain"), &config(LISTEN, PROXY));
+    let address = running.address;
+    let allocated = allocations(running, &[get("")], PIPELINED, || plain(address));
+    assert!(allocated <= BY_TIME_MAX, "{allocated} allocations");
+}
+
+#[test]
+fn a_post_of_1_kib_allocates_nothing() {
+    let _alone = alone();
+    let running = Running::start(Place::new("post"), &config(LISTEN, PROXY));
+    let address = running.address;
+    let allocated = allocations(running, &[post("", &"x".repeat(1_024))], PIPELINED, || plain(address));
+    assert!(allocated <= BY_TIME_MAX, "{allocated} allocations");
+}
+
+const ISSUER: &str = "https://login.example.com/";
+
+/// A key set in `keys.json`, and tokens of different subjects under it.
+fn tokens(place: &Place) -> Vec<String> {
+    let random = SystemRandom::new();
+    let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("a key");
+    let key = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).expect("a key");
+    // SEC 1 §2.3.3: an uncompressed point is 0x04, x, y.
+    let point = key.public_key().as_ref();
+    let base64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode_to_string(bytes);
+    let set = serde_json::json!({"keys": [{
+        "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k",
+        "x": base64(&point[1..33]), "y": base64(&point[33..65]),
+    }]});
+    place.write("keys.json", &set.to_string());
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let header = base64(br#"{"alg":"ES256","typ":"JWT","kid":"k"}"#);
+    (0..16)
+        .map(|caller| {
+            let claims = serde_json::json!({
+                "iss": ISSUER, "aud": "orders", "sub": format!("caller-{caller}"), "scope": "orders.read orders.write",
+                "iat": now_s - 10, "exp": now_s + 3_600,
+            });
+            let signed = format!("{header}.{}", base64(claims.to_string().as_bytes()));
+            let signature = key.sign(&random, signed.as_bytes()).expect("signed");
+            format!("{signed}.{}", base64(signature.as_ref()))
+        })
+        .collect()
+}
+
+fn with_login(operations: &str) -> String {
+    format!(
+        "login: {{ people: {{ jwt: keys.json, issuer: \"{ISSUER}\", audience: orders, algorithms: ES256 }} }}
+apis:
+  orders:
+    to: app
+    operations:
+{operations}
+    allow: [{{ who: people, scope: orders.read }}]
+    limits: [{{ per: identity, rate: 1000000/s }}, {{ per: address, rate: 1000000000/s }}]
+    headers:
+      request: {{ set: {{ X-Gateway: test }}, remove: [X-Debug] }}
+      response: {{ set: {{ X-Frame-Options: DENY }}, remove: [Server] }}"
+    )
+}
+
+fn bearer(token: &str) -> String {
+    format!("X-Debug: 1\r\nAuthorization: Bearer {token}\r\n")
+}
+
+#[test]
+fn a_token_a_limit_and_edits_allocate_nothing() {
+    let _alone = alone();
+    let place = Place::new("jwt");
+    let tokens = tokens(&place);
+    let running = Running::start(place, &config(LISTEN, &with_login("      getOrder: GET /orders/{id}")));
+    let address = running.address;
+    let requests: Vec<Vec<u8>> = tokens.iter().map(|token| get(&bearer(token))).collect();
+    let allocated = allocations(running, &requests, PIPELINED, || plain(address));
+    assert!(allocated <= BY_TIME_MAX, "{allocated} allocations");
+}
+
+/// Every kind of value, nested, with the keywords that documents use.
+const SCHEMA: &str = r##"{
+  "type": "object",
+  "properties": {
+    "id": { "type": "string", "minLength": 8, "maxLength": 64 },
+    "status": { "enum": ["pending", "paid", "shipped"] },
+    "created_at": { "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T" },
+    "customer": { "$ref": "#/$defs/customer" },
+    "note": { "type": ["string", "null"] },
+    "lines": { "type": "array", "minItems": 1, "maxItems": 50, "items": { "$ref": "#/$defs/line" } },
+    "total": { "type": "number", "minimum": 0 }
+  },
+  "required": ["id", "status", "customer", "lines"],
+  "additionalProperties": false,
+  "$defs": {
+    "customer": {
+      "type": "object",
+      "properties": { "id": { "type": "integer" }, "email": { "type": "string" }, "name": { "type": "string" } },
+      "required": ["id"], "additionalProperties": false
+    },
+    "line": {
+      "type": "object",
+      "properties": {
+        "sku": { "type": "string", "pattern": "^[A-Z]{3}-[0-9]+$" },
+        "quantity": { "type": "integer", "minimum": 1 },
+        "price": { "anyOf": [{ "type": "number" }, { "type": "string" }] }
+      },
+      "required": ["sku", "quantity"]
+    }
+  }
+}"##;
+
+/// About 1 KiB that [`SCHEMA`] admits.
+fn order(number: usize) -> String {
+    let lines: Vec<String> = (0..19)
+        .map(|line| {
+            format!(r#"{{"sku":"ABC-{}","quantity":{},"price":{line}.5}}"#, number * 100 + line, line + 1)
+        })
+        .collect();
+    let order = format!(
+        r#"{{"id":"1738f7d9-8d11-46ca-a0f2-{number:012}","status":"pending","created_at":"2026-03-01T09:00:11Z","customer":{{"id":{number},"email":"user{number}@example.com","name":"Zo\u00eb Müller"}},"note":null,"lines":[{}],"total":1234.56}}"#,
+        lines.join(",")
+    );
+    assert!((1_000..1_100).contains(&order.len()), "{} bytes", order.len());
+    order
+}
+
+#[test]
+fn a_token_a_limit_and_a_schema_allocate_nothing() {
+    let _alone = alone();
+    let place = Place::new("schema");
+    place.write("order.schema.json", SCHEMA);
+    let tokens = tokens(&place);
+    let operation = "      createOrder: { match: POST /orders, body: { schema: order.schema.json } }";
+    let running = Running::start(place, &config(LISTEN, &with_login(operation)));
+    let address = running.address;
+    let requests: Vec<Vec<u8>> =
+        tokens.iter().enumerate().map(|(number, token)| post(&bearer(token), &order(number))).collect();
+    let allocated = allocations(running, &requests, PIPELINED, || plain(address));
+    assert!(allocated <= BY_TIME_MAX, "{allocated} allocations");
+}
+
+#[test]
+fn over_tls_only_rustls_allocates_and_a_bounded_number() {
+    let _alone = alone();
+    let place = Place::new("tls");
+    let made = rcgen::generate_simple_self_signed(["api.example.com".to_owned()]).expect("a certificate");
+    place.write("c.pem", &made.cert.pem());
+    place.write("k.pem", &made.signing_key.serialize_pem());
+    let listen = "{ address: \"127.0.0.1:0\", domains: [api.example.com], tls: { cert: c.pem, key: k.pem } }";
+    let running = Running::start(place, &config(listen, PROXY));
+    let address = running.address;
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a root");
+    let client = ClientConfig::builder_with_provider(ringwall::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = Arc::new(client);
+    let connect = || {
+        let stream = TcpStream::connect(address).expect("connected");
+        stream.set_nodelay(true).expect("no delay");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let name = ServerName::try_from("api.example.com").expect("a name");
+        let connection = ClientConnection::new(Arc::clone(&client), name).expect("a client");
+        Box::new(StreamOwned::new(connection, stream)) as Box<dyn Stream>
+    };
+    // The path is that of the plain request, which allocates nothing: all of this is rustls'. One request at a time, so that
+    // each is a record of its own.
+    let per_request = allocations(running, &[get("")], 1, connect) as f64 / REQUESTS as f64;
+    println!("over TLS {per_request:.2} allocations a request");
+    assert!(per_request <= TLS_PER_REQUEST_MAX, "{per_request} allocations a request");
+}
