@@ -71,7 +71,6 @@ pub struct Core {
     /// What is shared with the other cores.
     pub node: Arc<Node>,
     view: RefCell<Rc<CoreView>>,
-    #[expect(clippy::vec_box, reason = "boxes are handed out and taken back; an exchange is never moved")]
     exchanges: RefCell<Spare<Box<Exchange>>>,
     /// Client connections on this core.
     pub connections: Cell<usize>,
