@@ -294,7 +294,8 @@ fn parse(x: &mut Exchange) {
 
 #[inline(never)]
 fn admit(x: &mut Exchange, link: &Link, view: &CoreView) {
-    let client = Client { transport: &link.transport, listener: &view.snapshot.listeners[0] };
+    let listener = &view.snapshot.listeners[0];
+    let client = Client { transport: &link.transport, listener, listener_index: 0, view };
     let found = admit::operation(x, &client, &view.snapshot);
     assert!(found.is_ok(), "{:?}", found.err());
 }
@@ -328,7 +329,8 @@ fn route<'a>(x: &Exchange, view: &'a CoreView) -> forward::Route<'a> {
 
 #[inline(never)]
 fn encode(x: &mut Exchange, link: &Link, view: &CoreView, out: &mut Buffer) {
-    let client = Client { transport: &link.transport, listener: &view.snapshot.listeners[0] };
+    let listener = &view.snapshot.listeners[0];
+    let client = Client { transport: &link.transport, listener, listener_index: 0, view };
     let route = route(x, view);
     forward::prepare(x, &client, &route);
     x.facts.upstream = route.upstream_index as u32 + 1;

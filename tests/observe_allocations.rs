@@ -78,7 +78,7 @@ fn a_recorded_and_counted_exchange_allocates_nothing() {
         core.upstream_request(ids.upstreams[0].targets[0], 200);
         core.retry(ids.upstreams[0].upstream);
         core.connection_opened(ids.listeners[0]);
-        core.token(TokenCache::Hit);
+        core.tokens(TokenCache::Hit, 1);
         core.busy(1, 1);
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);

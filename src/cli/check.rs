@@ -76,9 +76,10 @@ fn compiled(mut loaded: Loaded) -> Result<Loaded, Errors> {
         errors
     };
     addresses(&loaded.config).map_err(|list| refuse(&loaded, list))?;
-    compile(&loaded.config, 0, &mut Kept::default(), None).map_err(|list| refuse(&loaded, list))?;
+    let mut kept = Kept::default();
+    compile(&loaded.config, 0, &mut kept, None).map_err(|list| refuse(&loaded, list))?;
     let notes = schema_notes(&loaded.config);
-    loaded.notes.extend(notes);
+    loaded.notes.extend(kept.take_notes().into_iter().chain(notes));
     Ok(loaded)
 }
 

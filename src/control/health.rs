@@ -1,4 +1,5 @@
-//! Active health: one plain probe per target and node, from here, never from the data threads.
+//! Active health: one HTTP probe per target and node, from here, never from the data threads; under TLS, and verified
+//! as requests are, where the target is `https`.
 //!
 //! Each target is asked `GET path` every so often, with jitter; two failures in a row take it down, one success
 //! brings it up again (both can be set). The verdict is one atomic per target that data threads load. A target

@@ -27,9 +27,11 @@ use crate::control::{Control, Event, Faces, Options as ControlOptions, ReloadCau
 use crate::jose::KeySet;
 use crate::jose::jwks::Origin;
 use crate::observe::{
-    AuditSink, Exposition, Family, LogConfig, LogFormat, Registry, RequestIds, RingSizes, Sink, Writer, rings,
+    AdminLog, AdminRecord, AuditSink, Exposition, Family, LogConfig, LogFormat, Registry, RequestIds,
+    RingSizes, Sink, Writer, rings,
 };
 use crate::policy;
+use crate::policy::limit::table::Table;
 use crate::snapshot::Snapshot;
 use crate::snapshot::compile::{Kept, addresses, compile};
 use crate::snapshot::names::SnapshotNames;
@@ -67,6 +69,12 @@ pub const NEEDS_RESTART: Code = Code::new(6061, "listeners change only with a re
 pub const CANNOT_START: Code = Code::new(6062, "cannot start");
 /// A data thread has ended on its own.
 pub const CORE_ENDED: Code = Code::new(6063, "a data thread has ended");
+
+/// The configuration runs, and there is something to say of it.
+pub const CONFIG_NOTE: Code = Code::new(6064, "a note on the configuration");
+/// The counters of limits take a lock.
+pub const LIMITS_LOCK: Code =
+    Code::new(6065, "no 128-bit compare-and-swap on this machine: limits work and are slow");
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -112,6 +120,7 @@ pub struct Running {
     control: Control<KeySet>,
     registry: Arc<Mutex<Registry>>,
     writer: Writer,
+    admin_log: AdminLog,
     kept: Kept,
     settings: Settings,
     threads: Vec<JoinHandle<io::Result<()>>>,
@@ -185,6 +194,10 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let mut kept = Kept::default();
     let mut snapshot =
         compile(config, 1, &mut kept, Some(control.parts())).map_err(|errors| refused(&loaded, errors))?;
+    tell(kept.take_notes());
+    if !Table::is_lock_free() {
+        Line::warn(LIMITS_LOCK).emit();
+    }
     let mut registry = Registry::new(cores.len(), policy::NAMES);
     snapshot.names = SnapshotNames::register(&snapshot, &mut registry, 0);
     let logs = rings(cores.len(), RingSizes::default());
@@ -267,6 +280,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         control,
         registry,
         writer,
+        admin_log: logs.admin,
         kept,
         settings,
         threads,
@@ -329,6 +343,7 @@ impl Running {
                 Ok(Event::Reload(cause, reply)) => self.reload(&cause, reply),
                 Ok(Event::ReopenLogs(reply)) => {
                     self.writer.reopen();
+                    self.on_record("reopen", "", "ok", "");
                     Line::info(LOGS_REOPENED).emit();
                     reply.send(Response::done(serde_json::Value::Null));
                 }
@@ -343,6 +358,7 @@ impl Running {
                 Ok(Event::Stop) => return self.end(true),
                 Err(_) => {}
             }
+            self.kept.tend();
             let alive = self.alive.load(Ordering::Relaxed);
             match draining {
                 Some(deadline) if alive == 0 || Instant::now() >= deadline => return self.end(alive == 0),
@@ -360,6 +376,7 @@ impl Running {
             Line::info(DRAINING).with("deadline_s", self.drain.as_secs()).emit();
         }
         let _ = notify(State::Stopping, "draining");
+        self.on_record("drain", "", "ok", "");
         self.node.draining.store(true, Ordering::Release);
     }
 
@@ -381,6 +398,7 @@ impl Running {
                     .with("generation", generation)
                     .with("cause", format!("{cause:?}"))
                     .emit();
+                self.on_record("reload", actor(cause), "ok", "");
                 reply.send(Response::done(serde_json::json!({ "generation": generation })));
             }
             Err(errors) => {
@@ -389,6 +407,8 @@ impl Running {
                     .with("cause", format!("{cause:?}"))
                     .emit();
                 eprint!("{}", errors.render(false));
+                let first = errors.iter().next().map(|error| error.title.clone()).unwrap_or_default();
+                self.on_record("reload", actor(cause), "refused", &first);
                 self.reload_ok.store(false, Ordering::Relaxed);
                 reply.send(Response::failed(complaints(&errors)));
             }
@@ -398,6 +418,11 @@ impl Running {
 
     fn try_reload(&mut self) -> Result<u64, Errors> {
         let loaded = self.settings.source.load()?.refuse_expired()?;
+        if self.subscription.is_some() {
+            // Before they are read, so that no change falls between; and also where something is wrong with them, so that
+            // mending it is noticed.
+            self.subscription = Some(self.control.watch_config(files_of(&loaded)));
+        }
         let generation = self.node.generation.load(Ordering::Relaxed) + 1;
         let refuse = |errors: Vec<ConfigError>| {
             let mut all = Errors::new(Arc::clone(&loaded.sources), Vec::new());
@@ -407,6 +432,7 @@ impl Running {
         let wanted = addresses(&loaded.config).map_err(refuse)?;
         let mut snapshot = compile(&loaded.config, generation, &mut self.kept, Some(self.control.parts()))
             .map_err(refuse)?;
+        tell(self.kept.take_notes());
         if wanted != self.wanted_addresses {
             Line::warn(NEEDS_RESTART).emit();
         }
@@ -415,10 +441,20 @@ impl Running {
         self.node.publish(snapshot);
         let _ = self.writer.configure(&log_config(&loaded.config, self.settings.silent_log));
         self.drain = loaded.config.node.drain_in_force();
-        if self.subscription.is_some() {
-            self.subscription = Some(self.control.watch_config(files_of(&loaded)));
-        }
         Ok(generation)
+    }
+
+    /// Puts what an administrator did on record. A full ring is counted; an action is not undone for it.
+    fn on_record(&self, action: &str, actor: &str, outcome: &str, detail: &str) {
+        let _ = self.admin_log.push(&AdminRecord {
+            time_ms: crate::worker::clock::unix_ms(),
+            config: self.node.generation.load(Ordering::Relaxed),
+            action,
+            actor,
+            outcome,
+            detail,
+            ..AdminRecord::default()
+        });
     }
 
     fn registry_lock(&self) -> std::sync::MutexGuard<'_, Registry> {
@@ -432,6 +468,22 @@ impl Running {
             Line::info(NODE_ENDED).with("drained", clean).with("log_complete", written).emit();
         }
         clean
+    }
+}
+
+/// Says what is worth knowing of a configuration that is in order.
+fn tell(notes: Vec<ConfigError>) {
+    for note in notes {
+        Line::warn(CONFIG_NOTE).with("note", note.code).with("what", &note.title).emit();
+    }
+}
+
+/// Who wanted a reload, for the audit log.
+fn actor(cause: &ReloadCause) -> &'static str {
+    match cause {
+        ReloadCause::Signal => "signal",
+        ReloadCause::Socket => "socket",
+        ReloadCause::Files(_) => "file",
     }
 }
 
@@ -471,8 +523,28 @@ fn complaints(errors: &Errors) -> Vec<Complaint> {
         .collect()
 }
 
+/// The files whose change is a reload: those of the configuration, and those that it names and that are read with it.
+/// Key stores and key sets are watched by whoever keeps them.
 fn files_of(loaded: &Loaded) -> Vec<PathBuf> {
-    loaded.sources.files().iter().map(|source| PathBuf::from(source.name())).collect()
+    let config = &loaded.config;
+    let mut files: Vec<PathBuf> =
+        loaded.sources.files().iter().map(|source| PathBuf::from(source.name())).collect();
+    for tls in config.listen.iter().filter_map(|listener| listener.tls.as_ref()) {
+        if let written::Tls::Files(pairs) = &tls.value {
+            files.extend(pairs.iter().flat_map(|pair| [pair.cert.value.0.clone(), pair.key.value.0.clone()]));
+        }
+    }
+    for (_, upstream) in config.upstreams.iter() {
+        if let written::Trust::File(path) = &upstream.trust {
+            files.push(path.value.0.clone());
+        }
+    }
+    for (_, api) in config.apis.iter() {
+        let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
+        let inner = operations.filter_map(|(_, operation)| operation.body.as_ref()).map(|body| &body.value);
+        files.extend(api.body.iter().chain(inner).map(|body| body.schema.value.0.clone()));
+    }
+    files
 }
 
 fn driver_of(config: &Config) -> Wanted {
@@ -599,13 +671,22 @@ fn add_sources(
         samples.push(Family::ConfigLastReloadSuccess, &[], reloaded);
         samples.push(Family::ExceptionsExpired, &[], expired as f64);
         let snapshot = node.snapshot.load();
+        for listener in &snapshot.listeners {
+            if let Some(tls) = &listener.tls {
+                let expiry = tls.not_after_s as f64;
+                samples.push(Family::CertificateExpiry, &[("listener", &listener.name)], expiry);
+            }
+        }
+        let now_ns = crate::sys::thread::monotonic_ns();
+        let tables = [("address", &snapshot.tables.minted), ("identity", &snapshot.tables.identities)];
+        for (keys, table) in tables {
+            samples.push(Family::LimitTableUsed, &[("policy", keys)], table.used_ratio(now_ns));
+        }
         for upstream in &snapshot.upstreams {
             for target in &upstream.targets {
-                samples.push(
-                    Family::UpstreamUp,
-                    &[("upstream", &upstream.name), ("target", &target.name)],
-                    f64::from(u8::from(target.is_up())),
-                );
+                let labels = [("upstream", &*upstream.name), ("target", &*target.name)];
+                samples.push(Family::UpstreamConnections, &labels, f64::from(target.open()));
+                samples.push(Family::UpstreamUp, &labels, f64::from(u8::from(target.is_up())));
             }
         }
     });

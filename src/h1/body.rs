@@ -12,6 +12,7 @@ use crate::h1::encode::{CHUNK_END, CHUNK_HEAD_BYTES_MAX, chunk_head, push_last_c
 use crate::h1::flaw::Side;
 use crate::http::{BodyLength, Reason};
 use crate::pipeline::fail::Fail;
+use crate::snapshot::Timeouts;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport, turn};
 
@@ -53,6 +54,10 @@ pub struct Incoming {
     received: u64,
     /// Most decoded bytes.
     limit: u64,
+    /// How long either side may be idle, in milliseconds.
+    stream_idle_ms: u64,
+    /// When this message must be over, in monotonic milliseconds.
+    end_ms: u64,
     /// Bytes decoded when the current window of progress began, and when it ends.
     window_from: u64,
     window_until_ms: u64,
@@ -90,6 +95,8 @@ impl Incoming {
             decoded: 0,
             received: start.len() as u64,
             limit,
+            stream_idle_ms: Timeouts::DEFAULT.stream_idle,
+            end_ms: u64::MAX,
             window_from: 0,
             window_until_ms: 0,
         }
@@ -98,6 +105,12 @@ impl Incoming {
     /// Sets how much data is admitted, before any has been decoded.
     pub fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
+    }
+
+    /// Sets how long either side may be idle (milliseconds), and when the message must be over (monotonic milliseconds).
+    pub fn set_times(&mut self, stream_idle_ms: u64, end_ms: u64) {
+        self.stream_idle_ms = stream_idle_ms;
+        self.end_ms = end_ms;
     }
 
     /// Decodes what is here.
@@ -161,9 +174,18 @@ impl Incoming {
                     self.window_from = self.decoded;
                     self.window_until_ms = now_ms + PROGRESS_MS;
                 }
-                core.deadline(from, Deadline::Body, self.window_until_ms);
+                core.deadline(from, Deadline::Body, self.window_until_ms.min(self.end_ms));
             }
-            Origin::Upstream => core.deadline(from, Deadline::StreamIdle, now_ms + core.stream_idle_ms()),
+            Origin::Upstream => self.set_progress_deadline(from, core),
+        }
+    }
+
+    /// Whoever reads or writes a piece of the message must make progress, and the whole of it has an end.
+    fn set_progress_deadline(&self, side: &Transport, core: &Core) {
+        let idle_ms = core.coarse_ms() + self.stream_idle_ms;
+        match idle_ms < self.end_ms {
+            true => core.deadline(side, Deadline::StreamIdle, idle_ms),
+            false => core.deadline(side, Deadline::Total, self.end_ms),
         }
     }
 
@@ -245,12 +267,13 @@ pub async fn transfer(
                 {
                     out.extend_from_slice(incoming.bytes(range));
                 } else {
-                    sent += flush(incoming.origin, out, to, core).await?;
+                    sent += flush(incoming, out, to, core).await?;
                     let length = range.len() as u64;
-                    wait_for_reader(incoming.origin, to, core);
+                    incoming.set_progress_deadline(to, core);
                     to.send(&mut incoming.buffer, range)
                         .await
                         .map_err(|error| lost(incoming.origin, to, &error))?;
+                    to.socket().clear_deadline();
                     sent += length;
                 }
                 if chunked {
@@ -258,7 +281,7 @@ pub async fn transfer(
                 }
             }
             Piece::Wanting => {
-                sent += flush(incoming.origin, out, to, core).await?;
+                sent += flush(incoming, out, to, core).await?;
                 turn::step().await;
                 incoming.receive(from, core).await?;
             }
@@ -270,9 +293,9 @@ pub async fn transfer(
                 from.socket().clear_deadline();
                 let length = out.len();
                 if incoming.origin == Origin::Client || length > POST_BYTES_MAX {
-                    return Ok(sent + flush(incoming.origin, out, to, core).await?);
+                    return Ok(sent + flush(incoming, out, to, core).await?);
                 }
-                wait_for_reader(incoming.origin, to, core);
+                incoming.set_progress_deadline(to, core);
                 to.post(out, &core.sweep).await.map_err(|error| lost(incoming.origin, to, &error))?;
                 return Ok(sent + length as u64);
             }
@@ -280,20 +303,17 @@ pub async fn transfer(
     }
 }
 
-async fn flush(origin: Origin, out: &mut Buffer, to: &Transport, core: &Core) -> Result<u64, Fail> {
+async fn flush(incoming: &Incoming, out: &mut Buffer, to: &Transport, core: &Core) -> Result<u64, Fail> {
     let length = out.len();
     if length == 0 {
         return Ok(0);
     }
-    wait_for_reader(origin, to, core);
-    to.send(out, 0..length).await.map_err(|error| lost(origin, to, &error))?;
+    incoming.set_progress_deadline(to, core);
+    to.send(out, 0..length).await.map_err(|error| lost(incoming.origin, to, &error))?;
+    // Until the next piece is here, which is timed on its own side, whoever took this one owes nothing.
+    to.socket().clear_deadline();
     out.clear();
     Ok(length as u64)
-}
-
-/// Whoever reads must make progress as well.
-fn wait_for_reader(_origin: Origin, to: &Transport, core: &Core) {
-    core.deadline(to, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
 }
 
 /// The receiving side of a transfer failed: the other one than the body's origin.

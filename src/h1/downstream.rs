@@ -85,7 +85,8 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
         turn::step().await;
         let view = core.view();
         let Some(listener) = view.snapshot.listeners.get(link.listener) else { break };
-        let client = Client { transport: &link.transport, listener };
+        let client =
+            Client { transport: &link.transport, listener, listener_index: link.listener, view: &view };
         begin(&mut x, &link, &core);
         let end = match head(&mut x, pending, &client, &core).await {
             Ok(head_bytes) => {

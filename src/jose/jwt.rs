@@ -163,6 +163,11 @@ impl Verifier {
         self.fingerprint
     }
 
+    /// How many claims are kept beside the usual ones.
+    pub fn kept(&self) -> usize {
+        self.expected.kept.len()
+    }
+
     /// Checks `token` against `keys` at `now_s` (Unix seconds).
     ///
     /// Costs one signature check, see [`Key::verify`](super::Key::verify), and about 2 µs; a handful of

@@ -111,7 +111,7 @@ families! {
     Overhead Histogram "ringwall_overhead_seconds" "The part of a request's duration that was spent in Ringwall itself.";
     Refusals Counter "ringwall_refusals_total" "Requests refused, or that an observed policy would have refused.";
     PolicyDecisions Counter "ringwall_policy_decisions_total" "Decisions of policies: admitted, refused, or unknown (observed past its bound).";
-    LimitTableUsed Gauge "ringwall_limit_table_used_ratio" "Used part of a rate limit table.";
+    LimitTableUsed Gauge "ringwall_limit_table_used_ratio" "Used part of a table of rate limits: address for keys that anybody can mint, identity for the others.";
     TokenCache Counter "ringwall_token_cache_total" "Lookups in the cache of verified tokens.";
     TlsHandshakes Counter "ringwall_tls_handshakes_total" "TLS handshakes with clients: full, resumed or failed.";
     CertificateExpiry Gauge "ringwall_certificate_expiry_timestamp_seconds" "When the certificate that expires first on a listener does so.";
@@ -127,7 +127,6 @@ families! {
     LogWriteErrors Counter "ringwall_log_write_errors_total" "Failed writes or reopenings of a log.";
     LogBytes Counter "ringwall_log_bytes_total" "Bytes written to logs.";
     NoticesLost Counter "ringwall_log_notices_lost_total" "Notices to standard error that could not be written.";
-    ControlMessagesLost Counter "ringwall_control_messages_lost_total" "Messages from a core that found the control thread's queue full.";
     CountsLost Counter "ringwall_metrics_counts_lost_total" "Events that could not be counted under a name of their own.";
     NamesWithoutId Gauge "ringwall_metrics_names_without_id" "Configured names beyond the number of ids; they are counted together.";
     Panics Counter "ringwall_panics_total" "Panics caught; each ended one connection.";

@@ -252,8 +252,6 @@ pub(super) struct ListenerBlock {
 pub(super) struct TargetBlock {
     /// By status class; index 0 counts requests that got no answer.
     pub(super) requests: [Counter; 6],
-    pub(super) opened: Counter,
-    pub(super) closed: Counter,
 }
 
 /// The counters of one upstream on one core.
@@ -347,7 +345,6 @@ pub(super) struct CoreCounters {
     pub(super) busy_ns: Counter,
     pub(super) idle_ns: Counter,
     pub(super) panics: Counter,
-    pub(super) messages_lost: Counter,
     pub(super) refusals_spilled: Counter,
     pub(super) uncounted: Counter,
 }
@@ -366,7 +363,6 @@ impl CoreCounters {
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),
             panics: Counter::default(),
-            messages_lost: Counter::default(),
             refusals_spilled: Counter::default(),
             uncounted: Counter::default(),
         };
@@ -401,8 +397,6 @@ impl CoreCounters {
     /// As [`CoreCounters::make_operation`].
     pub(super) fn make_target(&self, id: u32) {
         if let Some(block) = self.targets.make(id) {
-            block.opened.clear();
-            block.closed.clear();
             block.requests.iter().for_each(Counter::clear);
         }
     }
@@ -581,18 +575,6 @@ impl CoreMetrics {
         self.target(target).requests[status_class(status)].bump();
     }
 
-    /// A connection to a target was opened.
-    #[inline]
-    pub fn upstream_opened(&self, target: TargetId) {
-        self.target(target).opened.bump();
-    }
-
-    /// A connection to a target was closed.
-    #[inline]
-    pub fn upstream_closed(&self, target: TargetId) {
-        self.target(target).closed.bump();
-    }
-
     /// A request was sent again.
     #[inline]
     pub fn retry(&self, upstream: UpstreamId) {
@@ -620,20 +602,14 @@ impl CoreMetrics {
         self.listener(listener).handshakes[how as usize].bump();
     }
 
-    /// The token cache was asked.
-    #[inline]
-    pub fn token(&self, answer: TokenCache) {
-        self.counters.tokens[answer as usize].bump();
+    /// The token cache was asked so many times. It counts for itself; the core's tick tells what came since.
+    pub fn tokens(&self, answer: TokenCache, count: u64) {
+        self.counters.tokens[answer as usize].add(count);
     }
 
     /// A panic was caught.
     pub fn panic(&self) {
         self.counters.panics.bump();
-    }
-
-    /// A message to the control thread found its queue full.
-    pub fn message_lost(&self) {
-        self.counters.messages_lost.bump();
     }
 
     /// Time spent working and waiting since the last call, nanoseconds.

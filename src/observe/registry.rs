@@ -248,11 +248,6 @@ impl Registry {
                     }
                 }
             }),
-            Family::UpstreamConnections => self.targets(|labels, blocks| {
-                let opened: u64 = blocks.iter().map(|block| block.opened.load()).sum();
-                let closed: u64 = blocks.iter().map(|block| block.closed.load()).sum();
-                page.whole(family, &label_text(labels), opened.saturating_sub(closed));
-            }),
             Family::Retries => {
                 for (id, slot) in self.listed(Kind::Upstream) {
                     let blocks = self.cores.iter().filter_map(|core| core.upstreams.block(id));
@@ -268,9 +263,6 @@ impl Registry {
             // The ring of the control thread comes last; it is no core.
             Family::AuditRecordsLost => {
                 per_core(page, family, self.audit_losses.iter().map(LossCounter::load))
-            }
-            Family::ControlMessagesLost => {
-                per_core(page, family, self.cores.iter().map(|core| core.messages_lost.load()));
             }
             Family::CountsLost => per_core(
                 page,
@@ -302,6 +294,7 @@ impl Registry {
             | Family::ExceptionsExpired
             | Family::LimitTableUsed
             | Family::CertificateExpiry
+            | Family::UpstreamConnections
             | Family::UpstreamUp
             | Family::NamesWithoutId
             | Family::CoreBusy => {}
@@ -325,7 +318,7 @@ impl Registry {
     fn targets(&self, mut each: impl FnMut(&[(&str, &str)], &[&TargetBlock])) {
         for (id, slot) in self.listed(Kind::Target) {
             let blocks: Vec<_> = self.cores.iter().filter_map(|core| core.targets.block(id)).collect();
-            if id != 0 || blocks.iter().any(|block| block.opened.load() != 0) {
+            if id != 0 || blocks.iter().any(|block| block.requests.iter().any(|count| count.load() != 0)) {
                 let upstream = self.name(Kind::Upstream, slot.parent);
                 each(&[("upstream", upstream), ("target", &slot.name.text)], &blocks);
             }

@@ -11,6 +11,10 @@ use crate::policy::respond::headers::secure_response;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline};
 
+/// The refusal could not be put on record.
+pub const AUDIT_FULL: Reason =
+    Reason::ringwall("audit_full", 5001, 503, "The request cannot be put on record now");
+
 /// Refuses the request: the client gets a problem, the log the reason.
 pub async fn refuse(
     x: &mut Exchange,
@@ -19,12 +23,34 @@ pub async fn refuse(
     reason: Reason,
     core: &Core,
 ) -> End {
+    let reason = put_on_record(x, client, reason, core);
     x.facts.reason = Some(reason);
     let mut body = Buffer::head();
     problem(x, &reason, &mut body);
     proxy_status(x, &reason);
     x.insert_answer(b"cache-control", b"no-store");
     fixed(x, client, incoming, reason.status, &body, "application/problem+json", core).await
+}
+
+/// Puts a refusal on record before it is answered; gives the reason to answer with. Where the record cannot be kept that is
+/// another one (unless `audit.on_full: drop`), so that nobody who floods the audit log goes on learning what is refused.
+fn put_on_record(x: &mut Exchange, client: &Client<'_>, reason: Reason, core: &Core) -> Reason {
+    let state = core.state.borrow();
+    if !state.log.wants_audit() {
+        return reason;
+    }
+    x.facts.reason = Some(reason);
+    x.facts.status = reason.status;
+    x.facts.audited = true;
+    let kept = state.audit(x, client.listener_index, client.view, &core.clock);
+    if kept || !client.view.snapshot.refuse_unrecorded {
+        return reason;
+    }
+    // What was refused counts all the same.
+    state.metrics.refusal(&reason, crate::observe::Mode::Enforce);
+    x.answer_inserts.clear();
+    x.violations.clear();
+    AUDIT_FULL
 }
 
 /// The exchange failed before anything of a response was sent.
@@ -61,7 +87,8 @@ pub async fn fixed(
     let mut out = Buffer::of(body.len() + x.answer_inserts.len() + x.response_inserts.len() + 512);
     encode(x, status, body, content_type, keep, client.listener.secure, &mut out);
     let length = out.len();
-    core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+    let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
+    core.deadline(client.transport, Deadline::StreamIdle, until_ms);
     let sent = match length <= POST_BYTES_MAX {
         true => client.transport.post(&mut out, &core.sweep).await,
         false => client.transport.send(&mut out, 0..length).await,

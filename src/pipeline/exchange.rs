@@ -100,6 +100,8 @@ pub struct Facts {
     pub target: u32,
     /// Attempts made.
     pub tries: u16,
+    /// Whether the refusal is on record already, or counted as lost.
+    pub audited: bool,
 }
 
 impl Exchange {

@@ -17,11 +17,11 @@ use crate::pipeline::fail::{Fail, UPSTREAM_CLOSED, UPSTREAM_RESET};
 use crate::pipeline::gather::invite;
 use crate::pipeline::respond;
 use crate::pipeline::serve::Client;
-use crate::snapshot::{Api, Operation, Rewrite};
+use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::upstream::connect::connect;
 use crate::upstream::pool::{Connection, CoreUpstream};
 use crate::worker::core::Core;
-use crate::worker::{Buffer, Deadline};
+use crate::worker::{Buffer, Deadline, Transport};
 
 /// No target is configured or known.
 pub const UPSTREAM_EMPTY: Reason =
@@ -70,6 +70,24 @@ pub enum Broken {
     After(Fail),
 }
 
+/// The times of an exchange up to the end of the response head.
+struct Times<'a> {
+    of: &'a Timeouts,
+    /// When the head must be here, in monotonic milliseconds.
+    total_ms: u64,
+}
+
+impl Times<'_> {
+    /// Gives the upstream `grant_ms` from now on for what `kind` says, or what is left of the whole, if that is less.
+    fn set(&self, to: &Transport, kind: Deadline, grant_ms: u64, core: &Core) {
+        let at_ms = core.coarse_ms() + grant_ms;
+        match at_ms < self.total_ms {
+            true => core.deadline(to, kind, at_ms),
+            false => core.deadline(to, Deadline::Total, self.total_ms),
+        }
+    }
+}
+
 /// How one attempt ended without a response.
 struct Lost {
     fail: Fail,
@@ -91,7 +109,7 @@ pub async fn forward(
     prepare(x, client, route);
     x.facts.forwarded_ns = core.clock.now_ns();
     x.facts.upstream = route.upstream_index as u32 + 1;
-    let total_ms = core.coarse_ms() + route.upstream.upstream.timeouts.total;
+    let total_ms = x.facts.started_ns / 1_000_000 + route.operation.timeouts.total;
     let mut tried = 0u64;
     loop {
         x.facts.tries += 1;
@@ -145,7 +163,7 @@ async fn attempt(
     let connection = match kept {
         Some(connection) => connection,
         // Nothing was sent: another target may be asked, whatever the method.
-        None => connect(upstream, &upstream.targets[target], core)
+        None => connect(upstream, &upstream.targets[target], core, total_ms)
             .await
             .map_err(|reason| Lost { fail: Fail::Upstream(reason), again: upstream.targets.len() > 1 })?,
     };
@@ -161,10 +179,9 @@ async fn attempt(
         x.request.bytes.len() + x.inserts.len() + x.body.len().min(TOGETHER_BYTES_MAX) + HEAD_ROOM,
     );
     encode(x, route, &upstream.targets[target].authority, framing, &mut out);
-    let first_byte_ms = upstream.timeouts.first_byte;
+    let times = Times { of: &route.operation.timeouts, total_ms };
     let sent_and_answered =
-        send_and_read(x, client, incoming, &connection, &mut out, framing, core, first_byte_ms, total_ms)
-            .await;
+        send_and_read(x, client, incoming, &connection, &mut out, framing, core, &times).await;
     match sent_and_answered {
         Ok((head_bytes, request_sent)) => Ok(Lent { connection, target, request_sent, head_bytes, guard }),
         Err(fail) => {
@@ -189,8 +206,7 @@ async fn send_and_read(
     out: &mut Buffer,
     framing: BodyLength,
     core: &Core,
-    first_byte_ms: u64,
-    total_ms: u64,
+    times: &Times<'_>,
 ) -> Result<(usize, bool), Fail> {
     let to = &connection.transport;
     if incoming.is_complete() {
@@ -201,17 +217,17 @@ async fn send_and_read(
         }
         let lost = |error| Fail::upstream(to.socket().expired(), Some(&error));
         if together {
-            core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
+            times.set(to, Deadline::FirstByte, times.of.first_byte, core);
             to.post(out, &core.sweep).await.map_err(lost)?;
         } else {
-            core.deadline(to, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+            times.set(to, Deadline::StreamIdle, times.of.stream_idle, core);
             let end = out.len();
             to.send(out, 0..end).await.map_err(lost)?;
             let end = x.body.len();
             to.send(&mut x.body, 0..end).await.map_err(lost)?;
-            core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
+            times.set(to, Deadline::FirstByte, times.of.first_byte, core);
         }
-        let head_bytes = response_head(x, client, connection, core).await?;
+        let head_bytes = response_head(x, client, connection, core, times).await?;
         // A response may come before the request is out; the connection then serves no other.
         let sent = to.socket().settled().unwrap_or(false);
         return Ok((head_bytes, sent));
@@ -223,14 +239,14 @@ async fn send_and_read(
         out.extend_from_slice(&x.body);
     }
     let mut upload = pin!(transfer(incoming, client.transport, to, out, framing, core));
-    let mut head = pin!(response_head(x, client, connection, core));
+    let mut head = pin!(response_head(x, client, connection, core, times));
     let mut uploaded = None;
     let answered = poll_fn(|context| {
         if uploaded.is_none()
             && let Poll::Ready(result) = upload.as_mut().poll(context)
         {
             if result.is_ok() {
-                core.deadline(to, Deadline::FirstByte, (core.coarse_ms() + first_byte_ms).min(total_ms));
+                times.set(to, Deadline::FirstByte, times.of.first_byte, core);
             }
             uploaded = Some(result);
         }
@@ -259,6 +275,7 @@ async fn response_head(
     client: &Client<'_>,
     connection: &Connection,
     core: &Core,
+    times: &Times<'_>,
 ) -> Result<usize, Fail> {
     let from = &connection.transport;
     let method = x.method();
@@ -281,7 +298,11 @@ async fn response_head(
             let bytes = &x.response.bytes[..x.response.bytes.len().min(usize::from(u16::MAX))];
             match parse_response(bytes, &HeadLimits::DEFAULT, method, &mut x.response.table) {
                 Err(reason) => return Err(Fail::Upstream(reason)),
-                Ok(Parse::Partial) => break,
+                Ok(Parse::Partial) => {
+                    // Its first byte is here: now the head as a whole is waited for.
+                    core.deadline(from, Deadline::Total, times.total_ms);
+                    break;
+                }
                 Ok(Parse::Complete { head_bytes }) => match x.response.table.status {
                     101 => return Err(Fail::Upstream(UPSTREAM_UPGRADE)),
                     100..=199 => {
@@ -322,7 +343,8 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
         BodyLength::None,
     );
     let end = out.len();
-    core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+    let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
+    core.deadline(client.transport, Deadline::StreamIdle, until_ms);
     client
         .transport
         .send(&mut out, 0..end)

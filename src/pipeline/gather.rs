@@ -58,7 +58,8 @@ pub async fn invite(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Resul
     let mut out = Buffer::head();
     out.extend_from_slice(CONTINUE);
     let end = out.len();
-    core.deadline(client.transport, Deadline::StreamIdle, core.coarse_ms() + core.stream_idle_ms());
+    let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
+    core.deadline(client.transport, Deadline::StreamIdle, until_ms);
     client
         .transport
         .send(&mut out, 0..end)

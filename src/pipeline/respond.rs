@@ -43,6 +43,8 @@ pub async fn respond(
     let head_bytes = lent.head_bytes;
     let mut body =
         Incoming::new(upstream_framing, Origin::Upstream, &x.response.bytes[head_bytes..], u64::MAX);
+    let times = &route.operation.timeouts;
+    body.set_times(times.stream_idle, core.coarse_ms() + times.lifetime);
     let sent =
         transfer(&mut body, &lent.connection.transport, client.transport, &mut out, framing, core).await;
     match sent {

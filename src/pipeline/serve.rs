@@ -7,7 +7,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::{admit, answer, forward, gather};
 use crate::policy::Verdict;
-use crate::snapshot::{Action, CoreView, Listener};
+use crate::snapshot::{Action, CoreView, Listener, Timeouts};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Transport};
 
@@ -18,6 +18,18 @@ pub struct Client<'a> {
     pub transport: &'a Transport,
     /// The listener that accepted it.
     pub listener: &'a Listener,
+    /// Its index in the snapshot.
+    pub listener_index: usize,
+    /// What the core ran when the request came.
+    pub view: &'a CoreView,
+}
+
+impl Client<'_> {
+    /// How long the client may take to read the next piece of what is sent to it, in milliseconds.
+    pub fn stream_idle_ms(&self, x: &Exchange) -> u64 {
+        x.operation(&self.view.snapshot)
+            .map_or(Timeouts::DEFAULT.stream_idle, |operation| operation.timeouts.stream_idle)
+    }
 }
 
 /// How an exchange left the client's connection.
@@ -80,6 +92,8 @@ async fn walk(
 
     // A declared length past the bound is refused before a byte of the body is read.
     incoming.set_limit(operation.body_max);
+    let times = &operation.timeouts;
+    incoming.set_times(times.stream_idle, x.facts.started_ns / 1_000_000 + times.total);
     if matches!(framing, BodyLength::Length(length) if length > operation.body_max) {
         return answer::refuse(x, client, incoming, crate::h1::body::BODY_SIZE, core).await;
     }

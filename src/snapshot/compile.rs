@@ -27,7 +27,7 @@ use crate::policy::validate::json_schema::JsonSchema;
 use crate::policy::{Chain, Compiled, Link, Mode, Stage};
 use crate::route::{BaseId, RouteError, RouterBuilder};
 use crate::snapshot::names::SnapshotNames;
-use crate::snapshot::{Action, Api, IdentityFields, Listener, Operation, Rewrite, Snapshot};
+use crate::snapshot::{self, Action, Api, IdentityFields, Listener, Operation, Rewrite, Snapshot};
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::tickets::Tickets;
 use crate::tls::{ClientProfile, ServerProfile};
@@ -37,6 +37,8 @@ use crate::upstream::{Balance, Place, Target, Timeouts, Upstream};
 pub const ROUTE: Code = Code::new(1420);
 /// A certificate or its key is not fit for use.
 pub const CERTIFICATE: Code = Code::new(1120);
+/// A key that is slow to sign with.
+pub const SLOW_KEY: Code = Code::new(1121);
 /// What an upstream's certificate is to be verified with is not fit for use.
 pub const UPSTREAM_TRUST: Code = Code::new(1220);
 /// A listener or target that this version cannot open.
@@ -45,6 +47,9 @@ pub const UNIX_SOCKET: Code = Code::new(1130);
 /// A key store that changed cannot be used; the last good one stays.
 pub const STORE_REFUSED: LogCode =
     LogCode::new(6014, "a changed key store is refused, the last good one stays");
+
+/// The keys of session tickets should have been changed and were not.
+pub const TICKETS_STAY: LogCode = LogCode::new(6015, "no randomness for new ticket keys, the old ones stay");
 
 /// What a snapshot is made with besides the configuration: what outlives it.
 #[derive(Debug, Default)]
@@ -55,7 +60,9 @@ pub struct Kept {
     /// Ticket keys by the address of the listener.
     tickets: HashMap<String, Arc<Tickets>>,
     /// Certificates that were made on the spot, by their names: one that changed with each reload would be trusted by nobody.
-    made: HashMap<Vec<String>, Arc<CertifiedKey>>,
+    made: HashMap<Vec<String>, (Arc<CertifiedKey>, i64)>,
+    /// What is worth knowing of the last configuration, and no error.
+    notes: Vec<ConfigError>,
 }
 
 /// Everything that makes two upstreams the same.
@@ -63,12 +70,26 @@ pub struct Kept {
 struct UpstreamKey(String);
 
 impl Kept {
+    /// Changes the keys of session tickets where it is time. Called every second or so.
+    pub fn tend(&self) {
+        for tickets in self.tickets.values() {
+            if tickets.tend(monotonic_s()).is_err() {
+                Line::warn(TICKETS_STAY).emit();
+            }
+        }
+    }
+
+    /// What is worth knowing of the configuration that was compiled last, and no error.
+    pub fn take_notes(&mut self) -> Vec<ConfigError> {
+        std::mem::take(&mut self.notes)
+    }
+
     fn self_signed(&mut self, names: Vec<String>) -> Result<Certificate, String> {
-        if let Some(key) = self.made.get(&names) {
-            return Ok(Certificate { key: Arc::clone(key), names, not_after_s: i64::MAX });
+        if let Some((key, not_after_s)) = self.made.get(&names) {
+            return Ok(Certificate { key: Arc::clone(key), names, not_after_s: *not_after_s, rsa_bits: 0 });
         }
         let made = certificate::self_signed(&names)?;
-        self.made.insert(names, Arc::clone(&made.key));
+        self.made.insert(names, (Arc::clone(&made.key), made.not_after_s));
         Ok(made)
     }
 }
@@ -87,6 +108,7 @@ pub fn compile(
     kept: &mut Kept,
     parts: Option<&Parts<KeySet>>,
 ) -> Result<Snapshot, Vec<ConfigError>> {
+    kept.notes.clear();
     let upkeep = parts.map(|parts| Upkeep {
         keepers: &parts.keys,
         watcher: &parts.watcher,
@@ -94,7 +116,8 @@ pub fn compile(
             Line::error(STORE_REFUSED).with("store", path.display()).with("why", why).emit()
         },
     });
-    let (logins, errors) = match identify::compile::compile(&config.login, upkeep) {
+    let claims = rate::claims(config);
+    let (logins, errors) = match identify::compile::compile(&config.login, &claims, upkeep) {
         Ok(logins) => (logins, Vec::new()),
         Err(errors) => (identify::compile::Compiled::default(), errors),
     };
@@ -106,7 +129,9 @@ pub fn compile(
         };
         Arc::new(Tables::new(bytes, cores))
     }));
-    let mut compiler = Compiler { errors, config, parts, logins: logins.logins, tables: Arc::clone(&tables) };
+    let tables_there = Arc::clone(&tables);
+    let mut compiler =
+        Compiler { errors, config, parts, logins: logins.logins, claims, tables: tables_there };
     let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
@@ -122,6 +147,10 @@ pub fn compile(
             logins: config.login.names().map(Box::from).collect(),
             watched: logins.watched,
             tables,
+            refuse_unrecorded: config
+                .audit
+                .as_ref()
+                .is_some_and(|audit| audit.on_full == written::OnFull::Refuse),
         }),
         _ => Err(compiler.errors),
     }
@@ -132,6 +161,8 @@ struct Compiler<'c> {
     config: &'c written::Config,
     parts: Option<&'c Parts<KeySet>>,
     logins: Vec<Arc<Login>>,
+    /// Those that limits count by.
+    claims: Vec<String>,
     tables: Arc<Tables>,
 }
 
@@ -183,6 +214,7 @@ impl Compiler<'_> {
                     certificate::read(&file.cert.value.0, &file.key.value.0)
                         .map_err(|why| self.error(CERTIFICATE, &why, file.span))
                         .ok()
+                        .inspect(|certificate| kept.notes.extend(slow(certificate, file.span)))
                 })
                 .collect(),
             written::Tls::SelfSigned => {
@@ -205,7 +237,7 @@ impl Compiler<'_> {
         let tickets = match kept.tickets.get(&listener.address.value.to_string()) {
             Some(tickets) => Arc::clone(tickets),
             None => {
-                let tickets = Arc::new(Tickets::new().ok()?);
+                let tickets = Arc::new(Tickets::new(monotonic_s()).ok()?);
                 kept.tickets.insert(listener.address.value.to_string(), Arc::clone(&tickets));
                 tickets
             }
@@ -224,12 +256,13 @@ impl Compiler<'_> {
         let mut upstreams = Vec::new();
         for (name, upstream) in self.config.upstreams.iter() {
             let key = UpstreamKey(format!(
-                "{:?} {:?} {:?} {:?} {:?}",
+                "{:?} {:?} {:?} {:?} {:?} {:?}",
                 upstream.targets.iter().map(|target| target.value.to_string()).collect::<Vec<_>>(),
-                upstream.trust,
+                trust_identity(&upstream.trust),
                 upstream.balance,
                 upstream.timeouts,
                 upstream.pool,
+                upstream.health.as_ref().map(|health| (&health.get.value, health.every)),
             ));
             let known = kept.upstreams.remove(&name.value).filter(|(before, _)| *before == key);
             let compiled = match known {
@@ -248,23 +281,24 @@ impl Compiler<'_> {
         &self,
         name: &str,
         upstream: &written::Upstream,
-        target: &written::Target,
         address: Option<SocketAddr>,
         host: &str,
         port: u16,
         authority: &str,
+        tls: Option<&ClientProfile>,
     ) -> Option<Arc<health::Target>> {
         let (parts, wanted) = (self.parts?, upstream.health.as_ref()?);
-        // A plain HTTP probe from the control thread; a target under TLS that is not probed counts as up.
-        if target.https {
-            return None;
-        }
         let destination = match address {
             Some(address) => health::Destination::Address(address),
             None => health::Destination::Name(host.to_owned(), port),
         };
-        let probe = health::Probe::new(name, destination, authority, &wanted.get.value, wanted.every);
-        Some(parts.health.target(probe, None))
+        let mut probe = health::Probe::new(name, destination, authority, &wanted.get.value, wanted.every);
+        // A probe trusts whom requests trust, and no other.
+        let tls = tls.map(|profile| {
+            probe.tls_identity = trust_identity(&upstream.trust);
+            exchange::TlsTo { config: profile.config(), name: profile.name() }
+        });
+        Some(parts.health.target(probe, tls))
     }
 
     fn client_profile(
@@ -320,7 +354,7 @@ impl Compiler<'_> {
                         false => None,
                     };
                     let health =
-                        self.probe(name, upstream, &target.value, address, host.as_str(), *port, &authority);
+                        self.probe(name, upstream, address, host.as_str(), *port, &authority, tls.as_deref());
                     Some(Target::new(&target.value.to_string(), &authority, place, tls, health))
                 }
             })
@@ -335,9 +369,7 @@ impl Compiler<'_> {
             },
             timeouts: Timeouts {
                 connect: milliseconds(upstream.timeouts.connect, defaults.connect),
-                first_byte: milliseconds(upstream.timeouts.first_byte, defaults.first_byte),
                 idle: milliseconds(upstream.timeouts.idle, defaults.idle),
-                ..defaults
             },
             connections_max: u32::try_from(upstream.pool.connections_in_force()).unwrap_or(u32::MAX),
             idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
@@ -460,7 +492,21 @@ impl Compiler<'_> {
             request_edits: edits_of(&edits.request),
             response_edits: edits_of(&edits.response),
             body_max: sizes.body_bytes_max,
+            timeouts: self.timeouts(api, operation),
             strict_transport,
+        }
+    }
+
+    /// Those of the operation before those of its API before that of its upstream.
+    fn timeouts(&self, api: &written::Api, operation: Option<&written::Operation>) -> snapshot::Timeouts {
+        let upstream = api.to.as_ref().and_then(|to| self.config.upstreams.get(&to.upstream.value));
+        let written =
+            api.timeouts_of(operation).in_force(upstream.and_then(|upstream| upstream.timeouts.first_byte));
+        snapshot::Timeouts {
+            first_byte: in_milliseconds(written.first_byte),
+            total: in_milliseconds(written.total),
+            stream_idle: in_milliseconds(written.stream_idle),
+            lifetime: in_milliseconds(written.lifetime),
         }
     }
 
@@ -513,7 +559,7 @@ impl Compiler<'_> {
         }
         let login_of = |login: &str| self.config.login.position(login).map(|place| LoginId(place as u16));
         let api_name = self.config.apis.names().nth(api_index as usize).unwrap_or_default();
-        match rate::links(api_name, api, name, operation, &self.tables, &login_of) {
+        match rate::links(api_name, api, name, operation, &self.tables, &login_of, &self.claims) {
             Ok(limits) => links.extend(limits),
             Err(errors) => self.errors.extend(errors),
         }
@@ -602,8 +648,45 @@ fn edits_of(edits: &written::Edits) -> Edits {
     compiled
 }
 
+/// A word on a key whose signatures hold up the data threads.
+fn slow(certificate: &Certificate, span: Span) -> Option<ConfigError> {
+    (certificate.rsa_bits > RSA_BITS_QUICK).then(|| {
+        let bits = certificate.rsa_bits;
+        let title = format!(
+            "this RSA key has {bits} bits: each full handshake holds a data thread up for milliseconds"
+        );
+        ConfigError::note(SLOW_KEY, title, span)
+            .fix("take a certificate with an ECDSA P-256 key, or an RSA key of 2048 bits")
+    })
+}
+
+/// RSA keys up to this size are signed with in less than a millisecond.
+const RSA_BITS_QUICK: usize = 2048;
+
+/// Tells apart whom upstreams trust: never 0, and another number for other certificates in the same file.
+fn trust_identity(trust: &written::Trust) -> u64 {
+    use std::hash::{Hash, Hasher};
+    let mut hasher = std::hash::DefaultHasher::new();
+    match trust {
+        written::Trust::System => 1u8.hash(&mut hasher),
+        written::Trust::Unverified(_) => 2u8.hash(&mut hasher),
+        // One that cannot be read is an error elsewhere.
+        written::Trust::File(path) => (3u8, std::fs::read(&path.value.0).ok()).hash(&mut hasher),
+    }
+    hasher.finish() | 1
+}
+
+/// Seconds of a clock that does not step back.
+fn monotonic_s() -> u64 {
+    crate::sys::thread::monotonic_ns() / 1_000_000_000
+}
+
 fn milliseconds(duration: Option<Duration>, default: u64) -> u64 {
-    duration.map_or(default, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    duration.map_or(default, in_milliseconds)
+}
+
+fn in_milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn narrow(bytes: u64) -> usize {

@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub watched: Vec<Subscription>,
     /// The counters of all limits, the same over all snapshots.
     pub tables: Arc<Tables>,
+    /// `audit.on_full: refuse`: a refusal that cannot be put on record is answered 503.
+    pub refuse_unrecorded: bool,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -143,8 +145,29 @@ pub struct Operation {
     pub response_edits: Edits,
     /// Most bytes of a request body.
     pub body_max: u64,
+    /// How long its exchanges may take.
+    pub timeouts: Timeouts,
     /// Whether `Strict-Transport-Security` may be sent.
     pub strict_transport: bool,
+}
+
+/// How long the exchanges of an operation may take, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the request's last byte to the answer's first. Default 30 s, or what the upstream says.
+    pub first_byte: u64,
+    /// From the request's first byte to the end of the answer's head. Default 60 s.
+    pub total: u64,
+    /// Between two pieces of a body, either side. Default 60 s.
+    pub stream_idle: u64,
+    /// From the answer's head to its last byte. Default 1 h.
+    pub lifetime: u64,
+}
+
+impl Timeouts {
+    /// Where no operation says otherwise.
+    pub const DEFAULT: Timeouts =
+        Timeouts { first_byte: 30_000, total: 60_000, stream_idle: 60_000, lifetime: 3_600_000 };
 }
 
 /// Where an operation goes.

@@ -18,6 +18,9 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// Unix seconds after which it is no longer valid.
     pub not_after_s: i64,
+    /// The size of its key if that is RSA, else 0. Signing takes 0.6 ms with 2048 bits and 4.4 ms with 4096 (ECDSA P-256: 17 µs),
+    /// on the data thread: rustls signs within the handshake.
+    pub rsa_bits: usize,
 }
 
 /// Reads a certificate chain and its key from PEM files.
@@ -41,16 +44,17 @@ const KEY_BYTES_MAX: u64 = 64 * 1024;
 
 fn assemble(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Certificate, String> {
     let Some(leaf) = chain.first() else { return Err("holds no certificate".to_owned()) };
-    let (names, not_after_s) = facts(leaf)?;
+    let (names, not_after_s, rsa_bits) = facts(leaf)?;
     let signing =
         provider().key_provider.load_private_key(key).map_err(|error| format!("the key: {error}"))?;
     let certified = CertifiedKey::new(chain, signing);
     certified.keys_match().map_err(|_| "the key belongs to another certificate".to_owned())?;
-    Ok(Certificate { key: Arc::new(certified), names, not_after_s })
+    Ok(Certificate { key: Arc::new(certified), names, not_after_s, rsa_bits })
 }
 
-fn facts(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+fn facts(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64, usize), String> {
     use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+    use x509_parser::public_key::PublicKey;
     let (_, parsed) =
         X509Certificate::from_der(leaf).map_err(|error| format!("not a certificate: {error}"))?;
     let mut names = Vec::new();
@@ -61,7 +65,11 @@ fn facts(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
             }
         }
     }
-    Ok((names, parsed.validity().not_after.timestamp()))
+    let rsa_bits = match parsed.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => key.key_size(),
+        _ => 0,
+    };
+    Ok((names, parsed.validity().not_after.timestamp(), rsa_bits))
 }
 
 /// A certificate made on the spot for `names`: ECDSA P-256, signed by itself.

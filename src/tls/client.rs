@@ -68,6 +68,16 @@ impl ClientProfile {
         Ok(ClientProfile { config: Arc::new(config), name })
     }
 
+    /// What connections are made with, for probes of the control thread.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// The name that the certificate must have.
+    pub fn name(&self) -> ServerName<'static> {
+        self.name.clone()
+    }
+
     /// Makes a connection private. The socket's deadline goes on.
     ///
     /// # Errors

@@ -21,14 +21,19 @@ pub const UPSTREAM_UNRESOLVED: Reason =
 pub const UPSTREAM_CONNECTIONS: Reason =
     Reason::upstream("upstream_connections", 4002, 503, "The upstream has no free connection");
 
-/// Opens a connection to one target.
+/// Opens a connection to one target, by `latest_ms` (monotonic milliseconds) at the latest.
 ///
 /// # Errors
 /// `upstream_connections` at the cap, `upstream_unresolved` without an address, `upstream_connect_timeout` past the
 /// deadline, `upstream_refused` when every address fails.
-pub async fn connect(upstream: &Upstream, target: &Target, core: &Core) -> Result<Connection, Reason> {
+pub async fn connect(
+    upstream: &Upstream,
+    target: &Target,
+    core: &Core,
+    latest_ms: u64,
+) -> Result<Connection, Reason> {
     let permit = target.admit(upstream.connections_max).ok_or(UPSTREAM_CONNECTIONS)?;
-    let deadline_ms = core.now_ms() + upstream.timeouts.connect;
+    let deadline_ms = (core.now_ms() + upstream.timeouts.connect).min(latest_ms);
     let mut reason = UPSTREAM_UNRESOLVED;
     let mut permit = Some(permit);
     for index in 0.. {

@@ -43,24 +43,18 @@ pub struct Upstream {
     pub idle_max: usize,
 }
 
-/// Timeouts towards an upstream, in milliseconds.
+/// Timeouts of connections to an upstream, in milliseconds; those of an exchange are its operation's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Connecting, TLS included. Default 2 s.
     pub connect: u64,
-    /// From the end of the request to the first byte of the response. Default 30 s.
-    pub first_byte: u64,
-    /// Between two pieces of a body. Default 60 s.
-    pub stream_idle: u64,
     /// A kept connection without a request. Default 50 s.
     pub idle: u64,
-    /// Up to the end of the response head. Default 60 s.
-    pub total: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Timeouts {
-        Timeouts { connect: 2_000, first_byte: 30_000, stream_idle: 60_000, idle: 50_000, total: 60_000 }
+        Timeouts { connect: 2_000, idle: 50_000 }
     }
 }
 

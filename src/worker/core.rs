@@ -107,11 +107,6 @@ impl Core {
         self.clock.coarse_ns() / 1_000_000
     }
 
-    /// The time between two pieces of a body that is granted to either side, in milliseconds.
-    pub fn stream_idle_ms(&self) -> u64 {
-        60_000
-    }
-
     /// Sets the deadline of a transport, in monotonic milliseconds.
     pub fn deadline(&self, transport: &Transport, kind: Deadline, at_ms: u64) {
         transport.socket().set_deadline(&self.sweep, kind, at_ms);

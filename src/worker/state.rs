@@ -2,11 +2,12 @@
 
 use crate::h1::downstream::Link;
 use crate::http::Version;
+use crate::jose::cache::Counts;
 use crate::observe::{
     AccessRecord, CoreLog, CoreMetrics, Decision, ExemplarId, Flags, Mode as RecordMode, Protocol,
-    RequestIds, TlsVersion,
+    RequestIds, TlsVersion, TokenCache,
 };
-use crate::pipeline::exchange::Exchange;
+use crate::pipeline::exchange::{Exchange, Facts};
 use crate::policy::{Mode, identify, limit, validate};
 use crate::snapshot::{CoreView, Snapshot};
 use crate::worker::Clock;
@@ -29,6 +30,7 @@ pub struct CoreState {
     pub log: CoreLog,
     ids: RequestIds,
     panics_told: u64,
+    tokens_told: Counts,
     cpu_told_ns: u64,
     clock_told_ns: u64,
 }
@@ -46,6 +48,7 @@ impl CoreState {
             log,
             ids,
             panics_told: 0,
+            tokens_told: Counts::default(),
             cpu_told_ns: 0,
             clock_told_ns: 0,
         }
@@ -66,90 +69,40 @@ impl CoreState {
 
     /// Writes the record of an exchange and counts it.
     pub fn record(&mut self, x: &mut Exchange, link: &Link, view: &CoreView, clock: &Clock) {
-        let snapshot = &view.snapshot;
-        let names = &snapshot.names;
+        let names = &view.snapshot.names;
         let facts = &x.facts;
         let now_ns = clock.now_ns();
-        let duration_ns = now_ns.saturating_sub(facts.started_ns);
-        let waited_ns = match (facts.forwarded_ns, facts.answered_ns) {
-            (0, _) => 0,
-            // It never answered: all the rest was waiting.
-            (forwarded, 0) => now_ns.saturating_sub(forwarded),
-            (forwarded, answered) => answered.saturating_sub(forwarded),
-        };
-        let overhead_ns = duration_ns.saturating_sub(waited_ns);
-        let (api_id, operation_id) = names.of(x.api, x.operation);
-        let time_ms = clock.unix_ns(now_ns) / 1_000_000;
+        let taken = Taken::until(now_ns, facts);
+        let (_, operation_id) = names.of(x.api, x.operation);
+        let mut record = describe(x, link.listener, &view.snapshot, &taken, clock.unix_ns(now_ns));
 
-        let method = crate::observe::Method::from(x.method());
-        self.metrics.request(operation_id, method, facts.status, duration_ns, overhead_ns);
-        self.metrics.exemplar(operation_id, duration_ns, ExemplarId::Request(x.id), time_ms);
+        self.metrics.request(operation_id, record.method, facts.status, taken.duration_ns, taken.overhead_ns);
+        self.metrics.exemplar(operation_id, taken.duration_ns, ExemplarId::Request(x.id), record.time_ms);
         if let Some(reason) = &facts.reason {
             self.metrics.refusal(reason, RecordMode::Enforce);
         }
-        let (upstream_id, target_id) = names.upstream(facts.upstream, facts.target);
         if facts.upstream != 0 {
             let answered = if facts.answered_ns == 0 { 0 } else { facts.status };
-            self.metrics.upstream_request(target_id, answered);
+            self.metrics.upstream_request(record.target, answered);
             if facts.tries > 1 {
-                self.metrics.retry(upstream_id);
+                self.metrics.retry(record.upstream);
             }
         }
-
-        let identity = x.identity.as_deref();
-        let mut record = AccessRecord {
-            time_ms,
-            request_id: x.id,
-            listener: names.listener(link.listener),
-            client: Some(x.client),
-            peer: Some(x.peer),
-            tls: if x.secure { TlsVersion::Tls13 } else { TlsVersion::None },
-            protocol: match x.request.table.version {
-                Version::Http10 => Protocol::Http10,
-                _ => Protocol::Http11,
-            },
-            method,
-            method_name: match method {
-                crate::observe::Method::Other => x.request.table.method_span.of(&x.request.bytes),
-                _ => b"",
-            },
-            host: x.host(),
-            path: x.path(),
-            query: x.query().unwrap_or_default(),
-            api: api_id,
-            operation: operation_id,
-            status: facts.status,
-            login: identity.map(|identity| names.login(identity.login)).unwrap_or_default(),
-            subject: identity.map(|identity| identity.subject.as_bytes()).unwrap_or_default(),
-            key_id: identity.map(|identity| identity.key_id.as_bytes()).unwrap_or_default(),
-            upstream: upstream_id,
-            target: target_id,
-            tries: u8::try_from(facts.tries).unwrap_or(u8::MAX),
-            bytes_in: facts.bytes_in,
-            bytes_out: facts.bytes_out,
-            duration_us: duration_ns / 1_000,
-            overhead_us: u32::try_from(overhead_ns / 1_000).unwrap_or(u32::MAX),
-            upstream_us: waited_ns / 1_000,
-            config: snapshot.generation,
-            ..AccessRecord::default()
-        };
         if link.used {
             record.flags.set(Flags::CLIENT_REUSED);
         }
-        if x.body.is_leased() {
-            record.flags.set(Flags::BODY_HELD);
-        }
-        if let Some(reason) = &facts.reason {
-            record.set_reason(reason, RecordMode::Enforce);
-        } else if let Some((_, reason)) = x.would_refuse().next() {
-            record.set_reason(reason, RecordMode::Observe);
-            record.flags.set(Flags::LIMIT_OBSERVED);
-        }
         self.log.push(&record);
-        if facts.reason.is_some() && self.log.wants_audit() {
-            // Full is counted where it is found; the answer is out by now.
+        if facts.reason.is_some() && !facts.audited && self.log.wants_audit() {
+            // It broke after its answer had begun: a full ring is counted where it is found.
             let _ = self.log.audit(&record);
         }
+    }
+
+    /// Puts a refusal on record before it is answered. False: there was no room, which is counted.
+    pub fn audit(&self, x: &Exchange, listener: usize, view: &CoreView, clock: &Clock) -> bool {
+        let now_ns = clock.now_ns();
+        let taken = Taken::until(now_ns, &x.facts);
+        self.log.audit(&describe(x, listener, &view.snapshot, &taken, clock.unix_ns(now_ns))).is_ok()
     }
 
     /// Another snapshot runs from now on.
@@ -162,6 +115,11 @@ impl CoreState {
             self.metrics.panic();
         }
         self.panics_told = panics;
+        let (tokens, told) = (self.identify.token_counts(), self.tokens_told);
+        self.metrics.tokens(TokenCache::Hit, tokens.hits - told.hits);
+        self.metrics.tokens(TokenCache::Miss, tokens.misses - told.misses);
+        self.metrics.tokens(TokenCache::Refused, tokens.refused - told.refused);
+        self.tokens_told = tokens;
         let cpu_ns = crate::sys::thread::thread_cpu_ns();
         if self.clock_told_ns != 0 {
             let busy_ns = cpu_ns.saturating_sub(self.cpu_told_ns);
@@ -171,6 +129,91 @@ impl CoreState {
         self.cpu_told_ns = cpu_ns;
         self.clock_told_ns = now_ns;
     }
+}
+
+/// How long an exchange has taken, in nanoseconds.
+struct Taken {
+    duration_ns: u64,
+    /// Of that, waiting for the upstream.
+    waited_ns: u64,
+    /// Of that, ours.
+    overhead_ns: u64,
+}
+
+impl Taken {
+    fn until(now_ns: u64, facts: &Facts) -> Taken {
+        let duration_ns = now_ns.saturating_sub(facts.started_ns);
+        let waited_ns = match (facts.forwarded_ns, facts.answered_ns) {
+            (0, _) => 0,
+            // It never answered: all the rest was waiting.
+            (forwarded, 0) => now_ns.saturating_sub(forwarded),
+            (forwarded, answered) => answered.saturating_sub(forwarded),
+        };
+        Taken { duration_ns, waited_ns, overhead_ns: duration_ns.saturating_sub(waited_ns) }
+    }
+}
+
+/// What the logs say of an exchange, as it stands.
+#[inline]
+fn describe<'x>(
+    x: &'x Exchange,
+    listener: usize,
+    snapshot: &Snapshot,
+    taken: &Taken,
+    unix_ns: u64,
+) -> AccessRecord<'x> {
+    let names = &snapshot.names;
+    let facts = &x.facts;
+    let (api_id, operation_id) = names.of(x.api, x.operation);
+    let (upstream_id, target_id) = names.upstream(facts.upstream, facts.target);
+    let identity = x.identity.as_deref();
+    let method = crate::observe::Method::from(x.method());
+    let mut record = AccessRecord {
+        time_ms: unix_ns / 1_000_000,
+        request_id: x.id,
+        listener: names.listener(listener),
+        client: Some(x.client),
+        peer: Some(x.peer),
+        tls: if x.secure { TlsVersion::Tls13 } else { TlsVersion::None },
+        protocol: match x.request.table.version {
+            Version::Http10 => Protocol::Http10,
+            _ => Protocol::Http11,
+        },
+        method,
+        method_name: match method {
+            crate::observe::Method::Other => x.request.table.method_span.of(&x.request.bytes),
+            _ => b"",
+        },
+        host: x.host(),
+        path: x.path(),
+        query: x.query().unwrap_or_default(),
+        api: api_id,
+        operation: operation_id,
+        status: facts.status,
+        login: identity.map(|identity| names.login(identity.login)).unwrap_or_default(),
+        subject: identity.map(|identity| identity.subject.as_bytes()).unwrap_or_default(),
+        key_id: identity.map(|identity| identity.key_id.as_bytes()).unwrap_or_default(),
+        upstream: upstream_id,
+        target: target_id,
+        tries: u8::try_from(facts.tries).unwrap_or(u8::MAX),
+        bytes_in: facts.bytes_in,
+        bytes_out: facts.bytes_out,
+        duration_us: taken.duration_ns / 1_000,
+        overhead_us: u32::try_from(taken.overhead_ns / 1_000).unwrap_or(u32::MAX),
+        upstream_us: taken.waited_ns / 1_000,
+        config: snapshot.generation,
+        ..AccessRecord::default()
+    };
+    if x.body.is_leased() {
+        record.flags.set(Flags::BODY_HELD);
+    }
+    if let Some(reason) = &facts.reason {
+        record.set_reason(reason, RecordMode::Enforce);
+    } else if let Some((_, reason)) = x.would_refuse().next() {
+        record.set_reason(reason, RecordMode::Observe);
+        record.flags.set(Flags::LIMIT_OBSERVED);
+    }
+    record
 }
 
 impl std::fmt::Debug for CoreState {

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one file per subject.
 
+mod audit;
+mod certificates;
 mod check;
 mod codes;
 mod control_admin;
@@ -18,11 +20,14 @@ mod json_schema;
 mod json_schema_generator;
 mod limiter;
 mod log_formats;
+mod metrics;
 mod node;
 mod observe;
 mod operate;
+mod probes;
 mod proxy;
 mod tidy;
+mod timeouts;
 mod tls;
 mod traps;
 mod traps_loop;

@@ -47,6 +47,8 @@ impl Drop for Place {
 pub struct Node {
     pub child: Child,
     pub address: SocketAddr,
+    /// Of all listeners, in the order of the configuration.
+    pub addresses: Vec<SocketAddr>,
     pub metrics: SocketAddr,
     pub place: Place,
     lines: Receiver<String>,
@@ -88,7 +90,9 @@ impl Node {
             }
         });
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut node = Node { child, address: nowhere, metrics: nowhere, place, lines, seen: Vec::new() };
+        let addresses = Vec::new();
+        let mut node =
+            Node { child, address: nowhere, addresses, metrics: nowhere, place, lines, seen: Vec::new() };
         let ready = node.wait_for("RW-6001");
         let word = |name: &str| {
             let (_, rest) =
@@ -96,6 +100,8 @@ impl Node {
             rest.split_whitespace().next().expect("a word").parse().expect("an address")
         };
         node.address = word("listen");
+        let listens = ready.split_whitespace().filter_map(|word| word.strip_prefix("listen="));
+        node.addresses = listens.map(|address| address.parse().expect("an address")).collect();
         node.metrics = word("metrics");
         node
     }
@@ -159,6 +165,13 @@ impl Node {
     }
 }
 
+/// What the node says to operators at `path`.
+pub fn fetch(node: &Node, path: &str) -> String {
+    let mut client = Client::new(TcpStream::connect(node.metrics).expect("connected"));
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", node.metrics));
+    client.answer().text()
+}
+
 /// `ringwall run` with the driver that is tested, if one is named.
 fn with_driver(mut command: Command) -> Command {
     command.arg("run");
@@ -171,7 +184,7 @@ fn with_driver(mut command: Command) -> Command {
 pub fn text_of(listen: &str, config: &str) -> String {
     format!(
         "ringwall: 1\nlisten: {listen}\n{config}\nlog: {{ file: access.jsonl }}\n\
-         node: {{ metrics: \"127.0.0.2:0\", cores: 2, control: control.sock, drain: 5s }}\n"
+         node: {{ metrics: \"127.0.0.2:0\", cores: 2, control: control.sock, drain: 5s, limit_memory: 1MiB }}\n"
     )
 }
 
@@ -311,6 +324,13 @@ impl Client {
         self.stream
     }
 
+    /// Everything up to the end of the connection, however it ends.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let _ = self.reader.read_to_end(&mut rest);
+        rest
+    }
+
     /// Whether nothing more comes: the other side has closed.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.reader.read(&mut [0; 1]), Ok(0) | Err(_))
@@ -343,6 +363,8 @@ pub enum Reply {
     Last(Vec<u8>),
     /// Says nothing and keeps the connection open.
     Silence,
+    /// Sends one thing, and then another again and again, until nobody takes it.
+    Drip { first: Vec<u8>, then: Vec<u8>, every: Duration },
 }
 
 /// An HTTP/1.1 origin that does what a closure says.
@@ -369,6 +391,13 @@ impl Origin {
                             Reply::Bytes(bytes) => client.try_send(&bytes),
                             Reply::Last(bytes) => return client.try_send(&bytes),
                             Reply::Silence => {}
+                            Reply::Drip { first, then, every } => {
+                                client.try_send(&first);
+                                while client.stream.write_all(&then).is_ok() {
+                                    thread::sleep(every);
+                                }
+                                return;
+                            }
                         }
                     }
                 });

@@ -451,13 +451,11 @@ fn busy_registry() -> Registry {
         core.decision(1, Mode::Observe, Decision::Unknown);
         core.upstream_request(ids.upstreams[0].targets[0], 200);
         core.upstream_request(ids.upstreams[0].targets[0], 0);
-        core.upstream_opened(ids.upstreams[0].targets[0]);
         core.retry(ids.upstreams[0].upstream);
         core.connection_opened(ids.listeners[0]);
         core.handshake(ids.listeners[0], Handshake::Full);
-        core.token(TokenCache::Hit);
+        core.tokens(TokenCache::Hit, 1);
         core.panic();
-        core.message_lost();
         core.busy(300_000_000, 900_000_000);
     }
     registry.add_source(|samples| {
@@ -465,7 +463,9 @@ fn busy_registry() -> Registry {
         samples.push(Family::ConfigGeneration, &[], 3.0);
         samples.push(Family::LimitTableUsed, &[("policy", "address")], 0.25);
         samples.push(Family::CertificateExpiry, &[("listener", "[::]:443")], 1.9e9);
-        samples.push(Family::UpstreamUp, &[("upstream", "u"), ("target", "http://127.0.0.1:1")], 1.0);
+        let target = [("upstream", "u"), ("target", "http://127.0.0.1:1")];
+        samples.push(Family::UpstreamConnections, &target, 2.0);
+        samples.push(Family::UpstreamUp, &target, 1.0);
     });
     registry
 }

@@ -66,7 +66,7 @@ pub struct Tokens {
     pub issuer: Spanned<String>,
     /// One of these must be in the token's `aud`; at least one.
     pub audience: Vec<Spanned<String>>,
-    /// The algorithms that are accepted; empty: those of the keys, without HMAC.
+    /// The algorithms that are accepted; empty: all but HMAC and ES384.
     pub algorithms: Vec<Spanned<Algorithm>>,
     /// How far clocks may differ.
     pub skew: Duration,
@@ -206,7 +206,7 @@ pub static LOGIN: Table = Table {
             <Vec<Algorithm>>::SHAPE,
             "for `jwt` and `oidc`: the algorithms that are accepted",
         )
-        .default("those of the keys, without HMAC"),
+        .default("RS256 RS384 RS512 PS256 PS384 PS512 ES256 EdDSA"),
         Key::optional("skew", Duration::SHAPE, "for `jwt` and `oidc`: how far clocks may differ")
             .default("30s")
             .bounds("0s", "5min"),

@@ -48,12 +48,13 @@ pub struct Upkeep<'c> {
     pub complain: fn(&std::path::Path, &str),
 }
 
-/// Compiles all logins.
+/// Compiles all logins. `claims` are those that limits count by: every token login keeps them, in this order.
 ///
 /// # Errors
 /// Everything that is wrong with them, at once.
 pub fn compile(
     logins: &Named<written::Login>,
+    claims: &[String],
     upkeep: Option<Upkeep<'_>>,
 ) -> Result<Compiled, Vec<ConfigError>> {
     let mut compiled = Compiled::default();
@@ -61,7 +62,7 @@ pub fn compile(
     for (place, (name, login)) in logins.iter().enumerate() {
         let id = LoginId(place as u16);
         let method = match &login.method {
-            written::Method::Jwt(tokens) => jwt(id, &name.value, tokens, upkeep).map(Method::Jwt),
+            written::Method::Jwt(tokens) => jwt(id, &name.value, tokens, claims, upkeep).map(Method::Jwt),
             written::Method::ApiKey(keys) => api_key(id, &name.value, keys, upkeep, &mut compiled.watched),
         };
         match method {
@@ -83,6 +84,7 @@ fn jwt(
     id: LoginId,
     name: &str,
     tokens: &written::Tokens,
+    claims: &[String],
     upkeep: Option<Upkeep<'_>>,
 ) -> Result<Jwt, ConfigError> {
     let span = tokens.keys.span;
@@ -116,7 +118,7 @@ fn jwt(
                 .fix("name the algorithm of the keys in `algorithms`"));
         }
     }
-    let verifier = Verifier::new(expectations(tokens));
+    let verifier = Verifier::new(expectations(tokens, claims));
     let verifier = verifier.map_err(|why| problem(EXPECTATIONS, why.into(), tokens.issuer.span))?;
     let keys = match upkeep {
         Some(upkeep) => {
@@ -128,7 +130,7 @@ fn jwt(
     Ok(Jwt::new(id, name, verifier, keys))
 }
 
-fn expectations(tokens: &written::Tokens) -> Expectations {
+fn expectations(tokens: &written::Tokens, claims: &[String]) -> Expectations {
     Expectations {
         issuer: tokens.issuer.value.clone(),
         audiences: tokens.audience.iter().map(|audience| audience.value.clone()).collect(),
@@ -139,7 +141,7 @@ fn expectations(tokens: &written::Tokens) -> Expectations {
         subject: ClaimPath::new("sub"),
         scopes: ClaimPath::new(&tokens.claims.scope),
         roles: ClaimPath::new(&tokens.claims.roles),
-        kept: Vec::new(),
+        kept: claims.iter().map(|claim| ClaimPath::new(claim)).collect(),
     }
 }
 
@@ -247,7 +249,7 @@ mod tests {
              operations: {{ r: {{ match: GET /, redirect: \"https://a.example/\" }} }}\n    allow: [{{ who: l }}]\n"
         );
         let loaded = parse_str("test.yaml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
-        match compile(&loaded.config.login, None) {
+        match compile(&loaded.config.login, &[], None) {
             Ok(compiled) => {
                 assert_eq!(compiled.logins.len(), 1);
                 Vec::new()

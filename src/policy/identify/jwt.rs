@@ -171,7 +171,7 @@ impl Jwt {
             scopes: claims.scopes().map(Box::from).collect(),
             roles: claims.roles().map(Box::from).collect(),
             expires_s: claims.validity().ends_s(),
-            claims: claims.json().into(),
+            kept: (0..self.verifier.kept()).map(|place| claims.kept(place).map(Box::from)).collect(),
             told: Told::default(),
         }
         .told()

@@ -72,8 +72,8 @@ pub struct Identity {
     pub roles: Vec<Box<str>>,
     /// Unix seconds at which the credential ends; 0 is never.
     pub expires_s: u64,
-    /// The claims of a token as JSON text; empty for a key.
-    pub claims: Box<str>,
+    /// The claims of a token that limits count by, in the order that the configuration's compiler gave them; none for a key.
+    pub kept: Box<[Option<Box<str>>]>,
     /// The above as the upstream is told of it.
     pub told: Told,
 }
@@ -139,6 +139,11 @@ impl Identity {
     /// Whether the identity holds a role.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|held| **held == *role)
+    }
+
+    /// The value of a claim that limits count by.
+    pub fn claim(&self, place: usize) -> Option<&str> {
+        self.kept.get(place)?.as_deref()
     }
 
     /// Whether the identity holds a scope.
@@ -423,7 +428,7 @@ mod tests {
     use crate::http::HeadLimits;
     use crate::jose::jws::{KEY_UNKNOWN, KEYS_UNAVAILABLE, TOKEN_SIGNATURE};
     use crate::jose::jwt::{TOKEN_AUDIENCE, TOKEN_EXPIRED, TOKEN_ISSUER};
-    use crate::jose::{Algorithm, Expectations, KeySet, Origin, Verifier, base64url};
+    use crate::jose::{Algorithm, ClaimPath, Expectations, KeySet, Origin, Verifier, base64url};
 
     const NOW_S: u64 = 1_800_000_000;
     const SECRET: [u8; 32] = [3; 32];
@@ -439,7 +444,9 @@ mod tests {
     fn token(issuer: &str) -> String {
         sign(
             "k",
-            &format!(r#"{{"iss":"{issuer}","aud":"orders","sub":"alice","exp":1800000060,"scope":"a b"}}"#),
+            &format!(
+                r#"{{"iss":"{issuer}","aud":"orders","sub":"alice","exp":1800000060,"scope":"a b","org":{{"tenant":"t1"}}}}"#
+            ),
         )
     }
 
@@ -448,8 +455,9 @@ mod tests {
         let set = format!(r#"{{"kty":"oct","alg":"HS256","kid":"k","k":"{k}"}}"#);
         let keys = KeySet::parse(set.as_bytes(), Origin::File).unwrap();
         let algorithms = Algorithm::Hs256.into();
+        let kept = ["plan", "/org/tenant"].map(ClaimPath::new).into();
         let verifier =
-            Verifier::new(Expectations { algorithms, ..Expectations::new(issuer, "orders") }).unwrap();
+            Verifier::new(Expectations { algorithms, kept, ..Expectations::new(issuer, "orders") }).unwrap();
         let jwt = Jwt::new(LoginId(id), issuer, verifier, Keys::Fixed(Arc::new(keys)));
         Login { mode: Mode::Enforce, passthrough: false, method: Method::Jwt(jwt) }
     }
@@ -524,14 +532,17 @@ mod tests {
         let logins = Logins::new([people(0, "i"), partners(1, &key)].map(Arc::new));
         let mut bench = Bench::new();
         let good = bearer(&token("i"));
+        let mut first = None;
         for _ in 0..2 {
             let (_, x) = bench.judge(&logins, &[("Accept", "*/*"), ("Authorization", &good)]);
             let identity = x.identity.unwrap();
             assert_eq!((identity.login, identity.kind, &*identity.subject), (LoginId(0), "jwt", "alice"));
             assert_eq!((&*identity.issuer, &*identity.key_id, identity.expires_s), ("i", "k", NOW_S + 90));
-            assert!(
-                identity.has_scope("b") && !identity.has_scope("c") && identity.claims.contains("1800000060")
-            );
+            assert!(identity.has_scope("b") && !identity.has_scope("c"));
+            assert_eq!((identity.claim(0), identity.claim(1), identity.claim(2)), (None, Some("t1"), None));
+            // The second time it is the same one, not another like it.
+            let first = first.get_or_insert_with(|| Rc::clone(&identity));
+            assert!(Rc::ptr_eq(first, &identity));
             assert_eq!(x.skip.iter().collect::<Vec<_>>(), [2]);
         }
         assert_eq!(bench.core.token_counts().hits, 1);

@@ -12,8 +12,9 @@
 //! * `identity`: login, issuer and subject. Who has none (`anyone` was admitted) is counted by address.
 //! * `address`: IPv4 whole; IPv6 by /64, and its /48 at [`WIDE_FACTOR`] times the rate and burst, since one subscriber
 //!   commonly has a /56 or a /48.
-//! * `header:NAME`, `claim:NAME`: the first value; all requests without one are counted together, so that leaving it out
-//!   is no way around the limit.
+//! * `header:NAME`: the first value; `claim:NAME`: the value of a token's claim that is a text, a number or a boolean (a
+//!   NAME that begins with `/` is a JSON Pointer). All requests without one are counted together, so that leaving it out is
+//!   no way around the limit.
 //! * `operation`, `api`, `all`: one count each.
 //!
 //! Limits keyed only by address or header, and without `who`, run before the login, so they count failed logins too; the
@@ -91,13 +92,15 @@ enum Key {
     Identity,
     Address,
     Header(Box<[u8]>),
-    Claim(Box<[u8]>),
+    /// By its place among the claims that the logins keep.
+    Claim(usize),
     /// The same for every request of the operation.
     Constant(Box<[u8]>),
 }
 
 /// The links of an operation's limits: one for each stage and mode, those that are off left out. `login_of` finds a
-/// login's number; an API that is `raw` is one operation, called like itself, and has no [`written::Operation`].
+/// login's number, `claims` are those of [`claims`]; an API that is `raw` is one operation, called like itself, and has no
+/// [`written::Operation`].
 ///
 /// # Errors
 /// Every limit that cannot be kept: RW-1611, RW-1612.
@@ -108,6 +111,7 @@ pub fn links(
     operation: Option<&written::Operation>,
     tables: &Arc<Tables>,
     login_of: &dyn Fn(&str) -> Option<LoginId>,
+    claims: &[String],
 ) -> Result<Vec<Link>, Vec<ConfigError>> {
     let own = operation.and_then(|operation| operation.limits.as_ref()).map(|scoped| &scoped.value);
     let of_api = api.limits_of(operation).iter().filter(|limit| match &limit.operations {
@@ -126,7 +130,7 @@ pub fn links(
             written::Mode::Off => continue,
         };
         let stage = stage_of(limit);
-        match Limit::compile(api_name, operation_name, limit, within, mode, login_of) {
+        match Limit::compile(api_name, operation_name, limit, within, mode, login_of, claims) {
             Err(error) => errors.push(error),
             Ok(compiled) => match groups.iter_mut().find(|group| (group.0, group.1) == (stage, mode)) {
                 Some((_, _, limits)) if limits.len() == LIMITS_MAX => errors.push(
@@ -230,6 +234,7 @@ impl Limit {
         within: Option<&str>,
         mode: Mode,
         login_of: &dyn Fn(&str) -> Option<LoginId>,
+        claims: &[String],
     ) -> Result<Limit, ConfigError> {
         let (count, period_ns, burst) =
             (limit.rate.value.count, limit.rate.value.period.nanos(), limit.burst_in_force());
@@ -257,7 +262,9 @@ impl Limit {
             written::LimitKey::Identity => Key::Identity,
             written::LimitKey::Address => Key::Address,
             written::LimitKey::Header(name) => Key::Header(name.as_bytes().into()),
-            written::LimitKey::Claim(name) => Key::Claim(name.as_bytes().into()),
+            written::LimitKey::Claim(name) => {
+                Key::Claim(claims.iter().position(|claim| claim == name).unwrap_or(usize::MAX))
+            }
             written::LimitKey::Operation => Key::Constant(operation.as_bytes().into()),
             written::LimitKey::Api | written::LimitKey::All => Key::Constant(Box::default()),
         });
@@ -309,9 +316,9 @@ impl Limit {
                 Key::Header(name) => {
                     push_part(key, x.fields().find_name(x.head_bytes(), name).unwrap_or_default());
                 }
-                Key::Claim(name) => {
-                    let claims = x.identity.as_ref().map_or("", |identity| &identity.claims);
-                    push_part(key, claim(claims.as_bytes(), name).unwrap_or_default());
+                Key::Claim(place) => {
+                    let claim = x.identity.as_ref().and_then(|identity| identity.claim(*place));
+                    push_part(key, claim.unwrap_or_default().as_bytes());
                 }
                 Key::Constant(bytes) => push_part(key, bytes),
             }
@@ -327,6 +334,24 @@ impl Limit {
             demands.push(Demand { keys, who, rate: self.wide, charge: None, limit });
         }
     }
+}
+
+/// The claims that the limits of a configuration count by, each once.
+pub fn claims(config: &written::Config) -> Vec<String> {
+    let mut claims = Vec::new();
+    for (_, api) in config.apis.iter() {
+        let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
+        let own = operations.filter_map(|(_, operation)| operation.limits.as_ref());
+        for limit in api.limits.iter().chain(own.flat_map(|scoped| &scoped.value)) {
+            claims.extend(limit.per.iter().filter_map(|key| match &key.value {
+                written::LimitKey::Claim(name) => Some(name.clone()),
+                _ => None,
+            }));
+        }
+    }
+    claims.sort_unstable();
+    claims.dedup();
+    claims
 }
 
 /// Whether a limit can be judged before anybody has said who they are.
@@ -356,66 +381,6 @@ fn push_address(key: &mut Vec<u8>, address: IpAddr) -> Option<usize> {
             push_part(key, &address.octets()[..8]);
             Some(key.len() - 8)
         }
-    }
-}
-
-/// The text of a member of a JSON object, as it was signed (a string with its quotes). The object is one that a login has
-/// parsed; a name that is written with escapes is not found.
-fn claim<'c>(claims: &'c [u8], name: &[u8]) -> Option<&'c [u8]> {
-    let mut at = skip_space(claims, 0);
-    if claims.get(at) != Some(&b'{') {
-        return None;
-    }
-    loop {
-        at = skip_space(claims, at + 1);
-        let key_end = value_end(claims, at)?;
-        let key = &claims[at..key_end];
-        let colon = skip_space(claims, key_end);
-        if claims.get(colon) != Some(&b':') {
-            return None;
-        }
-        let start = skip_space(claims, colon + 1);
-        let end = value_end(claims, start)?;
-        if key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")) == Some(name) {
-            return Some(&claims[start..end]);
-        }
-        at = skip_space(claims, end);
-        if claims.get(at) != Some(&b',') {
-            return None;
-        }
-    }
-}
-
-fn skip_space(text: &[u8], at: usize) -> usize {
-    let space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-    at + text.get(at..).unwrap_or_default().iter().take_while(space).count()
-}
-
-/// Where the value that begins at `at` ends.
-fn value_end(text: &[u8], at: usize) -> Option<usize> {
-    let mut depth = 0u32;
-    let mut at = at;
-    let start = at;
-    loop {
-        match *text.get(at)? {
-            b'"' => {
-                at += 1;
-                while *text.get(at)? != b'"' {
-                    at += if text[at] == b'\\' { 2 } else { 1 };
-                }
-                if depth == 0 {
-                    return Some(at + 1);
-                }
-            }
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth > 1 => depth -= 1,
-            b'}' | b']' if depth == 1 => return Some(at + 1),
-            b'}' | b']' | b',' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => {
-                return (at > start).then_some(at);
-            }
-            _ => {}
-        }
-        at += 1;
     }
 }
 
@@ -450,6 +415,7 @@ mod tests {
              listen: {{ address: 127.0.0.1:8080, tls: none }}\n\
              upstreams: {{ shop: \"http://127.0.0.1:3000\" }}\n\
              login:\n  partners: {{ api_key: X-API-Key, store: partners.keys, pepper: \"secret:env:PEPPER\" }}\n\
+             \x20 people: {{ oidc: \"https://login.example.com/\", audience: orders }}\n\
              apis:\n  shop:\n    to: shop\n    operations:\n      list: GET /orders\n\
              \x20   allow: [{{ who: partners }}, {{ who: anyone }}]\n    limits: [{limits}]\n"
         );
@@ -457,7 +423,8 @@ mod tests {
         let api = loaded.config.apis.get("shop").unwrap();
         let operation = api.operations().unwrap().get("list");
         let login_of = |name: &str| loaded.config.login.position(name).map(|at| LoginId(at as u16));
-        let mut links = links("shop", api, "list", operation, tables, &login_of).unwrap();
+        let claims = super::claims(&loaded.config);
+        let mut links = links("shop", api, "list", operation, tables, &login_of, &claims).unwrap();
         links.sort_by_key(|link| link.stage);
         Bed { links, core: PerCore::default(), now_ns: S, x: Exchange::new() }
     }
@@ -474,7 +441,7 @@ mod tests {
                 self.x.identity = Some(Rc::new(Identity {
                     login_name: "partners".into(),
                     subject: subject.into(),
-                    claims: format!("{{\"sub\": \"{subject}\", \"tenant\":\"t1\"}}").into(),
+                    kept: Box::new([subject.split_once('@').map(|(_, tenant)| tenant.into())]),
                     ..Identity::default()
                 }));
             }
@@ -624,30 +591,15 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_found_as_they_were_signed() {
-        let claims = br#" { "a\"b": "x\\", "n": {"tenant": 1}, "l":["tenant", {"tenant":2}], "tenant" : "t\"1" , "e":-1.5e3, "z" :true}"#;
-        let text =
-            |name: &str| claim(claims, name.as_bytes()).map(|value| std::str::from_utf8(value).unwrap());
-        assert_eq!(text("tenant"), Some(r#""t\"1""#));
-        assert_eq!(text("n"), Some(r#"{"tenant": 1}"#));
-        assert_eq!(text("e"), Some("-1.5e3"));
-        assert_eq!(text("z"), Some("true"));
-        assert_eq!(text("b"), None);
-        for broken in [
-            "",
-            "{",
-            "{}",
-            "[]",
-            "{\"a\"",
-            "{\"a\":",
-            "{\"a\":\"",
-            "{\"a\":\"\\",
-            "{\"a\":[",
-            "{\"a\" 1}",
-            "{,}",
-        ] {
-            assert_eq!(claim(broken.as_bytes(), b"x"), None, "{broken}");
-        }
+    fn claims_are_counted_apart_and_together_where_there_is_none() {
+        let mut bed = bed("{ per: 'claim:tenant', rate: 1/min }");
+        assert_eq!(bed.links[0].stage, Stage::Limit);
+        assert!(bed.admits("192.0.2.1", "ann@t1"));
+        assert!(!bed.admits("192.0.2.2", "bob@t1"), "the same tenant");
+        assert!(bed.admits("192.0.2.1", "ann@t2"));
+        assert!(bed.admits("192.0.2.1", "ann"));
+        assert!(!bed.admits("192.0.2.2", "bob"), "nobody's");
+        assert!(!bed.admits("192.0.2.3", ""), "nobody at all");
     }
 
     #[test]
@@ -658,7 +610,7 @@ mod tests {
             let loaded = parse_str("test.yaml", &format!("{text}{limits}"))
                 .unwrap_or_else(|errors| panic!("{errors:?}"));
             let api = loaded.config.apis.get("shop").unwrap();
-            links("shop", api, "shop", None, &Arc::new(Tables::new(1024, 1)), &|_| None)
+            links("shop", api, "shop", None, &Arc::new(Tables::new(1024, 1)), &|_| None, &[])
         };
         assert_eq!(compile("      - { per: address, rate: 1/day, burst: 1000000 }\n").unwrap_err().len(), 1);
         let many = |count: usize| -> String {
