@@ -118,6 +118,7 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
 fn begin(x: &mut Exchange, link: &Link, core: &Core) {
     x.peer = link.peer;
     x.client = link.peer.ip();
+    x.agreed = link.transport.agreed();
     x.facts.started_ns = core.clock.now_ns();
     let unix_ms = core.clock.unix_ns(x.facts.started_ns) / 1_000_000;
     core.state.borrow_mut().identify_request(x, unix_ms);

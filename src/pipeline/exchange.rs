@@ -15,6 +15,7 @@ use crate::policy::Mode;
 use crate::policy::identify::Identity;
 use crate::snapshot::{Operation, Snapshot};
 use crate::worker::Buffer;
+use crate::worker::transport::Agreed;
 
 /// The reasons that observed policies would have refused for; more are counted in metrics only.
 pub const OBSERVED_MAX: usize = 4;
@@ -43,6 +44,8 @@ pub struct Exchange {
     pub client: IpAddr,
     /// Whether the client's connection is TLS.
     pub secure: bool,
+    /// What was agreed with the client about it.
+    pub agreed: Agreed,
     /// The request id.
     pub id: RequestId,
     /// The request id, 36 bytes of text.
@@ -115,6 +118,7 @@ impl Exchange {
             peer: nobody,
             client: nobody.ip(),
             secure: false,
+            agreed: Agreed::default(),
             id: RequestId::NONE,
             request_id: [b'0'; 36],
             operation: u32::MAX,

@@ -53,6 +53,11 @@ impl Session {
         self.connection.protocol_version()
     }
 
+    /// Whether a protocol was agreed on by ALPN: `http/1.1`, the only one that is offered.
+    pub fn has_alpn(&self) -> bool {
+        self.connection.alpn_protocol().is_some()
+    }
+
     /// The name that the client asked for, canonical.
     pub fn server_name(&self) -> Option<&str> {
         match &self.connection {

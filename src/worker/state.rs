@@ -5,7 +5,7 @@ use crate::http::Version;
 use crate::jose::cache::Counts;
 use crate::observe::{
     AccessRecord, CoreLog, CoreMetrics, Decision, ExemplarId, Flags, Mode as RecordMode, Protocol,
-    RequestIds, TlsVersion, TokenCache,
+    RequestIds, TokenCache,
 };
 use crate::pipeline::exchange::{Exchange, Facts};
 use crate::policy::{Mode, identify, limit, validate};
@@ -174,7 +174,8 @@ fn describe<'x>(
         listener: names.listener(listener),
         client: Some(x.client),
         peer: Some(x.peer),
-        tls: if x.secure { TlsVersion::Tls13 } else { TlsVersion::None },
+        tls: x.agreed.version,
+        alpn: x.agreed.alpn,
         protocol: match x.request.table.version {
             Version::Http10 => Protocol::Http10,
             _ => Protocol::Http11,
@@ -204,6 +205,9 @@ fn describe<'x>(
         config: snapshot.generation,
         ..AccessRecord::default()
     };
+    if x.agreed.resumed {
+        record.flags.set(Flags::TLS_RESUMED);
+    }
     if x.body.is_leased() {
         record.flags.set(Flags::BODY_HELD);
     }

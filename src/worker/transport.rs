@@ -3,11 +3,23 @@
 use std::io;
 use std::ops::Range;
 
+use crate::observe::{Alpn, TlsVersion};
 use crate::sys::socket::Shutdown;
 use crate::tls::TlsStream;
 use crate::worker::buffer::Buffer;
 use crate::worker::socket::Socket;
 use crate::worker::sweep::Sweep;
+
+/// What was agreed with a peer about TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agreed {
+    /// The version.
+    pub version: TlsVersion,
+    /// The protocol inside.
+    pub alpn: Alpn,
+    /// Whether an earlier session was taken up again.
+    pub resumed: bool,
+}
 
 /// A connected byte stream.
 #[derive(Debug)]
@@ -24,6 +36,24 @@ impl Transport {
         match self {
             Transport::Plain(socket) => socket,
             Transport::Tls(stream) => stream.socket(),
+        }
+    }
+
+    /// What was agreed with the peer about TLS, for records.
+    pub fn agreed(&self) -> Agreed {
+        match self {
+            Transport::Plain(_) => Agreed::default(),
+            Transport::Tls(stream) => {
+                let session = stream.session();
+                Agreed {
+                    version: match session.version() {
+                        Some(rustls::ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+                        _ => TlsVersion::Tls13,
+                    },
+                    alpn: if session.has_alpn() { Alpn::Http11 } else { Alpn::None },
+                    resumed: session.is_resumed(),
+                }
+            }
         }
     }
 

@@ -172,6 +172,8 @@ fn curl_and_openssl_speak_tls_with_it() {
     };
     assert_eq!(curl("a.test", &[]).stdout, b"private");
     assert_eq!(curl("b.test", &["--tls-max", "1.2"]).stdout, b"private");
+    let agreed: Vec<_> = node.log(2).iter().map(|line| (line["tls"].clone(), line["alpn"].clone())).collect();
+    assert_eq!(agreed, [("1.3".into(), "http/1.1".into()), ("1.2".into(), "http/1.1".into())]);
     // A name that is not served gets no certificate; a host beside the one of the connection is misdirected.
     assert!(!curl("c.test", &[]).status.success());
     let misdirected = curl("a.test", &["-H", "Host: c.test", "-o", "/dev/null", "-w", "%{http_code}"]);
