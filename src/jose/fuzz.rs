@@ -28,7 +28,12 @@ pub(crate) fn jwt(data: &[u8]) {
     let Ok(read) = verifier.verify(token.as_bytes(), keys, NOW_S) else { return };
 
     // What was accepted is what another reader reads.
-    let oracle: serde_json::Value = serde_json::from_slice(claims).expect("we accept only JSON");
+    let oracle: serde_json::Value = match serde_json::from_slice(claims) {
+        Ok(oracle) => oracle,
+        // RFC 8259 §6 bounds no number; the oracle knows none beyond an `f64`, not even in claims that nobody reads.
+        Err(error) if error.to_string().starts_with("number out of range") => return,
+        Err(error) => panic!("we accept only JSON: {error}"),
+    };
     assert_eq!(oracle["iss"], "i");
     assert_eq!(oracle["sub"], read.subject());
     assert!(oracle["exp"].as_f64().is_some_and(|exp| exp + 31.0 > NOW_S as f64));
