@@ -3,9 +3,12 @@
 //! No accept operation is ever in flight: dropping one would leak the accepted socket, and one in flight keeps the listening
 //! socket alive. We wait for readiness and call `accept4` until it would block.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use monoio::net::TcpListener;
 
@@ -16,6 +19,7 @@ use crate::sys::stream::listener_fd;
 use crate::tls::TlsStream;
 use crate::worker::core::Core;
 use crate::worker::guard::Guarded;
+use crate::worker::run::BACKLOG;
 use crate::worker::slots::Run;
 use crate::worker::{Deadline, Socket, Transport};
 
@@ -25,26 +29,73 @@ const ACCEPT_BATCH: usize = 64;
 const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Accepts on one listener of one core until the node drains.
-pub async fn accept_loop<S>(core: Rc<Core>, listener: Rc<TcpListener>, index: usize, stretches: Rc<S>)
+pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: usize, stretches: Rc<S>)
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
-    while listener.readable(false).await.is_ok() {
-        for _ in 0..ACCEPT_BATCH {
-            match accept(listener_fd(&listener), core.driver.wants_nonblocking()) {
-                Ok((stream, peer)) => open(&core, stream, peer, index, &stretches),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if is_exhaustion(&error) => {
-                    monoio::time::sleep(EXHAUSTED_PAUSE).await;
-                    break;
-                }
-                // The listening socket was shut down: the node drains.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
-                // The peer was gone before we came: the next one may be there.
-                Err(_) => {}
-            }
+    let _accepting = Accepting::new(&core);
+    while somebody_waits(&core, &listener).await {
+        if let Err(Exhausted) = let_in(&core, &listener, index, &stretches, ACCEPT_BATCH) {
+            monoio::time::sleep(EXHAUSTED_PAUSE).await;
         }
     }
+    // The node drains. Closing a listening socket resets whoever waits in its queue, so they are let in first.
+    let _ = let_in(&core, &listener, index, &stretches, BACKLOG as usize);
+}
+
+/// No descriptor or no memory is left.
+struct Exhausted;
+
+/// Accepts who waits, `most` of them at most.
+fn let_in<S>(
+    core: &Rc<Core>,
+    listener: &TcpListener,
+    index: usize,
+    stretches: &Rc<S>,
+    most: usize,
+) -> Result<(), Exhausted>
+where
+    S: Run<Stretch, Output = Option<Link>> + 'static,
+{
+    for _ in 0..most {
+        match accept(listener_fd(listener), core.driver.wants_nonblocking()) {
+            Ok((stream, peer)) => open(core, stream, peer, index, stretches),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if is_exhaustion(&error) => return Err(Exhausted),
+            // The peer was gone before we came: the next one may be there.
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Counts a loop while it accepts: a core with one has not drained.
+struct Accepting(Rc<Core>);
+
+impl Accepting {
+    fn new(core: &Rc<Core>) -> Accepting {
+        core.accepting.set(core.accepting.get() + 1);
+        Accepting(Rc::clone(core))
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.accepting.set(self.0.accepting.get() - 1);
+    }
+}
+
+/// Waits until somebody wants to be accepted; false when nobody will be any more.
+async fn somebody_waits(core: &Core, listener: &TcpListener) -> bool {
+    let mut readable = pin!(listener.readable(false));
+    poll_fn(|context| {
+        if core.is_closed() {
+            return Poll::Ready(false);
+        }
+        core.wake_at_close(context.waker());
+        readable.as_mut().poll(context).map(|result| result.is_ok())
+    })
+    .await
 }
 
 fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index: usize, stretches: &Rc<S>)

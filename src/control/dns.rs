@@ -256,6 +256,17 @@ impl Names {
         by_name.insert(name, Arc::downgrade(&addresses));
         addresses
     }
+
+    /// Waits until every name in use was looked up once, well or badly.
+    pub async fn settled(&self) {
+        let names: Vec<_> = {
+            let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+            by_name.values().filter_map(Weak::upgrade).collect()
+        };
+        for addresses in names {
+            addresses.settled().await;
+        }
+    }
 }
 
 async fn keep(shared: Arc<Shared>, resolver: Arc<dyn Resolve>, on_change: Arc<dyn Fn() + Send + Sync>) {

@@ -32,6 +32,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ipnet::IpNet;
@@ -284,7 +285,19 @@ impl<K: Send + Sync + 'static> Control<K> {
         }
     }
 
-    /// Runs `work` on the control thread and waits for it: for a start that wants keys before it serves. Not
+    /// Waits until the keys and names that a new snapshot asked for were had, or could not be had, and no longer than
+    /// `patience`: so the first request finds them. Not from the control thread itself.
+    pub fn settle(&self, patience: Duration) {
+        self.block_on(async {
+            let settled = async {
+                self.parts.keys.settled().await;
+                self.parts.names.settled().await;
+            };
+            let _ = tokio::time::timeout(patience, settled).await;
+        });
+    }
+
+    /// Runs `work` on the calling thread, with the timers and sockets of the control thread, and waits for it. Not
     /// from the control thread itself.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)

@@ -70,6 +70,9 @@ pub const CANNOT_START: Code = Code::new(6062, "cannot start");
 /// A data thread has ended on its own.
 pub const CORE_ENDED: Code = Code::new(6063, "a data thread has ended");
 
+/// How long a start and a reload wait for new key sets and names before they go on without.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+
 /// The configuration runs, and there is something to say of it.
 pub const CONFIG_NOTE: Code = Code::new(6064, "a note on the configuration");
 /// The counters of limits take a lock.
@@ -195,6 +198,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let mut snapshot =
         compile(config, 1, &mut kept, Some(control.parts())).map_err(|errors| refused(&loaded, errors))?;
     tell(kept.take_notes());
+    control.settle(SETTLE_MAX);
     if !Table::is_lock_free() {
         Line::warn(LIMITS_LOCK).emit();
     }
@@ -342,10 +346,11 @@ impl Running {
             match self.control.events().recv_timeout(wait) {
                 Ok(Event::Reload(cause, reply)) => self.reload(&cause, reply),
                 Ok(Event::ReopenLogs(reply)) => {
-                    self.writer.reopen();
                     self.on_record("reopen", "", "ok", "");
-                    Line::info(LOGS_REOPENED).emit();
-                    reply.send(Response::done(serde_json::Value::Null));
+                    self.writer.reopen(move || {
+                        Line::info(LOGS_REOPENED).emit();
+                        reply.send(Response::done(serde_json::Value::Null));
+                    });
                 }
                 Ok(Event::Drain(reply)) => {
                     if draining.is_none() {
@@ -436,6 +441,7 @@ impl Running {
         if wanted != self.wanted_addresses {
             Line::warn(NEEDS_RESTART).emit();
         }
+        self.control.settle(SETTLE_MAX);
         snapshot.names = SnapshotNames::register(&snapshot, &mut self.registry_lock(), now_ms());
         self.reload_ok.store(true, Ordering::Relaxed);
         self.node.publish(snapshot);

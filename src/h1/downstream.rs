@@ -13,7 +13,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{CLIENT_GONE, CLIENT_HEAD_TIMEOUT};
 use crate::pipeline::serve::{Client, End, serve};
 use crate::snapshot::CoreView;
-use crate::worker::core::Core;
+use crate::worker::core::{Core, DRAINING_FIRST_MS};
 use crate::worker::slots::Run;
 use crate::worker::{Buffer, Deadline, Transport, turn};
 
@@ -21,9 +21,6 @@ use crate::worker::{Buffer, Deadline, Transport, turn};
 const LINGER_MS: u64 = 2_000;
 /// How much we go on reading from it, in bytes.
 const LINGER_BYTES: usize = 256 * 1024;
-
-/// How long a connection that was accepted while the node drains may wait with its only request, in milliseconds.
-const DRAINING_IDLE_MS: u64 = 1_000;
 
 /// A client's connection between two requests.
 #[derive(Debug)]
@@ -53,17 +50,18 @@ where
     S: Run<Stretch, Output = Option<Link>>,
 {
     loop {
-        let idle_ms = {
+        let wait_ms = {
             let view = core.view();
             match view.snapshot.listeners.get(link.listener) {
                 Some(listener) if !core.is_draining() => listener.idle_ms,
                 // Whoever was let in before the end may still ask once.
-                Some(_) if !link.used => DRAINING_IDLE_MS,
+                Some(_) if !link.used => DRAINING_FIRST_MS,
                 // What was posted still gets out. In a box: a connection that waits does not carry its farewell.
                 _ => return Box::pin(linger(&link.transport, &core)).await,
             }
         };
-        core.deadline(&link.transport, Deadline::Idle, core.coarse_ms() + idle_ms);
+        let kind = if link.used { Deadline::Idle } else { Deadline::First };
+        core.deadline(&link.transport, kind, core.coarse_ms() + wait_ms);
         if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
             return;
         }
@@ -186,7 +184,7 @@ fn conclude(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
 
 /// Closes our side and reads on for a while, so that the client gets our last answer and not a reset (RFC 9112 §9.6).
 async fn linger(transport: &Transport, core: &Core) {
-    core.deadline(transport, Deadline::Idle, core.coarse_ms() + LINGER_MS);
+    core.deadline(transport, Deadline::Linger, core.coarse_ms() + LINGER_MS);
     if transport.socket().settle().await.is_err() {
         return;
     }

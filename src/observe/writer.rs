@@ -166,7 +166,7 @@ pub struct Writer {
 
 enum Command {
     Configure(Box<Outputs>),
-    Reopen,
+    Reopen(Box<dyn FnOnce() + Send>),
     Stop(Instant),
 }
 
@@ -214,9 +214,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Opens the files anew, for log rotation. A file that cannot be opened is kept as it is, and that is told.
-    pub fn reopen(&self) {
-        self.tell(Command::Reopen);
+    /// Opens the files anew, for log rotation, then calls `done`. A file that cannot be opened is kept as it is, and that
+    /// is told.
+    pub fn reopen(&self, done: impl FnOnce() + Send + 'static) {
+        self.tell(Command::Reopen(Box::new(done)));
     }
 
     /// What it did so far.
@@ -365,7 +366,10 @@ impl Thread {
         loop {
             match self.received.try_recv() {
                 Ok(Command::Configure(outputs)) => self.configure(*outputs),
-                Ok(Command::Reopen) => self.reopen(),
+                Ok(Command::Reopen(done)) => {
+                    self.reopen();
+                    done();
+                }
                 Ok(Command::Stop(deadline)) => stop_at = Some(deadline),
                 Err(TryRecvError::Empty) => return stop_at,
                 // The handle was dropped.

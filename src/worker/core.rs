@@ -4,18 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
 
 use arc_swap::ArcSwap;
-use monoio::net::TcpListener;
 
 use crate::pipeline::exchange::Exchange;
 use crate::snapshot::{CoreView, Snapshot};
-use crate::sys::socket::{Shutdown, shutdown};
-use crate::sys::stream::listener_fd;
 use crate::worker::spare::Spare;
 use crate::worker::state::CoreState;
 use crate::worker::{Clock, Deadline, Driver, Sweep, Transport};
 
+/// How long a connection that has not asked for anything when the node drains may still do so, in milliseconds.
+pub const DRAINING_FIRST_MS: u64 = 1_000;
 /// Exchanges kept for re-use per core at most, and at least.
 const EXCHANGES_FREE_MAX: usize = 256;
 const EXCHANGES_FREE_MIN: usize = 8;
@@ -74,8 +74,11 @@ pub struct Core {
     exchanges: RefCell<Spare<Box<Exchange>>>,
     /// Client connections on this core.
     pub connections: Cell<usize>,
-    /// Its listening sockets, until it drains.
-    pub listeners: RefCell<Vec<Rc<TcpListener>>>,
+    /// Loops that accept, or still let in who waited when the node began to drain.
+    pub accepting: Cell<usize>,
+    /// Whether nobody else is accepted, and who is to be told when that is so.
+    closed: Cell<bool>,
+    waiting_for_close: RefCell<Vec<Waker>>,
 }
 
 impl Core {
@@ -93,7 +96,9 @@ impl Core {
             node,
             exchanges: RefCell::new(Spare::new(EXCHANGES_FREE_MAX, EXCHANGES_FREE_MIN)),
             connections: Cell::new(0),
-            listeners: RefCell::new(Vec::new()),
+            accepting: Cell::new(0),
+            closed: Cell::new(false),
+            waiting_for_close: RefCell::new(Vec::new()),
         }
     }
 
@@ -137,16 +142,28 @@ impl Core {
         self.node.draining.load(Ordering::Relaxed)
     }
 
-    /// Nobody else comes in. Who was already waiting is let in first by the accept loop, which then sees the end.
-    fn close_listeners(&self) {
-        for listener in self.listeners.borrow_mut().drain(..) {
-            shutdown(listener_fd(&listener), Shutdown::Read);
+    /// Whether nobody else is accepted.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Wakes a task when nobody else is to be accepted.
+    pub fn wake_at_close(&self, waker: &Waker) {
+        let mut waiting = self.waiting_for_close.borrow_mut();
+        if !waiting.iter().any(|other| other.will_wake(waker)) {
+            waiting.push(waker.clone());
         }
+    }
+
+    /// Nobody else comes in, but for who is already waiting: the accept loops see to that.
+    fn close(&self) {
+        self.closed.set(true);
+        self.waiting_for_close.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
     /// Whether the node drains and nothing is left to do here.
     pub fn is_drained(&self) -> bool {
-        self.is_draining() && self.connections.get() == 0
+        self.is_draining() && self.accepting.get() == 0 && self.connections.get() == 0
     }
 
     /// Takes a pooled exchange.
@@ -178,8 +195,8 @@ impl Core {
             state.tick(self.clock.coarse_ns());
         }
         if self.is_draining() {
-            self.close_listeners();
-            self.sweep.expire_idle();
+            self.close();
+            self.sweep.expire_idle(now_ms, DRAINING_FIRST_MS);
         }
         // A core without traffic must not hold on to an old snapshot.
         drop(self.view());

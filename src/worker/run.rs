@@ -44,8 +44,7 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
         let core = Rc::new(Core::new(seat.index, choice.driver, seat.node, seat.state));
         let slots = Rc::new(Slots::new(stretch));
         for (index, listener) in seat.listeners.into_iter().enumerate() {
-            let listener = Rc::new(monoio::net::TcpListener::from_std(listener)?);
-            core.listeners.borrow_mut().push(Rc::clone(&listener));
+            let listener = monoio::net::TcpListener::from_std(listener)?;
             monoio::spawn(Guarded::new(
                 accept_loop(Rc::clone(&core), listener, index, Rc::clone(&slots)),
                 count_panic,
@@ -63,21 +62,12 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
 
 /// Ten times a second until the core has drained.
 async fn sweep(core: &Rc<Core>, trim: impl Fn()) {
-    let mut quiet = 0;
-    loop {
+    while !core.is_drained() {
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
         core.tick();
         trim();
-        // Whoever was waiting to be accepted when the drain began gets in before the end.
-        quiet = if core.is_drained() { quiet + 1 } else { 0 };
-        if quiet > DRAINED_TICKS {
-            return;
-        }
     }
 }
-
-/// Ticks without a connection after which a draining core is done.
-const DRAINED_TICKS: u32 = 2;
 
 /// Opens one listening socket per core and address, in the order of `addresses`.
 ///
@@ -102,4 +92,4 @@ pub fn listen_all(addresses: &[SocketAddr], cores: usize) -> io::Result<Vec<Vec<
 }
 
 /// Connections that may wait to be accepted, per core and address; the kernel caps it at `somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;

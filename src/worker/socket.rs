@@ -39,8 +39,12 @@ pub enum Deadline {
     Head,
     /// The progress of a request body.
     Body,
+    /// The first request of a connection does not come.
+    First,
     /// Nothing happens between two requests.
     Idle,
+    /// The peer does not take its leave after the last answer.
+    Linger,
     /// Connecting to an upstream, its TLS handshake included.
     Connect,
     /// The first byte of a response.
@@ -201,7 +205,7 @@ impl Socket {
                 followed: Cell::new(false),
                 nonblocking: driver.wants_nonblocking(),
                 deadline_ms: Cell::new(0),
-                kind: Cell::new(Deadline::Idle),
+                kind: Cell::new(Deadline::First),
                 due_tick: Cell::new(0),
                 fired: Cell::new(false),
             }),
@@ -458,9 +462,14 @@ impl Shared {
         }
     }
 
-    /// Whether what is waited for is a next request.
-    pub(super) fn is_idle(&self) -> bool {
-        self.kind.get() == Deadline::Idle
+    /// What the deadline is about.
+    pub(super) fn kind(&self) -> Deadline {
+        self.kind.get()
+    }
+
+    /// Whether nothing of the last message is left to be sent, and nothing of a next one lies unread in the kernel.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.ask() && socket::peek(self.fd()) != Peek::Data
     }
 
     /// The deadline has passed.

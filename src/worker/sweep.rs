@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-use crate::worker::socket::Shared;
+use crate::worker::socket::{Deadline, Shared};
 
 /// Width of a slot in milliseconds: a deadline fires at most this much late.
 pub const TICK_MS: u64 = 100;
@@ -120,14 +120,24 @@ impl Sweep {
         }
     }
 
-    /// Expires every idle connection now: the node drains.
-    pub fn expire_idle(&self) {
+    /// The node drains: idle connections expire now, and those that have not asked for anything yet in `grace_ms` at
+    /// the latest. One whose answer is not out yet, or whose next request has arrived and was not read yet, is not idle.
+    pub fn expire_idle(&self, now_ms: u64, grace_ms: u64) {
         let sockets: Vec<Rc<Shared>> =
             self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
         for socket in sockets {
-            if socket.deadline_ms.get() != 0 && socket.is_idle() {
-                socket.deadline_ms.set(0);
-                socket.expire();
+            let deadline_ms = socket.deadline_ms.get();
+            match socket.kind() {
+                _ if deadline_ms == 0 => {}
+                Deadline::Idle if socket.is_at_rest() => {
+                    socket.deadline_ms.set(0);
+                    socket.expire();
+                }
+                Deadline::First if deadline_ms > now_ms + grace_ms => {
+                    socket.deadline_ms.set(now_ms + grace_ms);
+                    self.watch(&socket, now_ms + grace_ms);
+                }
+                _ => {}
             }
         }
     }

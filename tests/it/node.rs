@@ -155,7 +155,9 @@ impl Node {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<_> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            // What is behind the last line feed is still being written.
+            let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+            let lines: Vec<_> = whole.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
             if lines.len() >= count {
                 return lines;
             }

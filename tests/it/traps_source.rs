@@ -22,6 +22,8 @@ const BANS: &[Ban] = &[
                 "policy/limit/table.rs",
                 "yields the thread, not a task, while another core is between two stores",
             ),
+            ("worker/core.rs", "wakes the accept loops, once, when the node drains"),
+            ("accept/mod.rs", "is woken by it"),
             ("worker/socket.rs", "asks an operation how it is with a waker that does nothing"),
         ],
     },

@@ -254,6 +254,17 @@ impl<K: Send + Sync + 'static> Keys<K> {
         by_source.insert(source, Arc::downgrade(&keeper));
         Ok(keeper)
     }
+
+    /// Waits until the first fetch of every keeper in use ended, well or badly.
+    pub async fn settled(&self) {
+        let keepers: Vec<_> = {
+            let by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+            by_source.values().filter_map(Weak::upgrade).collect()
+        };
+        for keeper in keepers {
+            keeper.settled().await;
+        }
+    }
 }
 
 /// A generation that no other set of this process has.
