@@ -78,22 +78,27 @@ impl Incoming {
     /// A body that begins with `start`, the bytes that were received behind the head. At most `limit` bytes of data are
     /// admitted.
     pub fn new(framing: BodyLength, origin: Origin, start: &[u8], limit: u64) -> Incoming {
-        let body = match origin {
-            Origin::Client => Body::of_request(framing),
-            Origin::Upstream => Body::of_response(framing),
-        };
         let mut buffer = Buffer::empty();
         if !start.is_empty() {
             buffer = Buffer::of(start.len());
             buffer.extend_from_slice(start);
         }
+        Incoming::within(framing, origin, buffer, 0, limit)
+    }
+
+    /// A body that begins in `buffer` at `at`, where the head before it is of no more use.
+    pub fn within(framing: BodyLength, origin: Origin, buffer: Buffer, at: usize, limit: u64) -> Incoming {
+        let body = match origin {
+            Origin::Client => Body::of_request(framing),
+            Origin::Upstream => Body::of_response(framing),
+        };
         Incoming {
             body,
             origin,
+            received: (buffer.len() - at) as u64,
             buffer,
-            at: 0,
+            at,
             decoded: 0,
-            received: start.len() as u64,
             limit,
             stream_idle_ms: Timeouts::DEFAULT.stream_idle,
             end_ms: u64::MAX,

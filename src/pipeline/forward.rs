@@ -18,6 +18,7 @@ use crate::pipeline::gather::invite;
 use crate::pipeline::respond;
 use crate::pipeline::serve::Client;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
+use crate::sys::prefetch::Lines;
 use crate::upstream::connect::connect;
 use crate::upstream::pool::{Connection, CoreUpstream};
 use crate::worker::core::Core;
@@ -281,12 +282,14 @@ async fn response_head(
     let method = x.method();
     let mut interim = 0;
     x.response.bytes = Buffer::head();
+    // While the upstream worked on it, others used the caches.
+    let cold = Lines::of(&*x);
     loop {
         let filled = x.response.bytes.len();
         if filled == x.response.bytes.capacity() && !x.response.bytes.widen() {
             return Err(Fail::Upstream(UPSTREAM_HEAD));
         }
-        match from.recv(&mut x.response.bytes).await {
+        match cold.before(from.recv(&mut x.response.bytes)).await {
             Ok(0) => return Err(Fail::upstream(from.socket().expired(), None)),
             Ok(_) => {}
             Err(error) => return Err(Fail::upstream(from.socket().expired(), Some(&error))),

@@ -40,9 +40,9 @@ pub async fn respond(
     let mut out = Buffer::of(x.response.bytes.len() + x.response_inserts.len() + HEAD_ROOM);
     encode_head(x, route, framing, keep, old_client, &mut out);
     x.facts.status = x.response.table.status;
-    let head_bytes = lent.head_bytes;
-    let mut body =
-        Incoming::new(upstream_framing, Origin::Upstream, &x.response.bytes[head_bytes..], u64::MAX);
+    // The head has been written anew: what was received now only serves the body behind it.
+    let received = std::mem::take(&mut x.response.bytes);
+    let mut body = Incoming::within(upstream_framing, Origin::Upstream, received, lent.head_bytes, u64::MAX);
     let times = &route.operation.timeouts;
     body.set_times(times.stream_idle, core.coarse_ms() + times.lifetime);
     let sent =

@@ -4,7 +4,9 @@
 //! operation and names the obligation that makes it sound.
 #![allow(unsafe_code)]
 
+pub mod epoll;
 pub mod lanes;
+pub mod prefetch;
 pub mod privileges;
 pub mod socket;
 pub mod stream;

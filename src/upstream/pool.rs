@@ -77,7 +77,6 @@ impl CoreUpstream {
         connection.used += 1;
         connection.idle_since_ms = now_ms;
         connection.transport.socket().clear_deadline();
-        connection.transport.arm();
         idle.push(connection);
     }
 

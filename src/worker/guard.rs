@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::sys::prefetch::Lines;
 use crate::worker::turn;
 
 /// A spawned future whose panics stay inside.
@@ -39,6 +40,7 @@ impl<F: Future<Output = ()>> Future for Guarded<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let Some(future) = self.future.as_mut() else { return Poll::Ready(()) };
         turn::begin();
+        Lines::of(&**future).fetch();
         // The state of a future that has panicked is never looked at again: it is only dropped.
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(Poll::Pending) => Poll::Pending,

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::sys::prefetch::Lines;
 use crate::worker::spare::Spare;
 
 /// Free slots kept per core at most, and at least.
@@ -67,6 +68,7 @@ impl<A, F: Future, M: Fn(A) -> F> Future for Running<'_, A, F, M> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let place = self.place.as_mut().expect("the place is taken only when this is dropped");
+        Lines::of(&**place).fetch();
         match place.as_mut().as_pin_mut() {
             Some(future) => future.poll(context),
             None => unreachable!("the place is emptied only when this is dropped"),

@@ -1,8 +1,8 @@
 //! A TCP connection on one core: readiness through the driver, direct receives, posted sends, and a deadline.
 //!
-//! * **Receiving** waits without a buffer and then takes what is there in a direct call ([`Socket::recv`]). The wait
-//!   stays armed between exchanges: on a kept upstream connection the same operation that will announce the next
-//!   response tells, while nobody asks anything of it, that the peer has gone.
+//! * **Receiving** waits without a buffer, as a member of the core's set ([`super::readiness`]), and then takes what is there
+//!   in a direct call ([`Socket::recv`]). On a kept upstream connection the set tells, while nobody asks anything of it,
+//!   that the peer has gone. On epoll the driver receives.
 //! * **Sending** goes through the driver with a buffer that the operation owns, so that the sends of a turn leave in
 //!   one system call. [`Socket::send`] waits for the end of it. [`Socket::post`] does not: a small message is handed
 //!   over and its task goes on to wait for the answer, which costs one wake-up instead of two. What became of it is
@@ -27,6 +27,7 @@ use crate::sys::socket::{self, Peek, Shutdown};
 use crate::sys::stream::Stream;
 use crate::worker::buffer::Buffer;
 use crate::worker::driver::Driver;
+use crate::worker::readiness::Arrival;
 use crate::worker::spare::Spare;
 use crate::worker::sweep::Sweep;
 
@@ -64,9 +65,9 @@ pub struct Socket {
 }
 
 pub(super) struct Shared {
-    wire: Rc<Wire>,
-    /// Waits for something to receive, again and again ([`watch`]).
-    watch: RefCell<Actor>,
+    stream: Rc<Stream>,
+    /// Whether something can be received.
+    pub(super) arrival: Arrival,
     /// Sends a parcel, while there is one.
     courier: RefCell<Option<Courier>>,
     /// What is known of the last parcel.
@@ -89,13 +90,6 @@ pub(super) struct Shared {
 /// allocated for any of them.
 type Actor = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The stream, and the letter box between a socket and its watch.
-struct Wire {
-    stream: Stream,
-    /// The result of the last wait; while it lies here no new one begins.
-    readable: Cell<Option<io::Result<()>>>,
-}
-
 /// `bytes[from..to]`, to be sent.
 struct Parcel {
     bytes: Vec<u8>,
@@ -112,7 +106,7 @@ struct Courier {
 /// The letter boxes between a socket and its courier.
 #[derive(Default)]
 struct Bag {
-    parcel: Cell<Option<(Rc<Wire>, Parcel)>>,
+    parcel: Cell<Option<(Rc<Stream>, Parcel)>>,
     /// The bytes of the parcel, and how it went.
     receipt: Cell<Option<(Vec<u8>, io::Result<()>)>>,
 }
@@ -151,26 +145,12 @@ enum Sending {
     Awaited,
 }
 
-async fn watch(wire: Rc<Wire>) {
-    loop {
-        let result = wire.stream.readable().await;
-        wire.readable.set(Some(result));
-        poll_fn(|_| {
-            let result = wire.readable.take();
-            let taken = result.is_none();
-            wire.readable.set(result);
-            if taken { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-    }
-}
-
 async fn deliver(bag: Rc<Bag>) {
     loop {
         let parcel = poll_fn(|_| bag.parcel.take().map_or(Poll::Pending, Poll::Ready));
-        let (wire, Parcel { mut bytes, from: mut sent, to }) = parcel.await;
+        let (stream, Parcel { mut bytes, from: mut sent, to }) = parcel.await;
         let result = loop {
-            let (result, slice) = wire.stream.write(bytes.slice(sent..to)).await;
+            let (result, slice) = stream.write(bytes.slice(sent..to)).await;
             bytes = slice.into_inner();
             match result {
                 Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
@@ -182,7 +162,7 @@ async fn deliver(bag: Rc<Bag>) {
                 break Ok(());
             }
         };
-        drop(wire);
+        drop(stream);
         bag.receipt.set(Some((bytes, result)));
     }
 }
@@ -194,12 +174,11 @@ impl Socket {
     /// # Errors
     /// When the driver cannot register the descriptor.
     pub fn new(stream: std::net::TcpStream, driver: Driver) -> io::Result<Socket> {
-        let wire = Rc::new(Wire { stream: Stream::new(stream)?, readable: Cell::new(None) });
         Ok(Socket {
             shared: Rc::new(Shared {
-                watch: RefCell::new(Box::pin(watch(Rc::clone(&wire)))),
+                stream: Rc::new(Stream::new(stream)?),
+                arrival: Arrival::default(),
                 courier: RefCell::new(None),
-                wire,
                 sending: Cell::new(Sending::Nothing),
                 failed: Cell::new(None),
                 followed: Cell::new(false),
@@ -238,21 +217,20 @@ impl Socket {
     /// # Errors
     /// Those of the driver.
     pub async fn readable(&self) -> io::Result<()> {
-        poll_fn(|context| self.shared.poll_readable(context)).await
-    }
-
-    /// Begins to wait for something to receive, without a task: [`Socket::is_quiet`] tells.
-    pub fn arm(&self) {
-        if !self.shared.nonblocking {
-            self.shared.arm();
+        if self.shared.nonblocking {
+            return self.shared.stream.readable().await;
         }
+        // Who is served once and never waits need not be in the set.
+        if self.shared.arrival.is_ready().is_none() && socket::peek(self.fd()) != Peek::Empty {
+            return Ok(());
+        }
+        self.shared.arrived().await
     }
 
     /// Receives at least one byte behind what `buffer` holds, as much as fits; `Ok(0)` is the end.
     ///
-    /// On the ring this is a poll and a direct receive, which measures as cheap as a receive operation (the kernel
-    /// polls for that one as well) and loses nothing when the future is dropped. On epoll the operation is tried
-    /// first, so the buffer is lost when the future is dropped before it is done.
+    /// On the ring this is a wait and a direct receive, which loses nothing when the future is dropped. On epoll the
+    /// operation is tried first, so the buffer is lost when the future is dropped before it is done.
     ///
     /// # Errors
     /// Those of `recv`; `InvalidInput` when the buffer has no room.
@@ -264,14 +242,16 @@ impl Socket {
         }
         if self.shared.nonblocking {
             let slice = buffer.take().slice_mut(filled..capacity);
-            let (result, slice) = self.shared.wire.stream.read(slice).await;
+            let (result, slice) = self.shared.stream.read(slice).await;
             buffer.restore(slice.into_inner());
             return result;
         }
         loop {
-            self.readable().await?;
+            if self.shared.arrival.is_ready().is_some() {
+                self.shared.arrived().await?;
+            }
             match self.recv_now(buffer) {
-                Err(error) if would_block(&error) => {}
+                Err(error) if would_block(&error) => self.shared.arrived().await?,
                 result => return result,
             }
         }
@@ -282,7 +262,14 @@ impl Socket {
     /// # Errors
     /// `WouldBlock` when nothing is there, else those of `recv`.
     pub fn recv_now(&self, buffer: &mut Buffer) -> io::Result<usize> {
-        socket::recv_now(self.fd(), buffer, usize::MAX)
+        let room = buffer.capacity() - buffer.len();
+        let result = socket::recv_now(self.fd(), buffer, usize::MAX);
+        match &result {
+            Ok(count) => self.shared.arrival.received(*count, room),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.shared.arrival.received(0, 0),
+            Err(_) => {}
+        }
+        result
     }
 
     /// Sends `buffer[range]` and keeps the buffer. What was posted before goes first.
@@ -364,16 +351,20 @@ impl Socket {
     /// # Errors
     /// Those of the driver.
     pub async fn writable(&self) -> io::Result<()> {
-        self.shared.wire.stream.writable().await
+        self.shared.stream.writable().await
     }
 
-    /// Whether nothing has arrived, not even the end. On the ring a load, once the socket is armed; it then tells of
-    /// what the kernel had to say by the last turn of the loop.
+    /// Whether nothing has arrived, not even the end. For a member of the core's set this is a load, and tells of what the
+    /// kernel had to say by the last turn of the loop.
     pub fn is_quiet(&self) -> bool {
-        if self.shared.nonblocking {
-            return socket::peek(self.fd()) == Peek::Empty;
+        if self.shared.arrival.is_ready() == Some(false) {
+            return true;
         }
-        self.shared.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending()
+        let quiet = socket::peek(self.fd()) == Peek::Empty;
+        if quiet {
+            self.shared.arrival.received(0, 0);
+        }
+        quiet
     }
 
     /// The error that a connection attempt ended with.
@@ -404,31 +395,26 @@ impl Socket {
 }
 
 impl Shared {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.wire.stream.fd()
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.fd()
     }
 
-    fn arm(&self) {
-        let result = self.wire.readable.take();
-        let known = result.is_some();
-        self.wire.readable.set(result);
-        if !known {
-            let _ = self.watch.borrow_mut().as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    /// Waits until something has arrived; the first time, the socket enters the core's set.
+    async fn arrived(self: &Rc<Shared>) -> io::Result<()> {
+        if self.arrival.is_ready().is_none() {
+            Arrival::enter(self)?;
         }
-    }
-
-    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(result) = self.wire.readable.take() {
-            return Poll::Ready(result);
-        }
-        let _ = self.watch.borrow_mut().as_mut().poll(context);
-        self.wire.readable.take().map_or(Poll::Pending, Poll::Ready)
+        poll_fn(|context| match self.arrival.wait(context.waker()) {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        })
+        .await
     }
 
     fn hand_over(&self, parcel: Parcel, sending: Sending) {
         debug_assert_eq!(self.sending.get(), Sending::Nothing, "parcels leave one after the other");
         let courier = Courier::hire();
-        courier.bag.parcel.set(Some((Rc::clone(&self.wire), parcel)));
+        courier.bag.parcel.set(Some((Rc::clone(&self.stream), parcel)));
         *self.courier.borrow_mut() = Some(courier);
         self.sending.set(sending);
     }
@@ -487,7 +473,7 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shared = f.debug_struct("Socket");
-        shared.field("stream", &self.wire.stream).field("sending", &self.sending.get());
+        shared.field("stream", &self.stream).field("sending", &self.sending.get());
         shared.field("deadline_ms", &self.deadline_ms.get()).field("kind", &self.kind.get()).finish()
     }
 }

@@ -119,11 +119,6 @@ impl Transport {
         }
     }
 
-    /// Begins to wait for something to receive while nobody uses the connection.
-    pub fn arm(&self) {
-        self.socket().arm();
-    }
-
     /// Whether a kept connection can be used for another request: nothing to receive, and nobody gone.
     pub fn is_quiet(&self) -> bool {
         match self {

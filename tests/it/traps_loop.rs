@@ -196,9 +196,8 @@ fn bytes_that_are_always_there_starve_nobody() {
 
 // ---- readable is not data
 
-/// [`Transport::is_quiet`], once the loop has had time to look: a kept connection waits armed.
+/// [`Transport::is_quiet`], once the loop has had time to look.
 async fn soon_quiet(transport: &Transport) -> bool {
-    transport.socket().arm();
     monoio::time::sleep(Duration::from_millis(5)).await;
     transport.is_quiet()
 }
