@@ -132,7 +132,7 @@ impl Contender {
         let directory = places.work.join(&self.name);
         let wrong = |error: io::Error| format!("{}: {}: {error}", self.name, directory.display());
         let _ = fs::remove_dir_all(&directory);
-        fs::create_dir_all(&directory).map_err(wrong)?;
+        fs::create_dir_all(directory.join("log")).map_err(wrong)?;
         let directory = fs::canonicalize(&directory).map_err(wrong)?;
         let [plain, tls, metrics] = free_ports().map_err(wrong)?;
         let file = if self.kind.ending.is_empty() {
@@ -262,7 +262,7 @@ impl Running {
 
     /// Forgets what a log on disk has gathered, so that long comparisons do not fill it.
     pub fn trim_log(&self) {
-        if let Ok(log) = File::options().write(true).open(self.directory.join("access.jsonl")) {
+        if let Ok(log) = File::options().write(true).open(self.directory.join("log/access.jsonl")) {
             let _ = log.set_len(0);
         }
     }

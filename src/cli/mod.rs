@@ -62,6 +62,7 @@ enum Verb {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::sys::memory::small_pages();
     let command = CommandLine::parse();
     match &command.verb {
         Some(Verb::Demo(arguments)) => demo::run(arguments),

@@ -6,6 +6,7 @@
 
 pub mod epoll;
 pub mod lanes;
+pub mod memory;
 pub mod prefetch;
 pub mod privileges;
 pub mod socket;
