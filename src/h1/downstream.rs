@@ -45,29 +45,32 @@ pub struct Stretch {
 }
 
 /// Drives a connection until it ends. `stretches` is where requests run.
-pub async fn connection<S>(core: Rc<Core>, mut link: Link, stretches: Rc<S>)
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps what it was called with twice")]
+pub fn connection<S>(core: Rc<Core>, mut link: Link, stretches: Rc<S>) -> impl Future<Output = ()>
 where
     S: Run<Stretch, Output = Option<Link>>,
 {
-    loop {
-        let wait_ms = {
-            let view = core.view();
-            match view.snapshot.listeners.get(link.listener) {
-                Some(listener) if !core.is_draining() => listener.idle_ms,
-                // Whoever was let in before the end may still ask once.
-                Some(_) if !link.used => DRAINING_FIRST_MS,
-                // What was posted still gets out. In a box: a connection that waits does not carry its farewell.
-                _ => return Box::pin(linger(&link.transport, &core)).await,
+    async move {
+        loop {
+            let wait_ms = {
+                let view = core.view();
+                match view.snapshot.listeners.get(link.listener) {
+                    Some(listener) if !core.is_draining() => listener.idle_ms,
+                    // Whoever was let in before the end may still ask once.
+                    Some(_) if !link.used => DRAINING_FIRST_MS,
+                    // What was posted still gets out. In a box: a connection that waits does not carry its farewell.
+                    _ => return Box::pin(linger(&link.transport, &core)).await,
+                }
+            };
+            let kind = if link.used { Deadline::Idle } else { Deadline::First };
+            core.deadline(&link.transport, kind, core.coarse_ms() + wait_ms);
+            if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
+                return;
             }
-        };
-        let kind = if link.used { Deadline::Idle } else { Deadline::First };
-        core.deadline(&link.transport, kind, core.coarse_ms() + wait_ms);
-        if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
-            return;
-        }
-        match stretches.run(Stretch { core: Rc::clone(&core), link }).await {
-            Some(kept) => link = kept,
-            None => return,
+            match stretches.run(Stretch { core: Rc::clone(&core), link }).await {
+                Some(kept) => link = kept,
+                None => return,
+            }
         }
     }
 }
