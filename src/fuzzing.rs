@@ -44,3 +44,8 @@ pub fn jwks(data: &[u8]) {
 pub fn log_line(data: &[u8]) {
     crate::observe::laws::log_line(data);
 }
+
+/// What a client sends first under TLS: see [`crate::tls::hello::client_hello`].
+pub fn client_hello(data: &[u8]) {
+    crate::tls::hello::client_hello(data);
+}

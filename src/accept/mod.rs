@@ -16,12 +16,13 @@ use crate::h1::downstream::{self, Link, Stretch};
 use crate::observe::{Handshake, ListenerId};
 use crate::sys::socket::accept;
 use crate::sys::stream::listener_fd;
-use crate::tls::TlsStream;
+use crate::tls::hello::{Alert, Look, look};
+use crate::tls::{ServerProfile, TlsStream};
 use crate::worker::core::Core;
 use crate::worker::guard::Guarded;
 use crate::worker::run::BACKLOG;
 use crate::worker::slots::Run;
-use crate::worker::{Deadline, Socket, Transport};
+use crate::worker::{Buffer, Deadline, Socket, Transport};
 
 /// Connections accepted in one turn before others get theirs.
 const ACCEPT_BATCH: usize = 64;
@@ -133,25 +134,45 @@ where
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
 /// connection stays small.
 async fn secure(socket: Socket, index: usize, core: &Rc<Core>) -> Option<Transport> {
-    let session = {
-        let view = core.view();
-        let listener = view.snapshot.listeners.get(index)?;
-        let Some(profile) = &listener.tls else { return Some(Transport::Plain(socket)) };
-        socket.set_deadline(&core.sweep, Deadline::Handshake, core.now_ms() + listener.handshake_ms);
-        profile.session().ok()?
-    };
-    let stream = Box::new(TlsStream::new(socket, session));
-    let done = Box::pin(stream.handshake()).await;
-    let how = match (&done, stream.session().is_resumed()) {
-        (Err(_), _) => Handshake::Failed,
-        (Ok(()), true) => Handshake::Resumed,
-        (Ok(()), false) => Handshake::Full,
+    let view = core.view();
+    let listener = view.snapshot.listeners.get(index)?;
+    let Some(profile) = &listener.tls else { return Some(Transport::Plain(socket)) };
+    socket.set_deadline(&core.sweep, Deadline::Handshake, core.now_ms() + listener.handshake_ms);
+    let stream = Box::pin(shake_hands(socket, profile)).await;
+    let how = match &stream {
+        None => Handshake::Failed,
+        Some(stream) if stream.session().is_resumed() => Handshake::Resumed,
+        Some(_) => Handshake::Full,
     };
     let listener = core.view().snapshot.names.listener(index);
     core.state.borrow().metrics.handshake(listener, how);
-    done.ok()?;
+    let stream = stream?;
     stream.socket().clear_deadline();
     Some(Transport::Tls(stream))
+}
+
+/// The hello is looked at first: who asks for somebody else costs no session and no key exchange.
+async fn shake_hands(socket: Socket, profile: &ServerProfile) -> Option<Box<TlsStream>> {
+    let mut wire = Buffer::small();
+    let refused = loop {
+        match look(&wire) {
+            Ok(Look::Complete(hello)) if profile.serves(hello.server_name.as_deref()) => break None,
+            Ok(Look::Complete(_)) => break Some(Alert::UnrecognizedName),
+            Ok(Look::Partial) if wire.len() == wire.capacity() => break Some(Alert::DecodeError),
+            Ok(Look::Partial) => {}
+            Err(alert) => break Some(alert),
+        }
+        if !matches!(socket.recv(&mut wire).await, Ok(1..)) {
+            return None;
+        }
+    };
+    if let Some(alert) = refused {
+        socket.send_last(&alert.record());
+        return None;
+    }
+    let stream = Box::new(TlsStream::new(socket, profile.session().ok()?));
+    stream.handshake(&wire).await.ok()?;
+    Some(stream)
 }
 
 /// Counts a connection while it is open.

@@ -6,6 +6,7 @@
 
 pub mod certificate;
 pub mod client;
+pub mod hello;
 pub mod server;
 pub mod session;
 pub mod stream;

@@ -16,13 +16,14 @@ use crate::tls::tickets::Tickets;
 #[derive(Debug)]
 pub struct ServerProfile {
     config: Arc<ServerConfig>,
+    resolver: Arc<ByName>,
     /// Unix seconds at which the first of its certificates expires.
     pub not_after_s: i64,
 }
 
 impl ServerProfile {
-    /// A profile that presents `certificates`. With `strict_names` a client that names none of `domains` is refused before
-    /// it sees a certificate.
+    /// A profile that presents `certificates`. Where there are `domains`, a client that names none of them is refused by its
+    /// hello ([`ServerProfile::serves`]).
     ///
     /// # Errors
     /// rustls does not take the combination.
@@ -32,19 +33,24 @@ impl ServerProfile {
         tickets: Arc<Tickets>,
     ) -> Result<ServerProfile, String> {
         let not_after_s = certificates.iter().map(|certificate| certificate.not_after_s).min().unwrap_or(0);
-        let resolver = ByName::new(certificates, domains)?;
+        let resolver = Arc::new(ByName::new(certificates, domains)?);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(resolver));
+            .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = tickets;
         config.max_early_data_size = 0;
         // One ticket is enough for a client that keeps its connection.
         config.send_tls13_tickets = 1;
-        Ok(ServerProfile { config: Arc::new(config), not_after_s })
+        Ok(ServerProfile { config: Arc::new(config), resolver, not_after_s })
+    }
+
+    /// Whether a client that asks for `name`, or for nobody, is served.
+    pub fn serves(&self, name: Option<&str>) -> bool {
+        self.resolver.key_for(name).is_some()
     }
 
     /// A new session.
@@ -92,6 +98,13 @@ impl ByName {
         Ok(by_name)
     }
 
+    /// What is presented to a client that asks for `name`, or for nobody.
+    fn key_for(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        name.filter(|name| self.domains.is_empty() || self.domains.iter().any(|domain| **domain == **name))
+            .and_then(|name| self.of(name))
+            .or(self.fallback.as_ref())
+    }
+
     fn of(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         if let Some(key) = self.exact.get(name) {
             return Some(key);
@@ -103,11 +116,7 @@ impl ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let served = hello
-            .server_name()
-            .map(str::to_ascii_lowercase)
-            .filter(|name| self.domains.is_empty() || self.domains.iter().any(|domain| **domain == **name))
-            .and_then(|name| self.of(&name).cloned());
-        served.or_else(|| self.fallback.clone())
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        self.key_for(name.as_deref()).cloned()
     }
 }

@@ -40,12 +40,15 @@ impl TlsStream {
         self.session.borrow()
     }
 
-    /// Completes the handshake.
+    /// Completes the handshake. `hello` is what the peer has sent so far, if anything was received before.
     ///
     /// # Errors
     /// `InvalidData` when the peer broke the protocol (it has been told why), `UnexpectedEof` when it left, else those of
     /// the socket.
-    pub async fn handshake(&self) -> io::Result<()> {
+    pub async fn handshake(&self, hello: &[u8]) -> io::Result<()> {
+        if !hello.is_empty() {
+            self.feed(hello)?;
+        }
         self.flush().await?;
         while self.session.borrow().is_handshaking() {
             self.receive().await?;
@@ -98,7 +101,11 @@ impl TlsStream {
                 false => Ok(()),
             };
         }
-        let fed = self.session.borrow_mut().feed(&wire);
+        self.feed(&wire)
+    }
+
+    fn feed(&self, wire: &[u8]) -> io::Result<()> {
+        let fed = self.session.borrow_mut().feed(wire);
         match fed {
             Ok(fed) => {
                 if fed.closed {
@@ -108,9 +115,9 @@ impl TlsStream {
             }
             Err(error) => {
                 // The alert, if the peer still wants to hear it.
-                wire.clear();
-                let _ = self.session.borrow_mut().take_wire(&mut wire);
-                self.socket.send_last(&wire);
+                let mut alert = Buffer::head();
+                let _ = self.session.borrow_mut().take_wire(&mut alert);
+                self.socket.send_last(&alert);
                 Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
         }

@@ -15,6 +15,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("jwks", fuzzing::jwks),
     ("jwt", fuzzing::jwt),
     ("log_line", fuzzing::log_line),
+    ("client_hello", fuzzing::client_hello),
 ];
 
 #[test]

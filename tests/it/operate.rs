@@ -191,6 +191,19 @@ fn curl_and_openssl_speak_tls_with_it() {
         .expect("openssl s_client");
     let session = String::from_utf8_lossy(&session.stdout).into_owned();
     assert!(session.contains("ALPN protocol: http/1.1"), "{session}");
+    // By the hello alone, before anything is made for the client.
+    for name in ["-servername c.test", "-noservername"] {
+        let refused = Command::new("sh")
+            .arg("-c")
+            .arg(format!("openssl s_client -connect 127.0.0.1:{port} {name} </dev/null 2>&1"))
+            .output()
+            .expect("openssl s_client");
+        let told = String::from_utf8_lossy(&refused.stdout).into_owned();
+        assert!(told.contains("unrecognized name") && told.contains("no peer certificate"), "{name}: {told}");
+    }
+    let mut plain = node.connect();
+    plain.send("GET /one HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(plain.rest(), [21, 3, 3, 0, 2, 2, 10], "an alert: that was no handshake");
 }
 
 #[test]

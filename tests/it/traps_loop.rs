@@ -237,6 +237,89 @@ fn the_end_and_a_reset_are_told_from_data() {
     });
 }
 
+// ---- edges
+
+#[test]
+fn an_end_that_came_with_the_data_is_not_waited_for() {
+    in_time(|| {
+        on_loop(wanted(), |driver| async move {
+            let (socket, mut peer) = connected(driver);
+            let mut buffer = Buffer::small();
+            // Entered into the set before anything is there.
+            peer.write_all(b"first").expect("sent");
+            assert_eq!(socket.recv(&mut buffer).await.expect("received"), 5);
+            for _ in 0..2 {
+                peer.write_all(b"more").expect("sent");
+                socket.readable().await.expect("readable");
+                assert_eq!(socket.recv(&mut buffer).await.expect("received"), 4);
+            }
+            peer.write_all(b"last").expect("sent");
+            peer.shutdown(Shutdown::Write).expect("half closed");
+            // Both are there when the kernel is asked, and are told as one.
+            monoio::time::sleep(Duration::from_millis(5)).await;
+            assert_eq!(socket.recv(&mut buffer).await.expect("received"), 4);
+            assert_eq!(socket.recv(&mut buffer).await.expect("the end"), 0);
+            assert_eq!(socket.recv(&mut buffer).await.expect("the end, again"), 0);
+        });
+    });
+}
+
+#[test]
+fn what_did_not_fit_is_received_without_being_told_again() {
+    in_time(|| {
+        on_loop(wanted(), |driver| async move {
+            let (socket, mut peer) = connected(driver);
+            let mut buffer = Buffer::head();
+            peer.write_all(b"x").expect("sent");
+            assert_eq!(socket.recv(&mut buffer).await.expect("received"), 1);
+            let total = 3 * buffer.capacity() + 7;
+            peer.write_all(&vec![b'y'; total]).expect("sent");
+            let mut received = 0;
+            while received < total {
+                buffer.clear();
+                received += socket.recv(&mut buffer).await.expect("received");
+                assert!(buffer.iter().all(|&byte| byte == b'y'));
+            }
+            assert_eq!(received, total);
+            assert!(soon_quiet(&Transport::Plain(socket)).await);
+        });
+    });
+}
+
+#[test]
+fn more_sockets_than_one_call_tells_of_are_all_told() {
+    const SOCKETS: usize = 600;
+    in_time(|| {
+        on_loop(wanted(), |driver| async move {
+            let told = Rc::new(Cell::new(0));
+            let mut peers = Vec::new();
+            for _ in 0..SOCKETS {
+                let (socket, peer) = connected(driver);
+                peers.push(peer);
+                let told = Rc::clone(&told);
+                monoio::spawn(async move {
+                    let mut buffer = Buffer::head();
+                    for _ in 0..3 {
+                        buffer.clear();
+                        assert_eq!(socket.recv(&mut buffer).await.expect("received"), 1);
+                        told.set(told.get() + 1);
+                    }
+                });
+            }
+            for round in 1..=3 {
+                // Everybody waits by now; then all of them are told at once.
+                monoio::time::sleep(Duration::from_millis(5)).await;
+                for peer in &mut peers {
+                    peer.write_all(b"z").expect("sent");
+                }
+                while told.get() < round * SOCKETS {
+                    monoio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+    });
+}
+
 // ---- panics
 
 struct PanicsInDrop;
