@@ -407,6 +407,8 @@ impl Running {
                 reply.send(Response::done(serde_json::json!({ "generation": generation })));
             }
             Err(errors) => {
+                // Before it is told: whoever reads of it finds the metric saying the same.
+                self.reload_ok.store(false, Ordering::Relaxed);
                 Line::error(RELOAD_REFUSED)
                     .with("errors", errors.len())
                     .with("cause", format!("{cause:?}"))
@@ -414,7 +416,6 @@ impl Running {
                 eprint!("{}", errors.render(false));
                 let first = errors.iter().next().map(|error| error.title.clone()).unwrap_or_default();
                 self.on_record("reload", actor(cause), "refused", &first);
-                self.reload_ok.store(false, Ordering::Relaxed);
                 reply.send(Response::failed(complaints(&errors)));
             }
         }

@@ -67,6 +67,10 @@ where
             if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
                 return;
             }
+            // The usual end of a connection: nothing that a request needs is taken for it.
+            if link.transport.is_over() {
+                return;
+            }
             match stretches.run(Stretch { core: Rc::clone(&core), link }).await {
                 Some(kept) => link = kept,
                 None => return,

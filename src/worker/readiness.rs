@@ -39,6 +39,8 @@ pub(super) struct Arrival {
     ready: Cell<bool>,
     /// The peer has ended its side, or the connection.
     ended: Cell<bool>,
+    /// Something has been received.
+    begun: Cell<bool>,
     /// Who waits.
     waiting: Cell<Option<Waker>>,
     /// Its place in the set, from its first wait on.
@@ -50,6 +52,16 @@ impl Arrival {
     pub fn is_ready(&self) -> Option<bool> {
         self.member.borrow().as_ref()?;
         Some(self.ready.get())
+    }
+
+    /// Whether something has been received: who has said something rarely says more before it was answered.
+    pub fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// Whether the peer is known to have ended its side, perhaps behind data.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
     }
 
     /// Enters `socket` into the set of this core.
@@ -78,6 +90,9 @@ impl Arrival {
 
     /// A receive got `count` bytes where there was room for `room`; 0 of 0 is that nothing was there.
     pub fn received(&self, count: usize, room: usize) {
+        if count > 0 {
+            self.begun.set(true);
+        }
         if count == 0 && room == 0 || count < room && !self.ended.get() {
             self.ready.set(false);
         }

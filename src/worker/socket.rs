@@ -220,11 +220,17 @@ impl Socket {
         if self.shared.nonblocking {
             return self.shared.stream.readable().await;
         }
-        // Who is served once and never waits need not be in the set.
-        if self.shared.arrival.is_ready().is_none() && socket::peek(self.fd()) != Peek::Empty {
+        // Who has sent a request with the connection is served without being in the set.
+        let arrival = &self.shared.arrival;
+        if arrival.is_ready().is_none() && !arrival.has_begun() && socket::peek(self.fd()) != Peek::Empty {
             return Ok(());
         }
         self.shared.arrived().await
+    }
+
+    /// Whether the peer has ended its side and nothing of what it sent is left. Costs nothing before the end is known.
+    pub fn is_over(&self) -> bool {
+        self.shared.arrival.has_ended() && socket::peek(self.fd()) == Peek::Closed
     }
 
     /// Receives at least one byte behind what `buffer` holds, as much as fits; `Ok(0)` is the end.

@@ -127,6 +127,15 @@ impl Transport {
         }
     }
 
+    /// Whether the peer has ended its side and all that it sent has been received, as far as that can be told at no cost:
+    /// under TLS the session may hold more than the socket.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Transport::Plain(socket) => socket.is_over(),
+            Transport::Tls(_) => false,
+        }
+    }
+
     /// Ends our side: the peer reads to the end of what was sent and then sees it.
     pub fn finish(&self) {
         if let Transport::Tls(stream) = self {
