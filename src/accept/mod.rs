@@ -16,8 +16,8 @@ use crate::h1::downstream::{self, Link, Stretch};
 use crate::observe::{Handshake, ListenerId};
 use crate::sys::socket::accept;
 use crate::sys::stream::listener_fd;
+use crate::tls::TlsStream;
 use crate::tls::hello::{Alert, Look, look};
-use crate::tls::{ServerProfile, TlsStream};
 use crate::worker::core::Core;
 use crate::worker::guard::Guarded;
 use crate::worker::run::BACKLOG;
@@ -26,7 +26,7 @@ use crate::worker::{Buffer, Deadline, Socket, Transport};
 
 /// Connections accepted in one turn before others get theirs.
 const ACCEPT_BATCH: usize = 64;
-/// Pause after an accept that failed for lack of descriptors or memory.
+/// Pause after an accept, or a wait for one, that failed for lack of descriptors or memory.
 const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Accepts on one listener of one core until the node drains.
@@ -35,8 +35,14 @@ where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
     let _accepting = Accepting::new(&core);
-    while somebody_waits(&core, &listener).await {
-        if let Err(Exhausted) = let_in(&core, &listener, index, &stretches, ACCEPT_BATCH) {
+    loop {
+        let pause = match somebody_waits(&core, &listener).await {
+            Waiting::Closed => break,
+            Waiting::Somebody => let_in(&core, &listener, index, &stretches, ACCEPT_BATCH).is_err(),
+            // Nothing can be told of the socket now; it is asked again rather than given up.
+            Waiting::Unknown => true,
+        };
+        if pause {
             monoio::time::sleep(EXHAUSTED_PAUSE).await;
         }
     }
@@ -86,15 +92,28 @@ impl Drop for Accepting {
     }
 }
 
-/// Waits until somebody wants to be accepted; false when nobody will be any more.
-async fn somebody_waits(core: &Core, listener: &TcpListener) -> bool {
+/// What a listening socket has to say.
+enum Waiting {
+    /// Somebody wants to be accepted.
+    Somebody,
+    /// The driver could not wait.
+    Unknown,
+    /// Nobody is accepted any more.
+    Closed,
+}
+
+/// Waits until somebody wants to be accepted, or nobody is to be any more.
+async fn somebody_waits(core: &Core, listener: &TcpListener) -> Waiting {
     let mut readable = pin!(listener.readable(false));
     poll_fn(|context| {
         if core.is_closed() {
-            return Poll::Ready(false);
+            return Poll::Ready(Waiting::Closed);
         }
         core.wake_at_close(context.waker());
-        readable.as_mut().poll(context).map(|result| result.is_ok())
+        readable.as_mut().poll(context).map(|result| match result {
+            Ok(()) => Waiting::Somebody,
+            Err(_) => Waiting::Unknown,
+        })
     })
     .await
 }
@@ -134,11 +153,15 @@ where
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
 /// connection stays small.
 async fn secure(socket: Socket, index: usize, core: &Rc<Core>) -> Option<Transport> {
-    let view = core.view();
-    let listener = view.snapshot.listeners.get(index)?;
-    let Some(profile) = &listener.tls else { return Some(Transport::Plain(socket)) };
-    socket.set_deadline(&core.sweep, Deadline::Handshake, core.now_ms() + listener.handshake_ms);
-    let stream = Box::pin(shake_hands(socket, profile)).await;
+    {
+        let view = core.view();
+        let listener = view.snapshot.listeners.get(index)?;
+        if listener.tls.is_none() {
+            return Some(Transport::Plain(socket));
+        }
+        socket.set_deadline(&core.sweep, Deadline::Handshake, core.now_ms() + listener.handshake_ms);
+    }
+    let stream = Box::pin(shake_hands(socket, index, core)).await;
     let how = match &stream {
         None => Handshake::Failed,
         Some(stream) if stream.session().is_resumed() => Handshake::Resumed,
@@ -151,28 +174,46 @@ async fn secure(socket: Socket, index: usize, core: &Rc<Core>) -> Option<Transpo
     Some(Transport::Tls(stream))
 }
 
-/// The hello is looked at first: who asks for somebody else costs no session and no key exchange.
-async fn shake_hands(socket: Socket, profile: &ServerProfile) -> Option<Box<TlsStream>> {
+/// The hello is looked at first: who asks for somebody else costs no session and no key exchange, who says nothing no buffer.
+async fn shake_hands(socket: Socket, index: usize, core: &Core) -> Option<Box<TlsStream>> {
+    socket.readable().await.ok()?;
     let mut wire = Buffer::small();
-    let refused = loop {
-        match look(&wire) {
-            Ok(Look::Complete(hello)) if profile.serves(hello.server_name.as_deref()) => break None,
-            Ok(Look::Complete(_)) => break Some(Alert::UnrecognizedName),
-            Ok(Look::Partial) if wire.len() == wire.capacity() => break Some(Alert::DecodeError),
-            Ok(Look::Partial) => {}
-            Err(alert) => break Some(alert),
-        }
+    let told = loop {
         if !matches!(socket.recv(&mut wire).await, Ok(1..)) {
             return None;
         }
+        match look(&wire) {
+            Ok(Look::Complete(hello)) => break Ok(hello),
+            Ok(Look::Partial) if wire.len() == wire.capacity() => break Err(Alert::DecodeError),
+            Ok(Look::Partial) => {}
+            Err(alert) => break Err(alert),
+        }
     };
-    if let Some(alert) = refused {
-        socket.send_last(&alert.record());
-        return None;
+    // What is presented is what the node runs now, however long the hello took.
+    let session = match told {
+        Err(alert) => Err(alert),
+        Ok(hello) => {
+            let view = core.view();
+            let profile = view.snapshot.listeners.get(index)?.tls.as_ref()?;
+            match profile.serves(hello.server_name.as_deref()) {
+                true => Ok(profile.session().ok()?),
+                false => Err(Alert::UnrecognizedName),
+            }
+        }
+    };
+    match session {
+        Ok(session) => {
+            let stream = Box::new(TlsStream::new(socket, session));
+            stream.feed(&wire).ok()?;
+            drop(wire);
+            stream.handshake().await.ok()?;
+            Some(stream)
+        }
+        Err(alert) => {
+            socket.send_last(&alert.record());
+            None
+        }
     }
-    let stream = Box::new(TlsStream::new(socket, profile.session().ok()?));
-    stream.handshake(&wire).await.ok()?;
-    Some(stream)
 }
 
 /// Counts a connection while it is open.

@@ -27,8 +27,8 @@ use crate::control::{Control, Event, Faces, Options as ControlOptions, ReloadCau
 use crate::jose::KeySet;
 use crate::jose::jwks::Origin;
 use crate::observe::{
-    AdminLog, AdminRecord, AuditSink, Exposition, Family, LogConfig, LogFormat, Registry, RequestIds,
-    RingSizes, Sink, Writer, rings,
+    AdminLog, AdminRecord, AuditSink, Exposition, Family, LOG_NOT_REOPENED, LogConfig, LogFormat, Registry,
+    RequestIds, RingSizes, Sink, Writer, rings,
 };
 use crate::policy;
 use crate::policy::limit::table::Table;
@@ -347,9 +347,18 @@ impl Running {
                 Ok(Event::Reload(cause, reply)) => self.reload(&cause, reply),
                 Ok(Event::ReopenLogs(reply)) => {
                     self.on_record("reopen", "", "ok", "");
-                    self.writer.reopen(move || {
-                        Line::info(LOGS_REOPENED).emit();
-                        reply.send(Response::done(serde_json::Value::Null));
+                    self.writer.reopen(move |all| match all {
+                        true => {
+                            Line::info(LOGS_REOPENED).emit();
+                            reply.send(Response::done(serde_json::Value::Null));
+                        }
+                        // Which, and why, the writer has told.
+                        false => reply.send(Response::failed(vec![Complaint {
+                            code: LOG_NOT_REOPENED.to_string(),
+                            message: "not every log file could be opened again; the node's log says which"
+                                .to_owned(),
+                            ..Complaint::default()
+                        }])),
                     });
                 }
                 Ok(Event::Drain(reply)) => {

@@ -12,7 +12,7 @@ use crate::pipeline::answer;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{CLIENT_GONE, CLIENT_HEAD_TIMEOUT};
 use crate::pipeline::serve::{Client, End, serve};
-use crate::snapshot::CoreView;
+use crate::snapshot::{CoreView, Timeouts};
 use crate::worker::core::{Core, DRAINING_FIRST_MS};
 use crate::worker::slots::Run;
 use crate::worker::{Buffer, Deadline, Transport, turn};
@@ -67,8 +67,12 @@ where
             if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
                 return;
             }
-            // The usual end of a connection: nothing that a request needs is taken for it.
+            // The usual end of a connection: nothing that a request needs is taken for it. Who has ended only its side still
+            // gets the rest of its answer.
             if link.transport.is_over() {
+                if let Ok(false) = link.transport.socket().settled() {
+                    Box::pin(linger(&link.transport, &core)).await;
+                }
                 return;
             }
             match stretches.run(Stretch { core: Rc::clone(&core), link }).await {
@@ -103,7 +107,7 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
         conclude(&mut x, &link, &view, &core);
         link.used = true;
         if !end.keep {
-            if x.facts.status != 0 {
+            if x.facts.status != 0 || link.transport.socket().settled().is_ok_and(|settled| !settled) {
                 linger(&link.transport, &core).await;
             }
             core.release(x);
@@ -189,12 +193,21 @@ fn conclude(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
     }
 }
 
-/// Closes our side and reads on for a while, so that the client gets our last answer and not a reset (RFC 9112 §9.6).
+/// Sends what was posted, closes our side and reads on for a while, so that the client gets our last answer and not a reset
+/// (RFC 9112 §9.6). A message that only the end of the connection ends, and that was cut, gets that reset.
 async fn linger(transport: &Transport, core: &Core) {
-    core.deadline(transport, Deadline::Linger, core.coarse_ms() + LINGER_MS);
-    if transport.socket().settle().await.is_err() {
+    let socket = transport.socket();
+    if socket.is_open_ended() {
         return;
     }
+    // How slowly the client may read is the affair of the answer, not of the leave.
+    if let Ok(false) = socket.settled() {
+        core.deadline(transport, Deadline::StreamIdle, core.coarse_ms() + Timeouts::DEFAULT.stream_idle);
+    }
+    if socket.settle().await.is_err() {
+        return;
+    }
+    core.deadline(transport, Deadline::Linger, core.coarse_ms() + LINGER_MS);
     transport.finish();
     let mut read = 0;
     let mut buffer = Buffer::head();

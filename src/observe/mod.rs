@@ -49,4 +49,4 @@ pub use redact::redact_query;
 pub use registry::{RegisteredApi, RegisteredNames, RegisteredUpstream, Registry};
 pub use request_id::{RequestId, RequestIds};
 pub use trace::TraceParent;
-pub use writer::{AuditSink, LogConfig, Sink, Writer, WriterError, WriterStats};
+pub use writer::{AuditSink, LOG_NOT_REOPENED, LogConfig, Sink, Writer, WriterError, WriterStats};

@@ -34,7 +34,8 @@ const ACCESS_RECORDS_LOST: Code = Code::new(6050, "access records lost, their ri
 const AUDIT_RECORDS_LOST: Code = Code::new(6051, "audit records lost, their ring was full");
 const LOG_NOT_OPENED: Code = Code::new(6052, "log not opened");
 const LOG_NOT_WRITTEN: Code = Code::new(6053, "log not written, trying again");
-const LOG_NOT_REOPENED: Code = Code::new(6054, "log not reopened, going on with the file that is open");
+/// A file could not be opened anew; the one that is open goes on.
+pub const LOG_NOT_REOPENED: Code = Code::new(6054, "log not reopened, going on with the file that is open");
 
 /// Lines are written when this many bytes are gathered, or nothing more is waiting.
 const BATCH_BYTES: usize = 256 << 10;
@@ -166,7 +167,7 @@ pub struct Writer {
 
 enum Command {
     Configure(Box<Outputs>),
-    Reopen(Box<dyn FnOnce() + Send>),
+    Reopen(Box<dyn FnOnce(bool) + Send>),
     Stop(Instant),
 }
 
@@ -214,9 +215,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Opens the files anew, for log rotation, then calls `done`. A file that cannot be opened is kept as it is, and that
-    /// is told.
-    pub fn reopen(&self, done: impl FnOnce() + Send + 'static) {
+    /// Opens the files anew, for log rotation, then tells `done` whether all of them are. A file that cannot be opened is kept
+    /// as it is, and that is told.
+    pub fn reopen(&self, done: impl FnOnce(bool) + Send + 'static) {
         self.tell(Command::Reopen(Box::new(done)));
     }
 
@@ -367,8 +368,7 @@ impl Thread {
             match self.received.try_recv() {
                 Ok(Command::Configure(outputs)) => self.configure(*outputs),
                 Ok(Command::Reopen(done)) => {
-                    self.reopen();
-                    done();
+                    done(self.reopen());
                 }
                 Ok(Command::Stop(deadline)) => stop_at = Some(deadline),
                 Err(TryRecvError::Empty) => return stop_at,
@@ -404,7 +404,8 @@ impl Thread {
         wanted.agent.store(agent, Ordering::Relaxed);
     }
 
-    fn reopen(&mut self) {
+    /// Whether all files are open anew.
+    fn reopen(&mut self) -> bool {
         let now = Instant::now();
         // What was recorded before the rotation belongs to the old file, as far as it can be had at once.
         self.pass(now);
@@ -415,9 +416,11 @@ impl Thread {
                 failures.push(error);
             }
         }
+        let all = failures.is_empty();
         for failure in failures {
             self.notice(Line::warn(LOG_NOT_REOPENED).with("log", failure.sink).with("error", failure.source));
         }
+        all
     }
 
     /// Drains until the rings are dry, a sink blocks, or a batch was written.

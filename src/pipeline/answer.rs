@@ -98,7 +98,7 @@ pub async fn fixed(
         return End::close();
     }
     x.facts.bytes_out += length as u64;
-    finish(x, incoming, keep)
+    finish(incoming, keep)
 }
 
 fn encode(

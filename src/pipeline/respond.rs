@@ -45,12 +45,19 @@ pub async fn respond(
     let mut body = Incoming::within(upstream_framing, Origin::Upstream, received, lent.head_bytes, u64::MAX);
     let times = &route.operation.timeouts;
     body.set_times(times.stream_idle, core.coarse_ms() + times.lifetime);
+    let open_ended = framing == BodyLength::UntilClose;
+    if open_ended {
+        client.transport.socket().set_open_ended(true);
+    }
     let sent =
         transfer(&mut body, &lent.connection.transport, client.transport, &mut out, framing, core).await;
     match sent {
         Ok(count) => {
             x.facts.bytes_out += count;
             client.transport.socket().clear_deadline();
+            if open_ended {
+                client.transport.socket().set_open_ended(false);
+            }
             let reusable = x.response.table.keep_alive && lent.request_sent && body.rest().is_empty();
             if reusable && upstream_framing != BodyLength::UntilClose {
                 route.upstream.keep(lent.target, lent.connection, core.coarse_ms());

@@ -4,7 +4,6 @@
 use crate::h1::body::{Incoming, Origin};
 use crate::http::BodyLength;
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::fail::Fail;
 use crate::pipeline::{admit, answer, forward, gather};
 use crate::policy::Verdict;
 use crate::snapshot::{Action, CoreView, Listener, Timeouts};
@@ -132,11 +131,12 @@ async fn walk(
                 host_of_upstream: *host_of_upstream,
             };
             match forward::forward(x, client, incoming, &route, core).await {
-                Ok(keep) => finish(x, incoming, keep),
+                Ok(keep) => finish(incoming, keep),
                 Err(forward::Broken::Before(fail)) => answer::failed(x, client, incoming, fail, core).await,
-                // Something of the response is out: all that can be done is to cut it visibly.
+                // Something of the response is out: all that can be done is to cut it, visibly. Its framing shows that it is
+                // incomplete; where that is the end of the connection, a reset does (`Socket::set_open_ended`).
                 Err(forward::Broken::After(fail)) => {
-                    cut(x, client, fail);
+                    x.facts.reason = Some(fail.reason());
                     End::close()
                 }
             }
@@ -145,22 +145,14 @@ async fn walk(
 }
 
 /// The exchange went well; what is behind the body is the next request.
-pub fn finish(x: &Exchange, incoming: &Incoming, keep: bool) -> End {
+pub fn finish(incoming: &Incoming, keep: bool) -> End {
     if !keep || !incoming.is_complete() {
         return End::close();
     }
-    let _ = x;
     let mut rest = Buffer::empty();
     if !incoming.rest().is_empty() {
         rest = Buffer::of(incoming.rest().len());
         rest.extend_from_slice(incoming.rest());
     }
     End { keep: true, rest }
-}
-
-fn cut(x: &mut Exchange, client: &Client<'_>, fail: Fail) {
-    x.facts.reason = Some(fail.reason());
-    // A chunked message without its last chunk, and one shorter than its length, are visibly incomplete; one that
-    // lasts until the close is not, but for a reset.
-    client.transport.socket().reset_on_close();
 }

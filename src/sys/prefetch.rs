@@ -3,7 +3,7 @@
 //! Between two turns of the loop the kernel works through as much memory as a second-level cache holds, so what belongs to
 //! one connection is cold whenever its turn comes. Its pieces hang together by pointers, and a walk along them pays for
 //! one line after the other; asked for ahead, they come side by side. A prefetch changes nothing but time: it never
-//! faults, whatever stands at the address.
+//! faults, whatever stands at the address. Where there is no way to ask, nothing is.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -31,12 +31,8 @@ impl Lines {
     /// Asks for it.
     #[inline]
     pub fn fetch(self) {
-        #[cfg(target_arch = "x86_64")]
         for offset in (0..self.bytes).step_by(LINE) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch reads nothing and cannot fault; the address is computed without a claim that something
-            // lies there.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start.wrapping_add(offset)) };
+            ask_for(self.start.wrapping_add(offset));
         }
     }
 
@@ -49,6 +45,18 @@ impl Lines {
         })
         .await
     }
+}
+
+#[inline]
+fn ask_for(address: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and cannot fault, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 #[cfg(test)]

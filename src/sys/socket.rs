@@ -221,9 +221,9 @@ pub fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) {
     let _ = unsafe { libc::shutdown(fd.as_raw_fd(), how) };
 }
 
-/// Makes the close of a socket reset the connection (`SO_LINGER` 0): used to cut a message visibly.
-pub fn reset_on_close(fd: BorrowedFd<'_>) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+/// Whether the close of a socket, whoever closes it, resets the connection (`SO_LINGER` 0).
+pub fn reset_on_close(fd: BorrowedFd<'_>, reset: bool) {
+    let linger = libc::linger { l_onoff: libc::c_int::from(reset), l_linger: 0 };
     let length = mem::size_of::<libc::linger>() as libc::socklen_t;
     // SAFETY: `linger` lives across the call and `length` is its size. Failure leaves an ordinary close.
     let _ = unsafe {
@@ -235,6 +235,17 @@ pub fn reset_on_close(fd: BorrowedFd<'_>) {
             length,
         )
     };
+}
+
+/// Resets the connection now; whoever waits for it is told.
+pub fn abort(fd: BorrowedFd<'_>) {
+    // SAFETY: all-zero is a valid sockaddr.
+    let mut nobody: libc::sockaddr = unsafe { mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let length = mem::size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: `nobody` lives across the call and `length` is its size. "Connecting" to nobody is how a TCP socket is taken
+    // apart at once (connect(2)); failure means that it already is.
+    let _ = unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, length) };
 }
 
 fn to_sockaddr(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {

@@ -86,7 +86,7 @@ impl ClientProfile {
         let connection = ClientConnection::new(Arc::clone(&self.config), self.name.clone())
             .map_err(|_| UPSTREAM_TLS_HANDSHAKE)?;
         let stream = TlsStream::new(socket, Session::client(connection));
-        match stream.handshake(b"").await {
+        match stream.handshake().await {
             Ok(()) => Ok(stream),
             Err(_) if stream.socket().expired() == Some(Deadline::Connect) => {
                 Err(crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT)

@@ -85,12 +85,13 @@ pub fn look(bytes: &[u8]) -> Result<Look, Alert> {
         if gathered < MESSAGE_HEADER_BYTES {
             continue;
         }
-        let whole = gather(bytes, &fragments[..count], MESSAGE_HEADER_BYTES);
-        let length = message_length(&whole)?;
+        let mut header = [0; MESSAGE_HEADER_BYTES];
+        header.iter_mut().zip(inside(bytes, &fragments[..count])).for_each(|(to, byte)| *to = byte);
+        let length = message_length(header)?;
         if gathered >= length {
             let message = match &fragments[..count] {
                 [only] => &bytes[only.start..only.start + length],
-                several => &gather(bytes, several, length),
+                several => &inside(bytes, several).take(length).collect::<Vec<u8>>(),
             };
             return hello(&message[MESSAGE_HEADER_BYTES..]).map(Look::Complete);
         }
@@ -118,14 +119,14 @@ fn fragment(bytes: &[u8]) -> Result<Option<Range<usize>>, Alert> {
     }
 }
 
-/// The first `most` bytes of the fragments.
-fn gather(bytes: &[u8], fragments: &[Range<usize>], most: usize) -> Vec<u8> {
-    fragments.iter().flat_map(|range| &bytes[range.clone()]).copied().take(most).collect()
+/// What the fragments hold, one after the other.
+fn inside(bytes: &[u8], fragments: &[Range<usize>]) -> impl Iterator<Item = u8> {
+    fragments.iter().flat_map(|range| &bytes[range.clone()]).copied()
 }
 
 /// The length of the message, its header included.
-fn message_length(header: &[u8]) -> Result<usize, Alert> {
-    let &[kind, high, middle, low] = header else { return Err(Alert::DecodeError) };
+fn message_length(header: [u8; MESSAGE_HEADER_BYTES]) -> Result<usize, Alert> {
+    let [kind, high, middle, low] = header;
     if kind != MESSAGE_CLIENT_HELLO {
         return Err(Alert::UnexpectedMessage);
     }

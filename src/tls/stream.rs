@@ -40,15 +40,12 @@ impl TlsStream {
         self.session.borrow()
     }
 
-    /// Completes the handshake. `hello` is what the peer has sent so far, if anything was received before.
+    /// Completes the handshake.
     ///
     /// # Errors
     /// `InvalidData` when the peer broke the protocol (it has been told why), `UnexpectedEof` when it left, else those of
     /// the socket.
-    pub async fn handshake(&self, hello: &[u8]) -> io::Result<()> {
-        if !hello.is_empty() {
-            self.feed(hello)?;
-        }
+    pub async fn handshake(&self) -> io::Result<()> {
         self.flush().await?;
         while self.session.borrow().is_handshaking() {
             self.receive().await?;
@@ -104,7 +101,11 @@ impl TlsStream {
         self.feed(&wire)
     }
 
-    fn feed(&self, wire: &[u8]) -> io::Result<()> {
+    /// Takes in what the peer sent and somebody else received.
+    ///
+    /// # Errors
+    /// `InvalidData` when the peer broke the protocol; it has been told why.
+    pub fn feed(&self, wire: &[u8]) -> io::Result<()> {
         let fed = self.session.borrow_mut().feed(wire);
         match fed {
             Ok(fed) => {

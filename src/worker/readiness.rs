@@ -88,14 +88,19 @@ impl Arrival {
         false
     }
 
-    /// A receive got `count` bytes where there was room for `room`; 0 of 0 is that nothing was there.
+    /// A receive got `count` bytes, or the end, where there was room for `room`.
     pub fn received(&self, count: usize, room: usize) {
         if count > 0 {
             self.begun.set(true);
         }
-        if count == 0 && room == 0 || count < room && !self.ended.get() {
+        if count < room && !self.ended.get() {
             self.ready.set(false);
         }
+    }
+
+    /// A look, or a receive, found nothing.
+    pub fn emptied(&self) {
+        self.ready.set(false);
     }
 
     fn tell(&self, ended: bool) {
@@ -278,7 +283,7 @@ mod tests {
         assert!(arrival.wait(nobody), "the end came with the data and is not told again");
         arrival.received(0, 100);
         assert!(arrival.wait(nobody));
-        arrival.received(0, 0);
+        arrival.emptied();
         assert!(!arrival.wait(nobody), "it had been told, and was not there");
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP connection on one core: readiness through the driver, direct receives, posted sends, and a deadline.
+//! A TCP connection on one core: readiness from the core's set, direct receives, posted sends, and a deadline.
 //!
 //! * **Receiving** waits without a buffer, as a member of the core's set ([`super::readiness`]), and then takes what is there
 //!   in a direct call ([`Socket::recv`]). On a kept upstream connection the set tells, while nobody asks anything of it,
@@ -84,6 +84,8 @@ pub(super) struct Shared {
     /// The slot of the sweep in which this socket is due to be looked at; 0 is none.
     pub(super) due_tick: Cell<u64>,
     fired: Cell<bool>,
+    /// Whether a message is under way whose only end is that of the connection.
+    open_ended: Cell<bool>,
 }
 
 /// A future that never ends and is polled by hand: its operations start and end in one place, so that nothing is
@@ -187,6 +189,7 @@ impl Socket {
                 kind: Cell::new(Deadline::First),
                 due_tick: Cell::new(0),
                 fired: Cell::new(false),
+                open_ended: Cell::new(false),
             }),
         })
     }
@@ -272,7 +275,7 @@ impl Socket {
         let result = socket::recv_now(self.fd(), buffer, usize::MAX);
         match &result {
             Ok(count) => self.shared.arrival.received(*count, room),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.shared.arrival.received(0, 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.shared.arrival.emptied(),
             Err(_) => {}
         }
         result
@@ -368,7 +371,7 @@ impl Socket {
         }
         let quiet = socket::peek(self.fd()) == Peek::Empty;
         if quiet {
-            self.shared.arrival.received(0, 0);
+            self.shared.arrival.emptied();
         }
         quiet
     }
@@ -394,9 +397,16 @@ impl Socket {
         socket::shutdown(self.fd(), how);
     }
 
-    /// Makes the coming close visible as a reset.
-    pub fn reset_on_close(&self) {
-        socket::reset_on_close(self.fd());
+    /// Says that a message begins, or is complete, whose only end is that of the connection (RFC 9112 §6.3). While one is
+    /// under way, whatever ends the connection ends it with a reset: to its reader a close would mean that it is whole.
+    pub fn set_open_ended(&self, under_way: bool) {
+        self.shared.open_ended.set(under_way);
+        socket::reset_on_close(self.fd(), under_way);
+    }
+
+    /// Whether such a message is under way.
+    pub fn is_open_ended(&self) -> bool {
+        self.shared.open_ended.get()
     }
 }
 
@@ -467,6 +477,9 @@ impl Shared {
     /// The deadline has passed.
     pub(super) fn expire(&self) {
         self.fired.set(true);
+        if self.open_ended.get() {
+            return socket::abort(self.fd());
+        }
         let how = match self.kind.get() {
             // The answer (408) must still get out.
             Deadline::Head | Deadline::Body => Shutdown::Read,

@@ -274,7 +274,7 @@ fn a_rotated_file_and_its_successor_hold_whole_lines() {
     });
     wait_for("the first lines", || fs::metadata(&path).is_ok_and(|data| data.len() > 50_000));
     fs::rename(&path, &rotated).expect("renamed");
-    writer.reopen(|| ());
+    writer.reopen(|_| ());
     wait_for("the new file", || fs::metadata(&path).is_ok_and(|data| data.len() > 50_000));
     stop.store(true, Ordering::Relaxed);
     let kept = pusher.join().expect("the core ends");

@@ -1,8 +1,9 @@
 //! What an operator does to a running node: reload, bad reload, drain, rotation; with curl and a real nginx.
 
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use crate::node::{Node, Origin, Place, Server, response};
+use crate::node::{Node, Origin, Place, Server, fetch, response};
 
 fn config(origin: &Origin, body: &str) -> String {
     format!(
@@ -89,6 +90,28 @@ fn term_drains_and_answers_what_is_under_way() {
     let answer = busy.answer();
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
     assert_eq!(answer.field("connection"), Some("close"));
+    assert!(node.child.wait().expect("ended").success());
+}
+
+#[test]
+fn who_was_let_in_before_the_end_may_still_ask_once() {
+    let origin = Origin::plain();
+    let mut node = Node::start(&config(&origin, "x"));
+    let mut silent = node.connect();
+    // The tick that finds the node draining finds this connection among those that wait.
+    let open = |node: &Node| {
+        fetch(node, "/metrics").lines().any(|line| line.starts_with(OPEN) && line.ends_with(" 1"))
+    };
+    const OPEN: &str = "ringwall_connections";
+    let deadline = Instant::now() + crate::node::PATIENCE;
+    while !open(&node) {
+        assert!(Instant::now() < deadline, "never accepted: {}", fetch(&node, "/metrics"));
+    }
+    node.signal("TERM");
+    node.wait_for("RW-6005");
+    silent.send("GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = silent.answer();
+    assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
     assert!(node.child.wait().expect("ended").success());
 }
 

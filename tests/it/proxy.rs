@@ -1,6 +1,9 @@
 //! What a client and an origin see of one another through Ringwall, over real sockets.
 
-use crate::node::{Node, Origin, Reply, response};
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
+
+use crate::node::{Node, Origin, Reply, fetch, response};
 
 fn open(origin: &Origin) -> Node {
     Node::start(&raw(origin, ""))
@@ -214,6 +217,87 @@ fn a_response_that_is_cut_short_is_visibly_cut() {
     assert!(head.contains("Content-Length: 100"), "{head}");
     let log = node.log(1);
     assert_eq!(log[0]["reason"], "response_body_truncated", "{log:?}");
+}
+
+#[test]
+fn an_answer_that_only_the_close_ends_is_cut_by_a_reset() {
+    let origin = Origin::start(|seen| {
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec();
+        match seen.head.split(' ').nth(1) {
+            Some("/whole") => Reply::Bytes([head, b"0\r\n\r\n".to_vec()].concat()),
+            Some("/endless") => Reply::Drip {
+                first: head,
+                then: [b"ffff\r\n".to_vec(), vec![b'x'; 0xffff], b"\r\n".to_vec()].concat(),
+                every: Duration::ZERO,
+            },
+            _ => Reply::Last(head),
+        }
+    });
+    let node = Node::start(&raw(&origin, ", timeouts: { stream_idle: 300ms }"));
+    let all = |path: &str, pause: &dyn Fn()| {
+        let mut client = node.connect();
+        // A client that knows no chunks.
+        client.send(format!("GET {path} HTTP/1.0\r\nHost: a\r\n\r\n"));
+        pause();
+        let mut bytes = Vec::new();
+        let result = client.into_stream().read_to_end(&mut bytes);
+        (result.map_err(|error| error.kind()), bytes)
+    };
+    let (result, bytes) = all("/whole", &|| ());
+    assert!(result.is_ok() && bytes.ends_with(b"\r\n\r\nhello"), "{result:?}");
+    let (result, _) = all("/cut", &|| ());
+    assert_eq!(result, Err(ErrorKind::ConnectionReset), "a close would say that this is all");
+    // A client that does not read is cut the same way, from our side.
+    let (result, _) = all("/endless", &|| {
+        let log = node.log(3);
+        assert_eq!(log[2]["reason"], "client_read_timeout", "{log:?}");
+    });
+    assert_eq!(result, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_client_that_has_finished_sending_gets_all_its_answers() {
+    const COUNTER: &str = "ringwall_http_requests_total{api=\"app\",operation=\"fixed\"";
+    let origin = Origin::plain();
+    let body = "x".repeat(8000);
+    let node = Node::start(&format!(
+        "upstreams: {{ app: \"http://{}\" }}
+apis:
+  app:
+    to: app
+    allow: [{{ who: anyone }}]
+    operations:
+      fixed: {{ match: GET /, respond: {{ status: 200, body: \"{body}\" }} }}",
+        origin.address
+    ));
+    let answered = || -> usize {
+        let page = fetch(&node, "/metrics");
+        let line = page.lines().find(|line| line.starts_with(COUNTER));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    };
+    // Asks so many times and reads nothing until no more are answered; gives how many were.
+    let ask = |count: usize| {
+        let start = answered();
+        let mut client = node.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count));
+        client.end_sending();
+        let mut before = 0;
+        while before == 0 || before != answered() - start {
+            before = answered() - start;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        (client, before)
+    };
+    // As many as the kernel takes for a client that does not read, and the one that it does not take whole.
+    let (_, most) = ask(3000);
+    assert!((100..3000).contains(&most), "{most}");
+    for count in [most - 1, most, most + 1, most + 2] {
+        let (mut client, _) = ask(count);
+        for answer in 1..=count {
+            assert_eq!(client.answer().text().len(), body.len(), "{answer} of {count}");
+        }
+        assert!(client.is_closed());
+    }
 }
 
 #[test]
