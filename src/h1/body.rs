@@ -301,7 +301,7 @@ pub async fn transfer(
                     return Ok(sent + flush(incoming, out, to, core).await?);
                 }
                 incoming.set_progress_deadline(to, core);
-                to.post(out, &core.sweep).await.map_err(|error| lost(incoming.origin, to, &error))?;
+                to.post(out).await.map_err(|error| lost(incoming.origin, to, &error))?;
                 return Ok(sent + length as u64);
             }
         }

@@ -90,7 +90,7 @@ pub async fn fixed(
     let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
     core.deadline(client.transport, Deadline::StreamIdle, until_ms);
     let sent = match length <= POST_BYTES_MAX {
-        true => client.transport.post(&mut out, &core.sweep).await,
+        true => client.transport.post(&mut out).await,
         false => client.transport.send(&mut out, 0..length).await,
     };
     x.facts.status = status;

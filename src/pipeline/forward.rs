@@ -219,7 +219,7 @@ async fn send_and_read(
         let lost = |error| Fail::upstream(to.socket().expired(), Some(&error));
         if together {
             times.set(to, Deadline::FirstByte, times.of.first_byte, core);
-            to.post(out, &core.sweep).await.map_err(lost)?;
+            to.post(out).await.map_err(lost)?;
         } else {
             times.set(to, Deadline::StreamIdle, times.of.stream_idle, core);
             let end = out.len();

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::tls::session::Session;
-use crate::worker::{Buffer, Socket, Sweep, turn};
+use crate::worker::{Buffer, Socket, turn};
 
 /// Plaintext that is encrypted at once; more is sent in several rounds, so that memory stays bounded.
 const ROUND_BYTES: usize = 64 * 1024;
@@ -146,14 +146,14 @@ impl TlsStream {
     ///
     /// # Errors
     /// As [`Socket::post`].
-    pub async fn post(&self, buffer: &mut Buffer, sweep: &Sweep) -> io::Result<()> {
+    pub async fn post(&self, buffer: &mut Buffer) -> io::Result<()> {
         if buffer.len() > POST_BYTES_MAX {
             let end = buffer.len();
             return self.send(buffer, 0..end).await;
         }
         let mut wire = Buffer::of(buffer.len() + RECORD_ROOM);
         self.session.borrow_mut().encrypt(buffer, &mut wire)?;
-        self.socket.post(&mut wire, sweep).await
+        self.socket.post(&mut wire).await
     }
 
     async fn flush(&self) -> io::Result<()> {

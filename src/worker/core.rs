@@ -181,6 +181,7 @@ impl Core {
     pub fn tick(&self) {
         self.clock.synchronise();
         let now_ms = self.coarse_ms();
+        super::outbox::ask_after_unfinished();
         self.sweep.advance(now_ms);
         super::buffer::trim();
         super::socket::trim();

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod core;
 pub mod driver;
 pub mod guard;
+mod outbox;
 mod readiness;
 pub mod run;
 pub mod slots;

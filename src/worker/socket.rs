@@ -3,11 +3,10 @@
 //! * **Receiving** waits without a buffer, as a member of the core's set ([`super::readiness`]), and then takes what is there
 //!   in a direct call ([`Socket::recv`]). On a kept upstream connection the set tells, while nobody asks anything of it,
 //!   that the peer has gone. On epoll the driver receives.
-//! * **Sending** goes through the driver with a buffer that the operation owns, so that the sends of a turn leave in
-//!   one system call. [`Socket::send`] waits for the end of it. [`Socket::post`] does not: a small message is handed
-//!   over and its task goes on to wait for the answer, which costs one wake-up instead of two. What became of it is
-//!   found out at the next use, or by the sweep within a tenth of a second; what a full socket did not take goes out
-//!   then, in order.
+//! * **Sending** of bodies ([`Socket::send`]) goes through the driver with a buffer that the operation owns, and waits for
+//!   the end of it. A small message is posted ([`Socket::post`]): it leaves at the end of the turn ([`super::outbox`]) and
+//!   its task goes on to wait for the answer, which costs one wake-up instead of two. What a full socket did not take
+//!   becomes an operation too; what became of that is found out at the next use, or within a tenth of a second.
 //! * **A deadline** never drops an operation in flight (bytes that had arrived would be lost): it marks the
 //!   socket and shuts it down, and whatever waits on it completes.
 
@@ -27,6 +26,7 @@ use crate::sys::socket::{self, Peek, Shutdown};
 use crate::sys::stream::Stream;
 use crate::worker::buffer::Buffer;
 use crate::worker::driver::Driver;
+use crate::worker::outbox;
 use crate::worker::readiness::Arrival;
 use crate::worker::spare::Spare;
 use crate::worker::sweep::Sweep;
@@ -74,7 +74,7 @@ pub(super) struct Shared {
     sending: Cell<Sending>,
     /// How a parcel that nobody waited for has failed.
     failed: Cell<Option<io::ErrorKind>>,
-    /// Whether the sweep will ask what became of the last parcel.
+    /// Whether the outbox will ask what became of the last parcel.
     pub(super) followed: Cell<bool>,
     /// Whether the socket is non-blocking, that is, driven by epoll.
     nonblocking: bool,
@@ -141,7 +141,9 @@ impl Courier {
 enum Sending {
     /// None is under way.
     Nothing,
-    /// Nobody: the sweep may ask for it.
+    /// It is in the outbox.
+    Queued,
+    /// Nobody: the outbox may ask for it.
     Posted,
     /// A task waits for it, and its waker must stay.
     Awaited,
@@ -297,28 +299,23 @@ impl Socket {
         result
     }
 
-    /// Hands `buffer` over to be sent and does not wait for the end of it: for a message that the socket can be
-    /// expected to take whole. What was posted before goes first, and is waited for.
+    /// Hands what `buffer` holds over to be sent at the end of this turn, and does not wait for the end of it: for a message
+    /// that the socket can be expected to take whole. What was posted before goes first, and is waited for unless it has not
+    /// left either.
     ///
     /// # Errors
-    /// Those of what was posted before; those of `send` as far as they are known at once.
-    pub async fn post(&self, buffer: &mut Buffer, sweep: &Sweep) -> io::Result<()> {
-        self.settle().await?;
-        let to = buffer.len();
-        if to == 0 {
+    /// Those of what was posted before. How it goes with this one is told by [`Socket::settle`].
+    pub async fn post(&self, buffer: &mut Buffer) -> io::Result<()> {
+        if self.shared.sending.get() == Sending::Queued && outbox::join(&self.shared, buffer) {
+            buffer.clear();
             return Ok(());
         }
-        self.shared.hand_over(Parcel { bytes: buffer.take(), from: 0, to }, Sending::Posted);
-        match self.shared.poll_receipt(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready((bytes, result)) => {
-                buffer.restore(bytes);
-                result
-            }
-            Poll::Pending => {
-                sweep.follow(&self.shared);
-                Ok(())
-            }
+        self.settle().await?;
+        if !buffer.is_empty() {
+            self.shared.sending.set(Sending::Queued);
+            outbox::put(&self.shared, buffer.take());
         }
+        Ok(())
     }
 
     /// Waits for the end of what was posted.
@@ -326,7 +323,7 @@ impl Socket {
     /// # Errors
     /// Those of `send`.
     pub async fn settle(&self) -> io::Result<()> {
-        if self.shared.sending.get() != Sending::Nothing {
+        if !self.shared.ask() {
             self.shared.sending.set(Sending::Awaited);
             let (bytes, result) = poll_fn(|context| self.shared.poll_receipt(context)).await;
             Buffer::give_back(bytes);
@@ -338,7 +335,7 @@ impl Socket {
         }
     }
 
-    /// Whether all that was posted has been taken by the socket, as far as is known without waiting.
+    /// Whether all that was posted has been taken by the socket, as far as that can be had without waiting.
     ///
     /// # Errors
     /// Those of `send`.
@@ -352,6 +349,7 @@ impl Socket {
 
     /// Sends what the socket takes of `bytes` without waiting: for last words on a connection that is closed next.
     pub fn send_last(&self, bytes: &[u8]) {
+        self.shared.ask();
         let _ = socket::send_now(self.fd(), bytes, false);
     }
 
@@ -415,6 +413,11 @@ impl Shared {
         self.stream.fd()
     }
 
+    /// Whether the loop that it lives on is a ring.
+    pub(super) fn is_on_ring(&self) -> bool {
+        !self.nonblocking
+    }
+
     /// Waits until something has arrived; the first time, the socket enters the core's set.
     async fn arrived(self: &Rc<Shared>) -> io::Result<()> {
         if self.arrival.is_ready().is_none() {
@@ -450,10 +453,46 @@ impl Shared {
         Poll::Ready((bytes, result))
     }
 
-    /// Asks what became of a parcel that nobody waits for, and sends on what is left of it. Whether it is done.
-    pub(super) fn ask(&self) -> bool {
-        if self.sending.get() != Sending::Posted {
-            return true;
+    /// Sends what the socket takes now; the rest becomes an operation.
+    pub(super) fn leave(self: &Rc<Shared>, bytes: Vec<u8>) {
+        let result = socket::send_now(self.fd(), &bytes, false);
+        self.left(bytes, result);
+    }
+
+    /// The socket has taken so much of the bytes, or none; the rest becomes an operation.
+    pub(super) fn left(self: &Rc<Shared>, bytes: Vec<u8>, result: io::Result<usize>) {
+        self.sending.set(Sending::Nothing);
+        let sent = match result {
+            Ok(count) => count,
+            Err(error) if would_block(&error) => 0,
+            Err(error) => {
+                self.failed.set(Some(error.kind()));
+                bytes.len()
+            }
+        };
+        if sent == bytes.len() {
+            return Buffer::give_back(bytes);
+        }
+        let to = bytes.len();
+        self.hand_over(Parcel { bytes, from: sent, to }, Sending::Posted);
+        if !self.ask() {
+            outbox::follow(self);
+        }
+    }
+
+    /// Sends what has not left yet, asks what became of a parcel that nobody waits for, and sends on what is left of it.
+    /// Whether nothing is left.
+    pub(super) fn ask(self: &Rc<Shared>) -> bool {
+        match self.sending.get() {
+            Sending::Nothing => return true,
+            Sending::Awaited => return false,
+            Sending::Posted => {}
+            Sending::Queued => {
+                if let Some(bytes) = outbox::take(self) {
+                    self.leave(bytes);
+                }
+                return self.sending.get() == Sending::Nothing;
+            }
         }
         match self.poll_receipt(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready((bytes, _)) => {
@@ -470,7 +509,7 @@ impl Shared {
     }
 
     /// Whether nothing of the last message is left to be sent, and nothing of a next one lies unread in the kernel.
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_at_rest(self: &Rc<Shared>) -> bool {
         self.ask() && socket::peek(self.fd()) != Peek::Data
     }
 

@@ -24,8 +24,6 @@ pub struct Sweep {
     /// The last tick that was swept.
     tick: Cell<u64>,
     watched: Cell<usize>,
-    /// Sockets with a parcel that nobody waits for.
-    followed: RefCell<Vec<Weak<Shared>>>,
 }
 
 impl Sweep {
@@ -35,7 +33,6 @@ impl Sweep {
             slots: RefCell::new((0..HORIZON_TICKS).map(|_| Vec::with_capacity(SLOT_ENTRIES)).collect()),
             tick: Cell::new(now_ms / TICK_MS),
             watched: Cell::new(0),
-            followed: RefCell::new(Vec::new()),
         }
     }
 
@@ -51,30 +48,6 @@ impl Sweep {
         self.watched.set(self.watched.get() + 1);
     }
 
-    /// Sees to it that what was posted on `socket` goes on, even if its task has nothing more to do with it.
-    pub(super) fn follow(&self, socket: &Rc<Shared>) {
-        if !socket.followed.replace(true) {
-            self.followed.borrow_mut().push(Rc::downgrade(socket));
-        }
-    }
-
-    /// Asks after the parcels that nobody waits for.
-    fn ask_after_parcels(&self) {
-        let mut followed = std::mem::take(&mut *self.followed.borrow_mut());
-        followed.retain(|socket| {
-            let Some(socket) = socket.upgrade() else { return false };
-            let done = socket.ask();
-            socket.followed.set(!done);
-            !done
-        });
-        let mut kept = self.followed.borrow_mut();
-        followed.append(&mut kept);
-        if followed.len() <= 1024 {
-            followed.shrink_to(1024);
-        }
-        *kept = followed;
-    }
-
     /// Rounded up, so that nothing fires early; within the horizon.
     fn slot_for(&self, at_ms: u64) -> u64 {
         let now = self.tick.get();
@@ -83,7 +56,6 @@ impl Sweep {
 
     /// Advances to `now_ms` and expires what is due. Called ten times a second by the core.
     pub fn advance(&self, now_ms: u64) {
-        self.ask_after_parcels();
         let target = now_ms / TICK_MS;
         while self.tick.get() < target {
             let tick = self.tick.get() + 1;

@@ -8,7 +8,6 @@ use crate::sys::socket::Shutdown;
 use crate::tls::TlsStream;
 use crate::worker::buffer::Buffer;
 use crate::worker::socket::Socket;
-use crate::worker::sweep::Sweep;
 
 /// What was agreed with a peer about TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,14 +107,14 @@ impl Transport {
         }
     }
 
-    /// Hands what `buffer` holds over to be sent, without waiting for the end of it ([`Socket::post`]).
+    /// Hands what `buffer` holds over to be sent at the end of this turn, without waiting for it ([`Socket::post`]).
     ///
     /// # Errors
     /// As [`Socket::post`].
-    pub async fn post(&self, buffer: &mut Buffer, sweep: &Sweep) -> io::Result<()> {
+    pub async fn post(&self, buffer: &mut Buffer) -> io::Result<()> {
         match self {
-            Transport::Plain(socket) => socket.post(buffer, sweep).await,
-            Transport::Tls(stream) => stream.post(buffer, sweep).await,
+            Transport::Plain(socket) => socket.post(buffer).await,
+            Transport::Tls(stream) => stream.post(buffer).await,
         }
     }
 

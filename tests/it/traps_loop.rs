@@ -548,6 +548,99 @@ fn a_send_larger_than_the_socket_takes_is_completed() {
     assert!(taken < SIZE, "the socket takes {taken} bytes at once");
 }
 
+#[test]
+fn what_is_posted_in_one_turn_leaves_in_order_also_for_more_sockets_than_one_call_serves() {
+    const SOCKETS: usize = 600;
+    in_time(|| {
+        on_loop(wanted(), |driver| async move {
+            let mut peers = Vec::new();
+            for index in 0..SOCKETS {
+                let (socket, peer) = connected(driver);
+                peers.push(peer);
+                let mut buffer = Buffer::head();
+                for part in [format!("{index}: "), "first ".into(), "second ".into()] {
+                    buffer.extend_from_slice(part.as_bytes());
+                    socket.post(&mut buffer).await.expect("taken");
+                    assert!(buffer.is_empty());
+                }
+                // Every other one has more to say at once; the rest are let go with what has not left yet.
+                if index % 2 == 0 {
+                    buffer.extend_from_slice(b"third");
+                    socket.send(&mut buffer, 0..5).await.expect("sent");
+                }
+            }
+            monoio::time::sleep(Duration::from_millis(1)).await;
+            for (index, mut peer) in peers.into_iter().enumerate() {
+                let mut text = String::new();
+                peer.read_to_string(&mut text).expect("all, and the end");
+                let third = if index % 2 == 0 { "third" } else { "" };
+                assert_eq!(text, format!("{index}: first second {third}"));
+            }
+        });
+    });
+}
+
+#[test]
+fn what_a_full_socket_does_not_take_of_a_message_follows_before_the_next_one() {
+    const BYTES: usize = 8 * 1024;
+    in_time(|| {
+        on_loop(wanted(), |driver| async move {
+            let (socket, mut peer) = connected(driver);
+            let (other, mut other_peer) = connected(driver);
+            let mut buffer = Buffer::small();
+            let mut posted = 0;
+            let mut full = false;
+            while !full {
+                for socket in [&socket, &other] {
+                    buffer.resize(BYTES, posted as u8);
+                    socket.post(&mut buffer).await.expect("taken");
+                }
+                posted += 1;
+                let mut seen = vec![0; BYTES];
+                // The end of the turn; the other one is read from.
+                monoio::time::sleep(Duration::from_millis(1)).await;
+                other_peer.read_exact(&mut seen).expect("received");
+                full = !socket.settled().expect("alive");
+            }
+            buffer.resize(BYTES, posted as u8);
+            let reader = thread::spawn(move || {
+                for message in 0..=posted {
+                    let mut seen = vec![0; BYTES];
+                    peer.read_exact(&mut seen).expect("received");
+                    assert!(seen.iter().all(|byte| *byte == message as u8), "message {message}");
+                }
+            });
+            socket.post(&mut buffer).await.expect("taken");
+            socket.settle().await.expect("sent");
+            assert_eq!(socket.settled().ok(), Some(true));
+            while !reader.is_finished() {
+                monoio::time::sleep(Duration::from_millis(1)).await;
+            }
+            reader.join().expect("the peer");
+        });
+    });
+}
+
+#[test]
+fn a_message_that_could_not_leave_is_told_at_the_next_use() {
+    in_time(|| {
+        on_loop(wanted(), |driver| async move {
+            let (socket, peer) = connected(driver);
+            drop(peer);
+            let mut buffer = Buffer::head();
+            // The first one is answered by a reset, the next one finds it.
+            for _ in 0..2 {
+                buffer.extend_from_slice(b"anybody there?");
+                socket.post(&mut buffer).await.expect("taken");
+                monoio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(socket.settled().is_err() && socket.settle().await.is_err());
+            buffer.extend_from_slice(b"and now?");
+            assert!(socket.post(&mut buffer).await.is_err());
+        });
+    });
+}
+
 // ---- doorbells
 
 #[test]

@@ -25,6 +25,7 @@ const BANS: &[Ban] = &[
             ("worker/core.rs", "wakes the accept loops, once, when the node drains"),
             ("accept/mod.rs", "is woken by it"),
             ("worker/socket.rs", "asks an operation how it is with a waker that does nothing"),
+            ("worker/outbox.rs", "is woken once a turn, by the first message that is posted in it"),
             ("worker/readiness.rs", "wakes who waits for a socket, once for what the kernel told"),
         ],
     },
