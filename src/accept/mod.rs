@@ -36,7 +36,7 @@ where
 {
     let _accepting = Accepting::new(&core);
     loop {
-        let pause = match somebody_waits(&core, &listener).await {
+        let pause = match somebody_waits(&core, &listener, index).await {
             Waiting::Closed => break,
             Waiting::Somebody => let_in(&core, &listener, index, &stretches, ACCEPT_BATCH).is_err(),
             // Nothing can be told of the socket now; it is asked again rather than given up.
@@ -103,13 +103,13 @@ enum Waiting {
 }
 
 /// Waits until somebody wants to be accepted, or nobody is to be any more.
-async fn somebody_waits(core: &Core, listener: &TcpListener) -> Waiting {
+async fn somebody_waits(core: &Core, listener: &TcpListener, index: usize) -> Waiting {
     let mut readable = pin!(listener.readable(false));
     poll_fn(|context| {
         if core.is_closed() {
             return Poll::Ready(Waiting::Closed);
         }
-        core.wake_at_close(context.waker());
+        core.wake_at_close(index, context.waker());
         readable.as_mut().poll(context).map(|result| match result {
             Ok(()) => Waiting::Somebody,
             Err(_) => Waiting::Unknown,

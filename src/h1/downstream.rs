@@ -42,6 +42,8 @@ pub struct Stretch {
     pub core: Rc<Core>,
     /// The connection.
     pub link: Link,
+    /// What has been received of the first request.
+    pub pending: Buffer,
 }
 
 /// Drives a connection until it ends. `stretches` is where requests run.
@@ -64,9 +66,18 @@ where
             };
             let kind = if link.used { Deadline::Idle } else { Deadline::First };
             core.deadline(&link.transport, kind, core.coarse_ms() + wait_ms);
-            if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some() {
-                return;
-            }
+            // A request mostly comes with its connection.
+            let pending = match if link.used { Ok(None) } else { link.transport.recv_first() } {
+                Ok(Some(first)) => first,
+                Ok(None) => {
+                    if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some()
+                    {
+                        return;
+                    }
+                    Buffer::empty()
+                }
+                Err(_) => return,
+            };
             // The usual end of a connection: nothing that a request needs is taken for it. Who has ended only its side still
             // gets the rest of its answer.
             if link.transport.is_over() {
@@ -75,7 +86,7 @@ where
                 }
                 return;
             }
-            match stretches.run(Stretch { core: Rc::clone(&core), link }).await {
+            match stretches.run(Stretch { core: Rc::clone(&core), link, pending }).await {
                 Some(kept) => link = kept,
                 None => return,
             }
@@ -86,9 +97,8 @@ where
 /// Serves the requests that are here, one after the other; gives the connection back when it is idle, or nothing when it
 /// has ended.
 pub async fn stretch(stretch: Stretch) -> Option<Link> {
-    let Stretch { core, mut link } = stretch;
+    let Stretch { core, mut link, mut pending } = stretch;
     let mut x = core.exchange();
-    let mut pending = Buffer::empty();
     loop {
         // Whoever pipelines without end does not keep the others waiting.
         turn::step().await;

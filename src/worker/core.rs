@@ -78,7 +78,7 @@ pub struct Core {
     pub accepting: Cell<usize>,
     /// Whether nobody else is accepted, and who is to be told when that is so.
     closed: Cell<bool>,
-    waiting_for_close: RefCell<Vec<Waker>>,
+    waiting_for_close: RefCell<WaitingForClose>,
 }
 
 impl Core {
@@ -98,7 +98,7 @@ impl Core {
             connections: Cell::new(0),
             accepting: Cell::new(0),
             closed: Cell::new(false),
-            waiting_for_close: RefCell::new(Vec::new()),
+            waiting_for_close: RefCell::default(),
         }
     }
 
@@ -147,18 +147,15 @@ impl Core {
         self.closed.get()
     }
 
-    /// Wakes a task when nobody else is to be accepted.
-    pub fn wake_at_close(&self, waker: &Waker) {
-        let mut waiting = self.waiting_for_close.borrow_mut();
-        if !waiting.iter().any(|other| other.will_wake(waker)) {
-            waiting.push(waker.clone());
-        }
+    /// Wakes the task that accepts on the listener of this index when nobody else is to be accepted.
+    pub fn wake_at_close(&self, listener: usize, waker: &Waker) {
+        self.waiting_for_close.borrow_mut().set(listener, waker);
     }
 
     /// Nobody else comes in, but for who is already waiting: the accept loops see to that.
     fn close(&self) {
         self.closed.set(true);
-        self.waiting_for_close.borrow_mut().drain(..).for_each(Waker::wake);
+        self.waiting_for_close.borrow_mut().wake();
     }
 
     /// Whether the node drains and nothing is left to do here.
@@ -204,6 +201,24 @@ impl Core {
     }
 }
 
+/// The tasks that accept, each in its place: whose waker one is cannot be told from it (two of one task may well say that they
+/// wake different ones).
+#[derive(Debug, Default)]
+struct WaitingForClose(Vec<Option<Waker>>);
+
+impl WaitingForClose {
+    fn set(&mut self, place: usize, waker: &Waker) {
+        if self.0.len() <= place {
+            self.0.resize_with(place + 1, || None);
+        }
+        self.0[place] = Some(waker.clone());
+    }
+
+    fn wake(&mut self) {
+        self.0.drain(..).flatten().for_each(Waker::wake);
+    }
+}
+
 thread_local! {
     static PANICS: Cell<u64> = const { Cell::new(0) };
 }
@@ -216,4 +231,36 @@ pub fn count_panic() {
 /// Panics that were caught on this core.
 pub fn panics() -> u64 {
     PANICS.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Counted(AtomicUsize);
+
+    impl Wake for Counted {
+        fn wake(self: Arc<Counted>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_loop_that_waits_again_and_again_has_one_place_and_is_woken_once() {
+        let counted: [Arc<Counted>; 2] = std::array::from_fn(|_| Arc::new(Counted(AtomicUsize::new(0))));
+        let mut waiting = WaitingForClose::default();
+        for _ in 0..1000 {
+            // Another waker each time, as some runtimes make them.
+            waiting.set(1, &Waker::from(Arc::new(Counted(AtomicUsize::new(0)))));
+            waiting.set(1, &Waker::from(Arc::clone(&counted[1])));
+            waiting.set(0, &Waker::from(Arc::clone(&counted[0])));
+        }
+        assert_eq!(waiting.0.len(), 2);
+        waiting.wake();
+        assert!(counted.iter().all(|counted| counted.0.load(Ordering::Relaxed) == 1));
+        assert!(waiting.0.is_empty());
+    }
 }

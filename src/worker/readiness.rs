@@ -39,8 +39,8 @@ pub(super) struct Arrival {
     ready: Cell<bool>,
     /// The peer has ended its side, or the connection.
     ended: Cell<bool>,
-    /// Something has been received.
-    begun: Cell<bool>,
+    /// Somebody has looked what is there.
+    looked: Cell<bool>,
     /// Who waits.
     waiting: Cell<Option<Waker>>,
     /// Its place in the set, from its first wait on.
@@ -54,9 +54,9 @@ impl Arrival {
         Some(self.ready.get())
     }
 
-    /// Whether something has been received: who has said something rarely says more before it was answered.
-    pub fn has_begun(&self) -> bool {
-        self.begun.get()
+    /// Whether somebody has looked what is there: more rarely comes before that is answered.
+    pub fn was_looked_at(&self) -> bool {
+        self.looked.get()
     }
 
     /// Whether the peer is known to have ended its side, perhaps behind data.
@@ -90,9 +90,7 @@ impl Arrival {
 
     /// A receive got `count` bytes, or the end, where there was room for `room`.
     pub fn received(&self, count: usize, room: usize) {
-        if count > 0 {
-            self.begun.set(true);
-        }
+        self.looked.set(true);
         if count < room && !self.ended.get() {
             self.ready.set(false);
         }
@@ -100,6 +98,7 @@ impl Arrival {
 
     /// A look, or a receive, found nothing.
     pub fn emptied(&self) {
+        self.looked.set(true);
         self.ready.set(false);
     }
 

@@ -225,9 +225,10 @@ impl Socket {
         if self.shared.nonblocking {
             return self.shared.stream.readable().await;
         }
-        // Who has sent a request with the connection is served without being in the set.
+        // Who has sent something with the connection is served without being in the set.
         let arrival = &self.shared.arrival;
-        if arrival.is_ready().is_none() && !arrival.has_begun() && socket::peek(self.fd()) != Peek::Empty {
+        if arrival.is_ready().is_none() && !arrival.was_looked_at() && socket::peek(self.fd()) != Peek::Empty
+        {
             return Ok(());
         }
         self.shared.arrived().await

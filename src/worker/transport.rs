@@ -78,6 +78,23 @@ impl Transport {
         }
     }
 
+    /// Receives what a client sent with its connection, without waiting; `None` when that can only be told by waiting.
+    ///
+    /// # Errors
+    /// Those of `recv`; `UnexpectedEof` when there is nothing but the end.
+    pub fn recv_first(&self) -> io::Result<Option<Buffer>> {
+        let Transport::Plain(socket) = self else { return Ok(None) };
+        let mut buffer = Buffer::head();
+        match socket.recv_now(&mut buffer) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(Some(buffer)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Receives what [`Transport::readable`] announced, or waits for it.
     ///
     /// # Errors
