@@ -386,12 +386,13 @@ impl Running {
     }
 
     fn begin_drain(&self) {
+        // Who reads that the node drains finds it draining.
+        self.node.draining.store(true, Ordering::Release);
         if !self.settings.quiet {
             Line::info(DRAINING).with("deadline_s", self.drain.as_secs()).emit();
         }
         let _ = notify(State::Stopping, "draining");
         self.on_record("drain", "", "ok", "");
-        self.node.draining.store(true, Ordering::Release);
     }
 
     fn status(&self) -> serde_json::Value {

@@ -123,7 +123,7 @@ impl Drop for Running {
 /// Woken by the first message of a turn, it runs after the tasks that had something to do in it.
 async fn send_all(_running: Running) {
     let mut parcels = Vec::new();
-    let mut burst = None;
+    let mut together = Together::Unknown;
     loop {
         poll_fn(|context| {
             OUTBOX.with_borrow_mut(|outbox| match outbox.parcels.is_empty() {
@@ -138,27 +138,46 @@ async fn send_all(_running: Running) {
             })
         })
         .await;
-        send(&mut parcels, &mut burst);
+        together.send(&mut parcels);
         parcels.shrink_to(PARCELS_KEPT);
     }
 }
 
-/// Sends all parcels, in one system call where there is more than one and the loop is a ring.
-fn send(parcels: &mut Vec<Parcel>, burst: &mut Option<Burst>) {
-    if burst.is_none() && parcels.len() > 1 && parcels[0].0.is_on_ring() {
-        *burst = Burst::new().ok();
-    }
-    while let (Some(ring), true) = (burst.as_mut(), parcels.len() > 1) {
-        let first = parcels.len().saturating_sub(BURST_MAX);
-        ring.send(parcels[first..].iter().map(|(socket, bytes)| (socket.fd(), &bytes[..])));
-        for ((socket, bytes), result) in parcels.drain(first..).zip(ring.results()) {
-            socket.left(bytes, result);
+/// How messages are sent together.
+enum Together {
+    /// Nobody has asked yet.
+    Unknown,
+    /// In one system call.
+    Burst(Box<Burst>),
+    /// One by one: the loop is no ring, or no second one can be had.
+    Singly,
+}
+
+impl Together {
+    fn for_loop_of(socket: &Shared) -> Together {
+        match socket.is_on_ring().then(Burst::new) {
+            Some(Ok(burst)) => Together::Burst(Box::new(burst)),
+            _ => Together::Singly,
         }
-        if ring.is_broken() {
-            *burst = None;
-        }
     }
-    for (socket, bytes) in parcels.drain(..) {
-        socket.leave(bytes);
+
+    /// Sends all parcels; a single one directly.
+    fn send(&mut self, parcels: &mut Vec<Parcel>) {
+        if let (Together::Unknown, [(socket, _), _, ..]) = (&self, &parcels[..]) {
+            *self = Together::for_loop_of(socket);
+        }
+        while let (Together::Burst(burst), true) = (&mut *self, parcels.len() > 1) {
+            let first = parcels.len().saturating_sub(BURST_MAX);
+            burst.send(parcels[first..].iter().map(|(socket, bytes)| (socket.fd(), &bytes[..])));
+            for ((socket, bytes), result) in parcels.drain(first..).zip(burst.results()) {
+                socket.left(bytes, result);
+            }
+            if burst.is_broken() {
+                *self = Together::Singly;
+            }
+        }
+        for (socket, bytes) in parcels.drain(..) {
+            socket.leave(bytes);
+        }
     }
 }

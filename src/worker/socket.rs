@@ -180,7 +180,7 @@ impl Socket {
     pub fn new(stream: std::net::TcpStream, driver: Driver) -> io::Result<Socket> {
         Ok(Socket {
             shared: Rc::new(Shared {
-                stream: Rc::new(Stream::new(stream)?),
+                stream: Rc::new(Stream::new(stream, driver.wants_nonblocking())?),
                 arrival: Arrival::default(),
                 courier: RefCell::new(None),
                 sending: Cell::new(Sending::Nothing),
@@ -489,8 +489,13 @@ impl Shared {
             Sending::Awaited => return false,
             Sending::Posted => {}
             Sending::Queued => {
-                if let Some(bytes) = outbox::take(self) {
-                    self.leave(bytes);
+                match outbox::take(self) {
+                    Some(bytes) => self.leave(bytes),
+                    // It was lost with the task that had taken it: a panic.
+                    None => {
+                        self.failed.set(Some(io::ErrorKind::Other));
+                        self.sending.set(Sending::Nothing);
+                    }
                 }
                 return self.sending.get() == Sending::Nothing;
             }
