@@ -23,6 +23,7 @@ mod log_formats;
 mod metrics;
 mod node;
 mod observe;
+mod openid;
 mod operate;
 mod probes;
 mod proxy;

@@ -234,6 +234,13 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Status and reason; of an answer that is no problem of ours, what it says instead.
+    pub fn refusal(&self) -> (u16, String) {
+        let body: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
+        let reason = body.and_then(|body| body["reason"].as_str().map(str::to_owned));
+        (self.status, reason.unwrap_or_else(|| self.text()))
+    }
+
     pub fn reason(&self) -> String {
         let body: serde_json::Value = serde_json::from_slice(&self.body).expect("a problem");
         body["reason"].as_str().expect("a reason").to_owned()
