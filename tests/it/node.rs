@@ -62,11 +62,14 @@ impl Node {
     }
 
     pub fn start_in(place: Place, listen: &str, config: &str) -> Node {
-        Node::launch(
-            place,
-            &text_of(listen, config),
-            with_driver(Command::new(env!("CARGO_BIN_EXE_ringwall"))),
-        )
+        Node::start_whole(place, &text_of(listen, config), &[])
+    }
+
+    /// Runs a configuration to which nothing is added, with these variables in its environment.
+    pub fn start_whole(place: Place, text: &str, environment: &[(&str, &Path)]) -> Node {
+        let mut command = with_driver(Command::new(env!("CARGO_BIN_EXE_ringwall")));
+        command.envs(environment.iter().copied());
+        Node::launch(place, text, command)
     }
 
     /// Runs `config` on one core: what one connection does, another can see.

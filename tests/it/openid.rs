@@ -10,7 +10,7 @@ use crate::control_issuer::eventually;
 use crate::node::{Answer, Node, Origin, PATIENCE, Place, Server};
 
 /// Resources of the provider. The first two are for us.
-const ORDERS: &str = "urn:orders";
+pub const ORDERS: &str = "urn:orders";
 const ORDERS_ES256: &str = "urn:orders:es256";
 /// For us, for three seconds.
 const ORDERS_BRIEF: &str = "urn:orders:brief";
@@ -20,23 +20,37 @@ const ORDERS_OPAQUE: &str = "urn:orders:opaque";
 const BILLING: &str = "urn:billing";
 
 /// A running provider. It ends when its input is closed, which the end of the test's process does too.
-struct Provider {
+pub struct Provider {
     /// As it stands in the tokens and in the configuration.
-    issuer: String,
+    pub issuer: String,
     process: Server,
     input: ChildStdin,
     lines: Receiver<String>,
+    /// Who signed for its certificate, if it has one.
+    authority: Option<PathBuf>,
     place: Place,
 }
 
 impl Provider {
     fn start() -> Provider {
+        Provider::launch(None)
+    }
+
+    /// With TLS: the PEM files of a certificate, of its key, and of the authority that signed for it.
+    pub fn start_tls(certificate: &Path, key: &Path, authority: &Path) -> Provider {
+        Provider::launch(Some((certificate, key, authority)))
+    }
+
+    fn launch(tls: Option<(&Path, &Path, &Path)>) -> Provider {
         let place = Place::new();
         let modules = node_modules();
         let complaints = std::fs::File::create(place.path().join("stderr")).expect("a file");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openid_provider.mjs");
         let mut command = Command::new("node");
         command.arg(script).arg(modules).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(complaints);
+        if let Some((certificate, key, _)) = tls {
+            command.arg(certificate).arg(key);
+        }
         let mut process: Child =
             command.spawn().unwrap_or_else(|error| panic!("node: {error}; `tests/run install` installs it"));
         let input = process.stdin.take().expect("piped");
@@ -49,8 +63,9 @@ impl Provider {
                 }
             }
         });
+        let authority = tls.map(|(_, _, authority)| authority.to_owned());
         let process = Server(process);
-        let mut provider = Provider { issuer: String::new(), process, input, lines, place };
+        let mut provider = Provider { issuer: String::new(), process, input, lines, authority, place };
         provider.issuer = provider.line("issuer ");
         provider
     }
@@ -73,12 +88,15 @@ impl Provider {
     }
 
     /// A token for a resource, as a client gets one with its own credentials.
-    fn token(&self, resource: &str, scope: &str) -> String {
+    pub fn token(&self, resource: &str, scope: &str) -> String {
         let mut command = Command::new("curl");
         command.args(["-s", "-S", "--max-time", "20", "-d", "grant_type=client_credentials"]);
         command.args(["-d", "client_id=shop", "-d", "client_secret=not-a-secret-of-anybody"]);
         command.arg("--data-urlencode").arg(format!("resource={resource}"));
         command.arg("--data-urlencode").arg(format!("scope={scope}"));
+        if let Some(authority) = &self.authority {
+            command.arg("--cacert").arg(authority);
+        }
         let output =
             command.arg(format!("{}/token", self.issuer.trim_end_matches('/'))).output().expect("curl");
         let answer: serde_json::Value =

@@ -1,9 +1,10 @@
 //! What an operator does to a running node: reload, bad reload, drain, rotation; with curl and a real nginx.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-use crate::node::{Node, Origin, Place, Server, fetch, response};
+use crate::nginx::Nginx;
+use crate::node::{Node, Origin, Place, fetch, response};
 
 fn config(origin: &Origin, body: &str) -> String {
     format!(
@@ -248,32 +249,11 @@ fn who_waits_to_be_accepted_when_the_node_is_told_to_go_is_let_in() {
 
 #[test]
 fn a_real_nginx_is_a_real_upstream() {
-    let place = Place::new();
-    let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        free.local_addr().expect("bound").port()
-    };
-    let text = format!(
-        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
-         http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
-           uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
-           server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"nginx $request_method $uri\"; }} }} }}",
-        dir = place.path().display()
-    );
-    let file = place.write("nginx.conf", &text);
-    // One process, that ends with this test and keeps none of its outputs open.
-    let mut command = Command::new("nginx");
-    command.arg("-c").arg(&file).arg("-p").arg(place.path());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _nginx = Server(command.spawn().expect("nginx"));
-    let deadline = std::time::Instant::now() + crate::node::PATIENCE;
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(std::time::Instant::now() < deadline, "nginx does not listen");
-        std::thread::yield_now();
-    }
+    let nginx = Nginx::start("location / { return 200 \"nginx $request_method $uri\"; }");
     let node = Node::start(&format!(
-        "upstreams: {{ app: \"http://127.0.0.1:{port}\" }}\n\
-         apis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}] }} }}"
+        "upstreams: {{ app: \"http://{}\" }}\n\
+         apis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}] }} }}",
+        nginx.address
     ));
     let mut client = node.connect();
     for path in ["/a", "/b%20c", "/d?e=f"] {
