@@ -44,6 +44,8 @@ pub const UPSTREAM_TRUST: Code = Code::new(1220);
 /// A listener or target that this version cannot open.
 pub const UNIX_SOCKET: Code = Code::new(1130);
 
+/// A key store that changed is in force.
+pub const STORE_TAKEN: LogCode = LogCode::new(6016, "a changed key store is in force");
 /// A key store that changed cannot be used; the last good one stays.
 pub const STORE_REFUSED: LogCode =
     LogCode::new(6014, "a changed key store is refused, the last good one stays");
@@ -112,8 +114,9 @@ pub fn compile(
     let upkeep = parts.map(|parts| Upkeep {
         keepers: &parts.keys,
         watcher: &parts.watcher,
-        complain: |path, why| {
-            Line::error(STORE_REFUSED).with("store", path.display()).with("why", why).emit()
+        changed: |path, result| match result {
+            Ok(()) => Line::info(STORE_TAKEN).with("store", path.display()).emit(),
+            Err(why) => Line::error(STORE_REFUSED).with("store", path.display()).with("why", why).emit(),
         },
     });
     let claims = rate::claims(config);

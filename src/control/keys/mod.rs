@@ -42,10 +42,10 @@ pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A key set was published.
 pub const KEYS_PUBLISHED: Code = Code::new(6010, "key set published");
-/// A key set could not be had; the last good one stays.
-pub const KEYS_UNAVAILABLE: Code = Code::new(6011, "key set not available, the last good one stays");
-/// A key set was had, but is not usable; the last good one stays.
-pub const KEYS_REFUSED: Code = Code::new(6012, "key set refused, the last good one stays");
+/// A key set could not be had; what was known stays.
+pub const KEYS_UNAVAILABLE: Code = Code::new(6011, "key set not available, what was known stays");
+/// A key set was had, but is not usable; what was known stays.
+pub const KEYS_REFUSED: Code = Code::new(6012, "key set refused, what was known stays");
 
 /// A key of a set is not used: its kind is not understood or not fit.
 pub const KEY_LEFT_OUT: Code = Code::new(6013, "a key of the set is not used");

@@ -44,8 +44,8 @@ pub struct Upkeep<'c> {
     pub keepers: &'c Keepers<KeySet>,
     /// Watches stores.
     pub watcher: &'c Watcher,
-    /// Told when a store that changed cannot be used; the last good one stays. The path and what is wrong.
-    pub complain: fn(&std::path::Path, &str),
+    /// Told the path of a store that changed, and whether it is in force or why not; the last good one then stays.
+    pub changed: fn(&std::path::Path, Result<(), String>),
 }
 
 /// Compiles all logins. `claims` are those that limits count by: every token login keeps them, in this order.
@@ -169,13 +169,11 @@ fn api_key(
 ) -> Result<Method, ConfigError> {
     let path = keys.store.value.0.clone();
     let cell = Arc::new(StoreCell::new(KeyStore::default()));
-    if let Some(Upkeep { watcher, complain, .. }) = upkeep {
+    if let Some(Upkeep { watcher, changed, .. }) = upkeep {
         // Watched before it is read: no edit falls between the two.
         let (watched_cell, path) = (Arc::clone(&cell), path.clone());
         watched.push(watcher.subscribe(vec![path.clone()], move |_| {
-            if let Err(why) = watched_cell.renew(&path) {
-                complain(&path, &why);
-            }
+            changed(&path, watched_cell.renew(&path));
         }));
     }
     cell.renew(&path).map_err(|why| {
