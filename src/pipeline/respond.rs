@@ -5,6 +5,7 @@ use crate::h1::body::{Incoming, Origin, transfer};
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, encode_response};
 use crate::http::{BodyLength, Method, Version, forward as law};
 use crate::pipeline::exchange::Exchange;
+use crate::pipeline::fail::Fail;
 use crate::pipeline::forward::{Broken, Lent, Route};
 use crate::pipeline::serve::Client;
 use crate::policy::respond::headers::secure_response;
@@ -51,13 +52,18 @@ pub async fn respond(
     }
     let sent =
         transfer(&mut body, &lent.connection.transport, client.transport, &mut out, framing, core).await;
+    if open_ended && sent.is_ok() {
+        // It is whole only once the socket has taken its end, which may have been posted.
+        let socket = client.transport.socket();
+        if let Err(error) = socket.settle().await {
+            return Err(Broken::After(Fail::client(socket.expired(), Some(&error))));
+        }
+        socket.set_open_ended(false);
+    }
     match sent {
         Ok(count) => {
             x.facts.bytes_out += count;
             client.transport.socket().clear_deadline();
-            if open_ended {
-                client.transport.socket().set_open_ended(false);
-            }
             let reusable = x.response.table.keep_alive && lent.request_sent && body.rest().is_empty();
             if reusable && upstream_framing != BodyLength::UntilClose {
                 route.upstream.keep(lent.target, lent.connection, core.coarse_ms());

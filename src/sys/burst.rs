@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn each_message_is_told_what_became_of_it() {
         let Ok(mut burst) = Burst::new() else {
-            eprintln!("io_uring is barred here");
+            println!("NOT RUN: bursts (io_uring is barred)");
             return;
         };
         let pairs: Vec<_> = (0..BURST_MAX + 3).map(|_| UnixStream::pair().expect("a pair")).collect();
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn full_sockets_and_dead_ones_do_not_hold_up_the_others() {
         let Ok(mut burst) = Burst::new() else {
-            eprintln!("io_uring is barred here");
+            println!("NOT RUN: bursts (io_uring is barred)");
             return;
         };
         let (full, _full_end) = UnixStream::pair().expect("a pair");

@@ -1,6 +1,6 @@
 //! What a client and an origin see of one another through Ringwall, over real sockets.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use crate::node::{Node, Origin, Reply, fetch, response};
@@ -253,6 +253,64 @@ fn an_answer_that_only_the_close_ends_is_cut_by_a_reset() {
         assert_eq!(log[2]["reason"], "client_read_timeout", "{log:?}");
     });
     assert_eq!(result, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn an_answer_that_only_the_close_ends_is_whole_once_its_end_has_left() {
+    const PIECE: usize = 8 << 10;
+    let piece = || [format!("{PIECE:x}\r\n").into_bytes(), vec![b'x'; PIECE], b"\r\n".to_vec()].concat();
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    // Sends so many pieces, slowly enough for each to be passed on by itself, and the end with the last one.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..length]);
+            let count: usize = request.split(['/', ' ']).find_map(|part| part.parse().ok()).unwrap_or(0);
+            let _ = stream.write_all(&head);
+            for left in (0..count).rev() {
+                let end: &[u8] = if left == 0 { b"0\r\n\r\n" } else { b"" };
+                if stream.write_all(&[&piece(), end].concat()).is_err() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    });
+    let ask = |count: usize| {
+        let node = Node::start(&format!(
+            "upstreams: {{ app: \"http://{address}\" }}
+apis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}], timeouts: {{ stream_idle: 300ms }} }} }}"
+        ));
+        let mut client = node.connect();
+        client.send(format!("GET /{count} HTTP/1.0\r\nHost: a\r\n\r\n"));
+        // Nothing is read before the exchange is over, and the node with it.
+        let line = node.log(1).remove(0);
+        node.signal("KILL");
+        let mut bytes = Vec::new();
+        let result = client.into_stream().read_to_end(&mut bytes);
+        let body = bytes.iter().rev().take_while(|byte| **byte == b'x').count();
+        (line, result.map(|_| body).map_err(|error| error.kind()))
+    };
+    // Up to the last piece that the kernel takes for a client that does not read, and the first one that it does not.
+    let (mut whole, mut cut) = (1_usize, 4_096_usize);
+    while cut - whole > 1 {
+        let count = whole.midpoint(cut);
+        match ask(count) {
+            (_, Ok(body)) => {
+                assert_eq!(body, count * PIECE, "a close says that this is all");
+                whole = count;
+            }
+            (line, Err(kind)) => {
+                assert_eq!(kind, ErrorKind::ConnectionReset);
+                assert_eq!(line["reason"], "client_read_timeout", "{line}");
+                cut = count;
+            }
+        }
+    }
+    assert!(whole > 1 && cut < 4_096, "{whole} pieces");
 }
 
 #[test]
