@@ -338,7 +338,13 @@ fn encode(x: &mut Exchange, link: &Link, view: &CoreView, out: &mut Buffer) {
         0 => BodyLength::None,
         length => BodyLength::Length(length as u64),
     };
-    forward::encode(x, &route, &route.upstream.upstream.targets[0].authority, framing, out);
+    forward::encode(
+        x,
+        &route,
+        route.upstream.upstream.members().seats[0].member.key.authority.as_bytes(),
+        framing,
+        out,
+    );
     out.extend_from_slice(&x.body);
 }
 

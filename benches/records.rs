@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ringwall::observe::{
     AccessRecord, Alpn, ApiNames, AuditSink, CoreLog, CoreMetrics, ExemplarId, Formatter, LogConfig,
     LogDrain, LogFormat, Method, NameTable, Names, OperationId, Protocol, RegisteredNames, Registry,
-    RequestId, RequestIds, RingSizes, Sink, TlsVersion, UpstreamNames, Writer, rings,
+    RequestId, RequestIds, RingSizes, Sink, TargetId, TlsVersion, Writer, rings,
 };
 
 const ROUNDS: usize = 9;
@@ -23,6 +23,7 @@ struct Bench {
     metrics: CoreMetrics,
     names: std::sync::Arc<NameTable>,
     ids: RegisteredNames,
+    targets: (Vec<TargetId>, std::sync::Arc<()>),
     request_ids: RequestIds,
     formatter: Formatter,
     out: Vec<u8>,
@@ -39,13 +40,11 @@ impl Bench {
                     operations: vec!["listOrders".to_owned(), "getOrder".to_owned()],
                 }],
                 logins: vec!["people".to_owned()],
-                upstreams: vec![UpstreamNames {
-                    name: "orders".to_owned(),
-                    targets: vec!["http://10.0.3.11:8080".to_owned()],
-                }],
+                upstreams: vec!["orders".to_owned()],
             },
             0,
         );
+        let targets = registry.register_targets("orders", &["http://10.0.3.11:8080".to_owned()], 0);
         let mut rings = rings(1, RingSizes::default());
         rings.drain.keep_access();
         Bench {
@@ -54,6 +53,7 @@ impl Bench {
             metrics: registry.take_core(0).expect("the core's handle"),
             names: registry.directory().table(),
             ids,
+            targets,
             request_ids: RequestIds::seeded(7),
             formatter: Formatter::default(),
             out: Vec::with_capacity(2 << 20),
@@ -79,8 +79,8 @@ impl Bench {
             status: 200,
             login: self.ids.logins[0],
             subject: b"4fd2a1c0-alice",
-            upstream: self.ids.upstreams[0].upstream,
-            target: self.ids.upstreams[0].targets[0],
+            upstream: self.ids.upstreams[0],
+            target: self.targets.0[0],
             tries: 1,
             bytes_out: 1_024,
             duration_us: 843,

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use ringwall::http::Reason;
 use ringwall::observe::{
     AccessRecord, ApiNames, Decision, ExemplarId, Method, Mode, Names, Registry, RequestIds, RingSizes,
-    TokenCache, UpstreamNames, rings,
+    TokenCache, rings,
 };
 
 struct Counting;
@@ -42,13 +42,11 @@ fn a_recorded_and_counted_exchange_allocates_nothing() {
             listeners: vec!["[::]:443".to_owned()],
             apis: vec![ApiNames { name: "orders".to_owned(), operations: vec!["getOrder".to_owned()] }],
             logins: Vec::new(),
-            upstreams: vec![UpstreamNames {
-                name: "u".to_owned(),
-                targets: vec!["http://127.0.0.1:1".to_owned()],
-            }],
+            upstreams: vec!["u".to_owned()],
         },
         0,
     );
+    let (targets, _alive) = registry.register_targets("u", &["http://127.0.0.1:1".to_owned()], 0);
     let rings = rings(1, RingSizes::default());
     rings.drain.keep_access();
     let core = registry.take_core(0).expect("the core's handle");
@@ -75,8 +73,8 @@ fn a_recorded_and_counted_exchange_allocates_nothing() {
         core.exemplar(record.operation, number, ExemplarId::Request(record.request_id), number);
         core.refusal(&REFUSED, Mode::Enforce);
         core.decision(0, Mode::Observe, Decision::Refused);
-        core.upstream_request(ids.upstreams[0].targets[0], 200);
-        core.retry(ids.upstreams[0].upstream);
+        core.upstream_request(targets[0], 200);
+        core.retry(ids.upstreams[0]);
         core.connection_opened(ids.listeners[0]);
         core.tokens(TokenCache::Hit, 1);
         core.busy(1, 1);

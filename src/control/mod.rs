@@ -18,6 +18,7 @@ pub mod exchange;
 pub mod fetch;
 pub mod health;
 pub mod keys;
+pub mod membership;
 pub mod private_file;
 pub mod process_log;
 pub mod service_manager;
@@ -47,10 +48,13 @@ use self::fetch::{Client, FetchLimits};
 use self::health::Health;
 use self::keys::schedule::Times;
 use self::keys::{Keys, ParseKeys};
+use self::membership::Membership;
 use self::process_log::{Code, Line};
 use self::signals::{Signal, Signals};
 use self::socket::{ControlSocket, Response, Verb};
 use self::watch::{Subscription, Watcher};
+use crate::observe::TargetId;
+use crate::upstream::NameTargets;
 
 /// A part of the control thread ended, which it never should.
 pub const CONTROL_PART_ENDED: Code = Code::new(6030, "a part of the control thread ended");
@@ -114,6 +118,8 @@ pub struct Options<K> {
     pub parse_keys: ParseKeys<K>,
     /// Called on the control thread after keys or addresses changed: rings the cores' doorbells.
     pub on_publish: Arc<dyn Fn() + Send + Sync>,
+    /// Gives members of upstreams the ids that logs and metrics know them by; without it they have none.
+    pub name_targets: NameTargets,
 }
 
 impl<K> Options<K> {
@@ -128,6 +134,7 @@ impl<K> Options<K> {
             key_times: Times::default(),
             parse_keys,
             on_publish: Arc::new(|| {}),
+            name_targets: Arc::new(|_, names| (vec![TargetId::NONE; names.len()], Arc::default())),
         }
     }
 }
@@ -161,6 +168,8 @@ pub struct Parts<K> {
     pub names: Names,
     /// Health probes.
     pub health: Health,
+    /// Who the members of upstreams are.
+    pub membership: Membership,
     /// Files under watch.
     pub watcher: Watcher,
 }
@@ -171,6 +180,7 @@ impl<K> Clone for Parts<K> {
             keys: self.keys.clone(),
             names: self.names.clone(),
             health: self.health.clone(),
+            membership: self.membership.clone(),
             watcher: self.watcher.clone(),
         }
     }
@@ -330,7 +340,14 @@ fn make_parts<K: Send + Sync + 'static>(runtime: &Handle, options: Options<K>) -
     let guard = AddressGuard::new(options.fetch_listed);
     let client = Arc::new(Client::new(resolver.clone(), guard, options.tls, options.fetch_limits));
     let watcher = Watcher::new(runtime);
-    let names = Names::new(runtime.clone(), resolver, options.on_publish.clone());
+    let membership = Membership::new(options.name_targets);
+    let refreshed = membership.clone();
+    let on_publish = options.on_publish.clone();
+    let on_change = Arc::new(move || {
+        refreshed.refresh();
+        on_publish();
+    });
+    let names = Names::new(runtime.clone(), resolver, on_change);
     let keys = Keys::new(
         runtime.clone(),
         client,
@@ -339,5 +356,6 @@ fn make_parts<K: Send + Sync + 'static>(runtime: &Handle, options: Options<K>) -
         options.key_times,
         options.on_publish,
     );
-    Parts { keys: Arc::new(keys), health: Health::new(runtime.clone(), names.clone()), names, watcher }
+    let health = Health::new(runtime.clone(), names.clone());
+    Parts { keys: Arc::new(keys), health, membership, names, watcher }
 }

@@ -192,6 +192,10 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let tls = exchange::tls_config(roots).map_err(|error| system("TLS for our own fetches")(&error))?;
     let mut options: ControlOptions<KeySet> = ControlOptions::new(tls, Arc::new(parse_keys));
     options.servers = config.node.resolver.iter().map(|server| server.value).collect();
+    let registry = Arc::new(Mutex::new(Registry::new(cores.len(), policy::NAMES)));
+    let naming = Arc::clone(&registry);
+    options.name_targets =
+        Arc::new(move |upstream, names| lock(&naming).register_targets(upstream, names, now_ms()));
     let control = Control::start(options).map_err(|error| StartError::System(error.to_string()))?;
 
     let mut kept = Kept::default();
@@ -202,13 +206,13 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     if !Table::is_lock_free() {
         Line::warn(LIMITS_LOCK).emit();
     }
-    let mut registry = Registry::new(cores.len(), policy::NAMES);
-    snapshot.names = SnapshotNames::register(&snapshot, &mut registry, 0);
+    snapshot.names = SnapshotNames::register(&snapshot, &mut lock(&registry), now_ms());
     let logs = rings(cores.len(), RingSizes::default());
-    registry.watch_rings(&logs.drain);
-    let writer = Writer::start(logs.drain, &log_config(config, settings.silent_log), registry.directory())
+    lock(&registry).watch_rings(&logs.drain);
+    let directory = lock(&registry).directory();
+    let writer = Writer::start(logs.drain, &log_config(config, settings.silent_log), directory)
         .map_err(|error| StartError::System(format!("{}: {}", error.sink, error.source)))?;
-    registry.watch_writer(writer.stats());
+    lock(&registry).watch_writer(writer.stats());
 
     let node = Arc::new(Node::new(snapshot));
     let alive = Arc::new(AtomicUsize::new(0));
@@ -216,8 +220,9 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let mut choices = Vec::new();
     let wanted = settings.driver.unwrap_or_else(|| driver_of(config));
     for ((index, (cpu, listeners)), log) in cores.iter().zip(listeners).enumerate().zip(logs.cores) {
-        let metrics =
-            registry.take_core(index).ok_or_else(|| StartError::System("a core has no counters".into()))?;
+        let metrics = lock(&registry)
+            .take_core(index)
+            .ok_or_else(|| StartError::System("a core has no counters".into()))?;
         let ids =
             RequestIds::new().map_err(|_| StartError::System("no randomness for request ids".into()))?;
         let seat = Core0 { index, cpu: *cpu, wanted, listeners, node: Arc::clone(&node) };
@@ -254,8 +259,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     }
 
     let reload_ok = Arc::new(AtomicBool::new(true));
-    add_sources(&mut registry, &node, &choices, loaded.expired.len(), &reload_ok);
-    let registry = Arc::new(Mutex::new(registry));
+    add_sources(&mut lock(&registry), &node, &choices, loaded.expired.len(), &reload_ok);
     control.serve(Faces {
         signals: Some(signals),
         admin: admin.map(|admin| (admin, pages(&registry, &node))),
@@ -475,7 +479,7 @@ impl Running {
     }
 
     fn registry_lock(&self) -> std::sync::MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.registry)
     }
 
     /// Ends the node: the log is written out, the threads end with the process.
@@ -700,13 +704,18 @@ fn add_sources(
             samples.push(Family::LimitTableUsed, &[("policy", keys)], table.used_ratio(now_ns));
         }
         for upstream in &snapshot.upstreams {
-            for target in &upstream.targets {
-                let labels = [("upstream", &*upstream.name), ("target", &*target.name)];
-                samples.push(Family::UpstreamConnections, &labels, f64::from(target.open()));
-                samples.push(Family::UpstreamUp, &labels, f64::from(u8::from(target.is_up())));
+            for seat in &upstream.members().seats {
+                let member = &seat.member;
+                let labels = [("upstream", &*upstream.name), ("target", member.name())];
+                samples.push(Family::UpstreamConnections, &labels, f64::from(member.open()));
+                samples.push(Family::UpstreamUp, &labels, f64::from(u8::from(member.is_up())));
             }
         }
     });
+}
+
+fn lock(registry: &Mutex<Registry>) -> std::sync::MutexGuard<'_, Registry> {
+    registry.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn pages(registry: &Arc<Mutex<Registry>>, node: &Arc<Node>) -> Pages {
@@ -718,7 +727,7 @@ fn pages(registry: &Arc<Mutex<Registry>>, node: &Arc<Node>) -> Pages {
                 Format::Prometheus => Exposition::Text,
                 Format::OpenMetrics => Exposition::OpenMetrics,
             };
-            registry.lock().unwrap_or_else(PoisonError::into_inner).page(form, now_ms())
+            lock(&registry).page(form, now_ms())
         }),
         ready: Arc::new(move || match node.draining.load(Ordering::Relaxed) {
             true => Err("draining".to_owned()),

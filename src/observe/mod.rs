@@ -39,14 +39,13 @@ pub use format::{Formatter, LogFormat};
 pub use metrics::{CoreMetrics, Decision, ExemplarId, Handshake, TokenCache};
 pub use names::{
     ApiId, ApiNames, Directory, ListenerId, LoginId, NameTable, Names, OperationId, TargetId, UpstreamId,
-    UpstreamNames,
 };
 pub use record::{
     AccessRecord, AdminLog, AdminRecord, Alpn, CoreLog, Flags, Full, LogDrain, LogRings, Method, Mode,
     Protocol, RingSizes, TlsVersion, rings,
 };
 pub use redact::redact_query;
-pub use registry::{RegisteredApi, RegisteredNames, RegisteredUpstream, Registry};
+pub use registry::{RegisteredApi, RegisteredNames, Registry};
 pub use request_id::{RequestId, RequestIds};
 pub use trace::TraceParent;
 pub use writer::{AuditSink, LOG_NOT_REOPENED, LogConfig, Sink, Writer, WriterError, WriterStats};

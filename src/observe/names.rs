@@ -85,8 +85,8 @@ pub struct Names {
     pub apis: Vec<ApiNames>,
     /// Logins.
     pub logins: Vec<String>,
-    /// Upstreams with their targets.
-    pub upstreams: Vec<UpstreamNames>,
+    /// Upstreams.
+    pub upstreams: Vec<String>,
 }
 
 /// One API and its operations.
@@ -96,15 +96,6 @@ pub struct ApiNames {
     pub name: String,
     /// Operation names in snapshot order.
     pub operations: Vec<String>,
-}
-
-/// One upstream and its targets.
-#[derive(Clone, Debug, Default)]
-pub struct UpstreamNames {
-    /// The key under `upstreams`.
-    pub name: String,
-    /// Target names (scheme, host and port) in snapshot order.
-    pub targets: Vec<String>,
 }
 
 /// One name, with the form that goes into a JSON line already made.

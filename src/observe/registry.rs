@@ -41,7 +41,7 @@ pub struct RegisteredNames {
     /// In the order of [`Names::logins`].
     pub logins: Vec<LoginId>,
     /// In the order of [`Names::upstreams`].
-    pub upstreams: Vec<RegisteredUpstream>,
+    pub upstreams: Vec<UpstreamId>,
     /// The registry looks whether it holds the only other one.
     _alive: Arc<()>,
 }
@@ -55,15 +55,6 @@ pub struct RegisteredApi {
     pub unmatched: OperationId,
     /// In the order of [`ApiNames::operations`](super::ApiNames::operations).
     pub operations: Vec<OperationId>,
-}
-
-/// Ids of one upstream.
-#[derive(Debug)]
-pub struct RegisteredUpstream {
-    /// The upstream.
-    pub upstream: UpstreamId,
-    /// In the order of [`UpstreamNames::targets`](super::UpstreamNames::targets).
-    pub targets: Vec<TargetId>,
 }
 
 /// One id that was given out.
@@ -181,18 +172,34 @@ impl Registry {
         }
         let logins = names.logins.iter();
         let logins = logins.map(|name| LoginId(self.id(Kind::Login, 0, name, now_ms, &mut held))).collect();
-        let mut upstreams = Vec::with_capacity(names.upstreams.len());
-        for upstream in &names.upstreams {
-            let id = self.id(Kind::Upstream, 0, &upstream.name, now_ms, &mut held);
-            let targets = upstream.targets.iter();
-            let targets =
-                targets.map(|name| TargetId(self.id(Kind::Target, id, name, now_ms, &mut held))).collect();
-            upstreams.push(RegisteredUpstream { upstream: UpstreamId(id), targets });
-        }
+        let upstreams = names.upstreams.iter();
+        let upstreams =
+            upstreams.map(|name| UpstreamId(self.id(Kind::Upstream, 0, name, now_ms, &mut held))).collect();
         let alive = Arc::new(());
         self.holders.push(Holder { alive: Arc::clone(&alive), ids: held });
         self.publish();
         RegisteredNames { listeners, apis, logins, upstreams, _alive: alive }
+    }
+
+    /// Gives ids to members of an upstream and publishes them to the writer, before any core can use them. They stay theirs
+    /// for as long as what comes back with them lives.
+    pub fn register_targets(
+        &mut self,
+        upstream: &str,
+        targets: &[String],
+        now_ms: u64,
+    ) -> (Vec<TargetId>, Arc<()>) {
+        self.sweep(now_ms);
+        let mut held = Vec::new();
+        let parent = self.id(Kind::Upstream, 0, upstream, now_ms, &mut held);
+        let ids = targets
+            .iter()
+            .map(|name| TargetId(self.id(Kind::Target, parent, name, now_ms, &mut held)))
+            .collect();
+        let alive = Arc::new(());
+        self.holders.push(Holder { alive: Arc::clone(&alive), ids: held });
+        self.publish();
+        (ids, alive)
     }
 
     /// All metrics, as a page in the given form. `now_ms` as in [`Registry::register`].

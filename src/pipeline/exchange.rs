@@ -10,7 +10,7 @@ use crate::http::Reason;
 use crate::http::field::{FieldSet, FieldTable, Known};
 use crate::http::head::{Method, RequestTable, ResponseTable};
 use crate::http::target::Target;
-use crate::observe::RequestId;
+use crate::observe::{RequestId, TargetId};
 use crate::policy::Mode;
 use crate::policy::identify::Identity;
 use crate::snapshot::{Operation, Snapshot};
@@ -99,8 +99,8 @@ pub struct Facts {
     pub reason: Option<Reason>,
     /// Index of the upstream in the snapshot, plus one; 0 is none.
     pub upstream: u32,
-    /// Index of the target in the upstream.
-    pub target: u32,
+    /// The target that was asked last.
+    pub target: TargetId,
     /// Attempts made.
     pub tries: u16,
     /// Whether the refusal is on record already, or counted as lost.

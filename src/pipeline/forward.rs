@@ -19,8 +19,9 @@ use crate::pipeline::respond;
 use crate::pipeline::serve::Client;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
-use crate::upstream::connect::connect;
-use crate::upstream::pool::{Connection, CoreUpstream};
+use crate::upstream::balance::Tried;
+use crate::upstream::connect::{UPSTREAM_UNRESOLVED, connect};
+use crate::upstream::pool::{Connection, CoreUpstream, InFlight};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport};
 
@@ -111,7 +112,7 @@ pub async fn forward(
     x.facts.forwarded_ns = core.clock.now_ns();
     x.facts.upstream = route.upstream_index as u32 + 1;
     let total_ms = x.facts.started_ns / 1_000_000 + route.operation.timeouts.total;
-    let mut tried = 0u64;
+    let mut tried = Tried::default();
     loop {
         x.facts.tries += 1;
         match attempt(x, client, incoming, route, core, &mut tried, total_ms).await {
@@ -128,14 +129,12 @@ pub async fn forward(
 pub struct Lent {
     /// The connection.
     pub connection: Connection,
-    /// Index of its target.
-    pub target: usize,
     /// Whether the request has been sent to its end.
     pub request_sent: bool,
     /// Length of the response head in `x.response.bytes`.
     pub head_bytes: usize,
-    /// Counts the request as in flight.
-    pub guard: crate::upstream::pool::InFlight,
+    /// Counts the request as in flight, and knows to whom.
+    pub guard: InFlight,
 }
 
 async fn attempt(
@@ -144,29 +143,29 @@ async fn attempt(
     incoming: &mut Incoming,
     route: &Route<'_>,
     core: &Core,
-    tried: &mut u64,
+    tried: &mut Tried,
     total_ms: u64,
 ) -> Result<Lent, Lost> {
     let upstream = &route.upstream.upstream;
-    let target = route
-        .upstream
-        .turn
-        .choose(upstream.balance, &upstream.targets, *tried, |index| route.upstream.in_flight(index))
-        .ok_or(Lost { fail: Fail::Upstream(UPSTREAM_EMPTY), again: false })?;
-    let guard = route.upstream.begin(target);
-    x.facts.target = target as u32;
-    let kept = route.upstream.take(target, core.coarse_ms());
+    let Some(member) = route.upstream.choose(tried, 0, core.clock.coarse_ns()) else {
+        let reason = if upstream.members().unresolved { UPSTREAM_UNRESOLVED } else { UPSTREAM_EMPTY };
+        return Err(Lost { fail: Fail::Upstream(reason), again: false });
+    };
+    let guard = member.begin();
+    x.facts.target = member.target;
+    let kept = route.upstream.take(&member, core.coarse_ms());
     let reused = kept.is_some();
     if !reused {
         // A kept connection that has died says nothing of its target: the next one may well be alive.
-        *tried |= 1u64.checked_shl(target as u32).unwrap_or(0);
+        tried.add(member.member.number);
     }
     let connection = match kept {
         Some(connection) => connection,
-        // Nothing was sent: another target may be asked, whatever the method.
-        None => connect(upstream, &upstream.targets[target], core, total_ms)
-            .await
-            .map_err(|reason| Lost { fail: Fail::Upstream(reason), again: upstream.targets.len() > 1 })?,
+        // Nothing was sent: another member may be asked, whatever the method.
+        None => connect(upstream, &member.member, core, total_ms).await.map_err(|reason| Lost {
+            fail: Fail::Upstream(reason),
+            again: route.upstream.view().pools.len() > 1,
+        })?,
     };
 
     // What has been read from the client and sent on cannot be sent again.
@@ -179,12 +178,12 @@ async fn attempt(
     let mut out = Buffer::of(
         x.request.bytes.len() + x.inserts.len() + x.body.len().min(TOGETHER_BYTES_MAX) + HEAD_ROOM,
     );
-    encode(x, route, &upstream.targets[target].authority, framing, &mut out);
+    encode(x, route, member.member.key.authority.as_bytes(), framing, &mut out);
     let times = Times { of: &route.operation.timeouts, total_ms };
     let sent_and_answered =
         send_and_read(x, client, incoming, &connection, &mut out, framing, core, &times).await;
     match sent_and_answered {
-        Ok((head_bytes, request_sent)) => Ok(Lent { connection, target, request_sent, head_bytes, guard }),
+        Ok((head_bytes, request_sent)) => Ok(Lent { connection, request_sent, head_bytes, guard }),
         Err(fail) => {
             let untouched = x.response.bytes.is_empty();
             let closed = matches!(fail, Fail::Upstream(reason) if reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET);

@@ -66,7 +66,7 @@ pub async fn respond(
             client.transport.socket().clear_deadline();
             let reusable = x.response.table.keep_alive && lent.request_sent && body.rest().is_empty();
             if reusable && upstream_framing != BodyLength::UntilClose {
-                route.upstream.keep(lent.target, lent.connection, core.coarse_ms());
+                route.upstream.keep(lent.guard.member(), lent.connection, core.coarse_ms());
             }
             drop(lent.guard);
             Ok(keep)

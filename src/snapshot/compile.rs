@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
 
+use crate::config::bind::Spanned;
 use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
 use crate::control::process_log::{Code as LogCode, Line};
-use crate::control::{Parts, exchange, health};
+use crate::control::{Parts, exchange};
 use crate::http::forward::RenamedIdentity;
 use crate::http::{HeadLimits, Method};
 use crate::jose::KeySet;
@@ -31,7 +31,7 @@ use crate::snapshot::{self, Action, Api, IdentityFields, Listener, Operation, Re
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::tickets::Tickets;
 use crate::tls::{ClientProfile, ServerProfile};
-use crate::upstream::{Balance, Place, Target, Timeouts, Upstream};
+use crate::upstream::{self, Balance, Origin, Prober, Timeouts, Upstream, Whence};
 
 /// A route that the router cannot hold.
 pub const ROUTE: Code = Code::new(1420);
@@ -95,9 +95,6 @@ impl Kept {
         Ok(made)
     }
 }
-
-/// Numbers the upstreams of this process.
-static NEXT_UPSTREAM: AtomicU64 = AtomicU64::new(1);
 
 /// Compiles a configuration. `kept` carries over what reloads must not disturb; without `parts` (a check) nothing is
 /// resolved, fetched or probed.
@@ -267,41 +264,22 @@ impl Compiler<'_> {
                 upstream.pool,
                 upstream.health.as_ref().map(|health| (&health.get.value, health.every)),
             ));
-            let known = kept.upstreams.remove(&name.value).filter(|(before, _)| *before == key);
-            let compiled = match known {
-                Some((_, upstream)) => upstream,
-                None => Arc::new(self.upstream(&name.value, upstream)),
+            let compiled = match kept.upstreams.get(&name.value) {
+                Some((before, upstream)) if *before == key => Arc::clone(upstream),
+                before => {
+                    let before = before.map(|(_, upstream)| Arc::clone(upstream));
+                    let compiled = Arc::new(self.upstream(&name.value, upstream, before.as_deref()));
+                    if let Some(parts) = self.parts {
+                        parts.membership.keep(&compiled);
+                    }
+                    compiled
+                }
             };
             next.insert(name.value.clone(), (key, Arc::clone(&compiled)));
             upstreams.push(compiled);
         }
         kept.upstreams = next;
         upstreams
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all that a probe is made of")]
-    fn probe(
-        &self,
-        name: &str,
-        upstream: &written::Upstream,
-        address: Option<SocketAddr>,
-        host: &str,
-        port: u16,
-        authority: &str,
-        tls: Option<&ClientProfile>,
-    ) -> Option<Arc<health::Target>> {
-        let (parts, wanted) = (self.parts?, upstream.health.as_ref()?);
-        let destination = match address {
-            Some(address) => health::Destination::Address(address),
-            None => health::Destination::Name(host.to_owned(), port),
-        };
-        let mut probe = health::Probe::new(name, destination, authority, &wanted.get.value, wanted.every);
-        // A probe trusts whom requests trust, and no other.
-        let tls = tls.map(|profile| {
-            probe.tls_identity = trust_identity(&upstream.trust);
-            exchange::TlsTo { config: profile.config(), name: profile.name() }
-        });
-        Some(parts.health.target(probe, tls))
     }
 
     fn client_profile(
@@ -321,51 +299,18 @@ impl Compiler<'_> {
         profile.map(Arc::new).map_err(|why| self.error(UPSTREAM_TRUST, &why, span)).ok()
     }
 
-    fn upstream(&mut self, name: &str, upstream: &written::Upstream) -> Upstream {
+    fn upstream(&mut self, name: &str, upstream: &written::Upstream, before: Option<&Upstream>) -> Upstream {
         let defaults = Timeouts::default();
-        let targets = upstream
-            .targets
-            .iter()
-            .filter_map(|target| match &target.value.host {
-                written::Host::Unix(_) => {
-                    self.errors.push(
-                        ConfigError::new(UNIX_SOCKET, "Unix sockets are not in this version", target.span)
-                            .expected("`http://HOST:PORT` or `https://HOST:PORT`"),
-                    );
-                    None
-                }
-                written::Host::Net(host, port) => {
-                    let authority = match (target.value.https, port) {
-                        (true, 443) | (false, 80) => host.as_str().to_owned(),
-                        _ => format!("{host}:{port}"),
-                    };
-                    let address = match host.ip() {
-                        Some(ip) => Some(SocketAddr::new(ip, *port)),
-                        // RFC 6761 §6.3: this name never leaves the machine.
-                        None if host.as_str() == "localhost" => {
-                            Some(SocketAddr::from(([127, 0, 0, 1], *port)))
-                        }
-                        None => None,
-                    };
-                    let place = match (address, self.parts) {
-                        (Some(address), _) => Place::Fixed(address),
-                        (None, Some(parts)) => Place::Named(parts.names.addresses(host.as_str()), *port),
-                        (None, None) => Place::Nowhere,
-                    };
-                    let tls = match target.value.https {
-                        true => Some(self.client_profile(upstream, host.as_str(), target.span)?),
-                        false => None,
-                    };
-                    let health =
-                        self.probe(name, upstream, address, host.as_str(), *port, &authority, tls.as_deref());
-                    Some(Target::new(&target.value.to_string(), &authority, place, tls, health))
-                }
-            })
-            .collect();
-        Upstream {
-            id: NEXT_UPSTREAM.fetch_add(1, Ordering::Relaxed),
+        let origins = upstream.targets.iter().filter_map(|target| self.origin(upstream, target)).collect();
+        let prober = self.parts.zip(upstream.health.as_ref()).map(|(parts, wanted)| Prober {
+            health: parts.health.clone(),
+            path: wanted.get.value.as_str().into(),
+            every: wanted.every,
+        });
+        let parts = upstream::Parts {
             name: name.into(),
-            targets,
+            origins,
+            prober,
             balance: match upstream.balance {
                 written::Balance::RoundRobin => Balance::RoundRobin,
                 written::Balance::LeastRequest => Balance::LeastRequest,
@@ -373,10 +318,45 @@ impl Compiler<'_> {
             timeouts: Timeouts {
                 connect: milliseconds(upstream.timeouts.connect, defaults.connect),
                 idle: milliseconds(upstream.timeouts.idle, defaults.idle),
+                age: defaults.age,
             },
             connections_max: u32::try_from(upstream.pool.connections_in_force()).unwrap_or(u32::MAX),
             idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
-        }
+        };
+        Upstream::new(parts, before)
+    }
+
+    /// A target, without its members yet.
+    fn origin(&mut self, upstream: &written::Upstream, target: &Spanned<written::Target>) -> Option<Origin> {
+        let written::Host::Net(host, port) = &target.value.host else {
+            self.errors.push(
+                ConfigError::new(UNIX_SOCKET, "Unix sockets are not in this version", target.span)
+                    .expected("`http://HOST:PORT` or `https://HOST:PORT`"),
+            );
+            return None;
+        };
+        let authority = match (target.value.https, port) {
+            (true, 443) | (false, 80) => host.as_str().to_owned(),
+            _ => format!("{host}:{port}"),
+        };
+        let address = match host.ip() {
+            Some(ip) => Some(SocketAddr::new(ip, *port)),
+            // RFC 6761 §6.3: this name never leaves the machine.
+            None if host.as_str() == "localhost" => Some(SocketAddr::from(([127, 0, 0, 1], *port))),
+            None => None,
+        };
+        let whence = match (address, self.parts) {
+            (Some(address), _) => Whence::Fixed(address),
+            (None, Some(parts)) => Whence::Named(parts.names.addresses(host.as_str()), *port),
+            (None, None) => Whence::Nowhere,
+        };
+        let tls = match target.value.https {
+            true => Some(self.client_profile(upstream, host.as_str(), target.span)?),
+            false => None,
+        };
+        let trust = if tls.is_some() { trust_identity(&upstream.trust) } else { 0 };
+        let name = target.value.to_string().into();
+        Some(Origin { name, whence, authority: authority.into(), tls, trust, weight: 1, priority: 0 })
     }
 
     fn apis(&mut self) -> (Vec<Api>, Vec<Operation>, Option<crate::route::Router>) {

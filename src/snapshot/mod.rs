@@ -227,13 +227,14 @@ impl CoreView {
         let upstreams: Vec<Rc<CoreUpstream>> = snapshot
             .upstreams
             .iter()
-            .map(|upstream| match known.iter().find(|kept| kept.upstream.id == upstream.id) {
-                Some(kept) => Rc::clone(kept),
-                None => Rc::new(CoreUpstream::new(Arc::clone(upstream), core)),
+            .map(|upstream| match known.iter().find(|kept| kept.upstream.name == upstream.name) {
+                Some(kept) if kept.upstream.id == upstream.id => Rc::clone(kept),
+                before => Rc::new(CoreUpstream::new(Arc::clone(upstream), core, before.map(|kept| &**kept))),
             })
             .collect();
         for gone in known.iter().filter(|old| !upstreams.iter().any(|kept| Rc::ptr_eq(kept, old))) {
-            gone.retire();
+            let next = upstreams.iter().find(|next| next.upstream.name == gone.upstream.name);
+            gone.retire(next.map(|next| &**next));
         }
         CoreView { snapshot, upstreams }
     }

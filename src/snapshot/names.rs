@@ -2,7 +2,7 @@
 
 use crate::observe::{
     ApiId, ApiNames, ListenerId, LoginId as LoginName, Names, OperationId, RegisteredNames, Registry,
-    TargetId, UpstreamId, UpstreamNames,
+    UpstreamId,
 };
 use crate::policy::identify::LoginId;
 use crate::snapshot::Snapshot;
@@ -32,14 +32,7 @@ impl SnapshotNames {
                 })
                 .collect(),
             logins: snapshot.logins.iter().map(|login| login.to_string()).collect(),
-            upstreams: snapshot
-                .upstreams
-                .iter()
-                .map(|upstream| UpstreamNames {
-                    name: upstream.name.to_string(),
-                    targets: upstream.targets.iter().map(|target| target.name.to_string()).collect(),
-                })
-                .collect(),
+            upstreams: snapshot.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
         };
         let registered = registry.register(&names, now_ms);
         let mut taken = vec![0usize; snapshot.apis.len()];
@@ -63,15 +56,13 @@ impl SnapshotNames {
         self.operations.get(operation as usize).copied().unwrap_or_default()
     }
 
-    /// Of an upstream (index plus one, 0 for none) and one of its targets.
-    pub fn upstream(&self, upstream: u32, target: u32) -> (UpstreamId, TargetId) {
-        let known = self
-            .registered
+    /// Of an upstream (index plus one, 0 for none). Its members know their own ids.
+    pub fn upstream(&self, upstream: u32) -> UpstreamId {
+        self.registered
             .as_ref()
-            .and_then(|names| names.upstreams.get((upstream as usize).checked_sub(1)?));
-        known.map_or_else(Default::default, |names| {
-            (names.upstream, names.targets.get(target as usize).copied().unwrap_or_default())
-        })
+            .and_then(|names| names.upstreams.get((upstream as usize).checked_sub(1)?))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Of a listener.

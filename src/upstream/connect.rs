@@ -1,4 +1,4 @@
-//! A new connection to a target: all its addresses in turn, within one deadline.
+//! A new connection to a member, within one deadline.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use crate::http::Reason;
 use crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT;
 use crate::sys::socket::connect_start;
 use crate::upstream::pool::Connection;
-use crate::upstream::{Permit, Target, Upstream};
+use crate::upstream::{Member, Permit, Upstream};
 use crate::worker::core::Core;
 use crate::worker::{Deadline, Socket, Transport};
 
@@ -21,37 +21,25 @@ pub const UPSTREAM_UNRESOLVED: Reason =
 pub const UPSTREAM_CONNECTIONS: Reason =
     Reason::upstream("upstream_connections", 4002, 503, "The upstream has no free connection");
 
-/// Opens a connection to one target, by `latest_ms` (monotonic milliseconds) at the latest.
+/// Opens a connection to a member, by `latest_ms` (monotonic milliseconds) at the latest.
 ///
 /// # Errors
-/// `upstream_connections` at the cap, `upstream_unresolved` without an address, `upstream_connect_timeout` past the
-/// deadline, `upstream_refused` when every address fails.
+/// `upstream_connections` at the cap, `upstream_connect_timeout` past the deadline, `upstream_refused` when it cannot be
+/// reached, and what its TLS has to say.
 pub async fn connect(
     upstream: &Upstream,
-    target: &Target,
+    member: &Member,
     core: &Core,
     latest_ms: u64,
 ) -> Result<Connection, Reason> {
-    let permit = target.admit(upstream.connections_max).ok_or(UPSTREAM_CONNECTIONS)?;
+    let permit = member.admit(upstream.connections_max).ok_or(UPSTREAM_CONNECTIONS)?;
     let deadline_ms = (core.now_ms() + upstream.timeouts.connect).min(latest_ms);
-    let mut reason = UPSTREAM_UNRESOLVED;
-    let mut permit = Some(permit);
-    for index in 0.. {
-        // Loaded anew for each attempt: no guard is held across a wait.
-        let Some(address) = target.address(index) else { break };
-        let (socket, result) = attempt(address, core, deadline_ms).await;
-        match result {
-            Ok(()) => {
-                let (Some(socket), Some(permit)) = (socket, permit.take()) else { break };
-                return secure(socket, target, permit).await;
-            }
-            Err(_) if socket.is_some_and(|socket| socket.expired().is_some()) => {
-                return Err(UPSTREAM_CONNECT_TIMEOUT);
-            }
-            Err(_) => reason = UPSTREAM_REFUSED,
-        }
+    let (socket, result) = attempt(member.key.address, core, deadline_ms).await;
+    match (socket, result) {
+        (Some(socket), Ok(())) => secure(socket, member, permit, core).await,
+        (Some(socket), Err(_)) if socket.expired().is_some() => Err(UPSTREAM_CONNECT_TIMEOUT),
+        _ => Err(UPSTREAM_REFUSED),
     }
-    Err(reason)
 }
 
 async fn attempt(address: SocketAddr, core: &Core, deadline_ms: u64) -> (Option<Socket>, io::Result<()>) {
@@ -76,10 +64,10 @@ async fn established(socket: &Socket, core: &Core) -> io::Result<()> {
     }
 }
 
-async fn secure(socket: Socket, target: &Target, permit: Permit) -> Result<Connection, Reason> {
-    let transport = match &target.tls {
+async fn secure(socket: Socket, member: &Member, permit: Permit, core: &Core) -> Result<Connection, Reason> {
+    let transport = match &member.tls {
         None => Transport::Plain(socket),
         Some(profile) => Transport::Tls(Box::new(profile.connect(socket).await?)),
     };
-    Ok(Connection::new(transport, permit))
+    Ok(Connection::new(transport, permit, core.coarse_ms()))
 }

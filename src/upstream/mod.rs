@@ -1,20 +1,25 @@
-//! Forwarding: which target, over which connection.
+//! Forwarding: which member, over which connection.
 //!
 //! An [`Upstream`] is shared by the cores and outlives reloads that do not change it; what is done with it is per core
-//! ([`pool::CoreUpstream`]): idle connections, requests in flight, the turn of the round robin. The only shared words are
-//! the count of open connections per target, touched when one is opened or closed, and the health flag.
+//! ([`pool::CoreUpstream`]): idle connections, requests in flight, whose turn it is. What cores share of a member
+//! ([`member::Member`]) is touched when a connection is opened or closed, or a request fails.
 
 pub mod balance;
 pub mod connect;
+pub mod maglev;
+pub mod member;
+pub mod members;
 pub mod pool;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::control::{dns, health};
+use arc_swap::ArcSwap;
 
-/// How a target is chosen.
+pub use member::{Member, MemberKey, Permit};
+pub use members::{Members, NameTargets, Origin, Prober, Seat, Whence};
+
+/// How a member is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// Each in turn.
@@ -22,25 +27,38 @@ pub enum Balance {
     RoundRobin,
     /// The one of two random ones with fewer requests in flight on this core.
     LeastRequest,
+    /// The one of two random ones that is expected to answer sooner.
+    Ewma,
+    /// The same for the same key.
+    Hash,
 }
 
-/// A group of interchangeable targets.
-#[derive(Debug)]
+/// A group of interchangeable servers.
 pub struct Upstream {
     /// Unique in this process: cores keep their pools by it.
     pub id: u64,
     /// The name in the configuration.
     pub name: Box<str>,
-    /// Where requests go.
-    pub targets: Vec<Target>,
-    /// How one is chosen.
+    /// The targets as written.
+    pub origins: Vec<Origin>,
+    /// How members are probed, if they are.
+    pub prober: Option<Prober>,
+    /// How a member is chosen.
     pub balance: Balance,
     /// Timeouts in milliseconds.
     pub timeouts: Timeouts,
-    /// Most connections per target, all cores together.
+    /// Most connections per member, all cores together.
     pub connections_max: u32,
-    /// Most idle connections per target and core.
+    /// Most idle connections per member and core.
     pub idle_max: usize,
+    members: ArcSwap<Members>,
+    generation: AtomicU64,
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Timeouts of connections to an upstream, in milliseconds; those of an exchange are its operation's.
@@ -50,124 +68,80 @@ pub struct Timeouts {
     pub connect: u64,
     /// A kept connection without a request. Default 50 s.
     pub idle: u64,
+    /// A connection that is older serves no further request. Default 1 h.
+    pub age: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Timeouts {
-        Timeouts { connect: 2_000, idle: 50_000 }
+        Timeouts { connect: 2_000, idle: 50_000, age: 3_600_000 }
     }
 }
 
-/// Where a target is.
-pub enum Place {
-    /// At an address.
-    Fixed(SocketAddr),
-    /// Where its name points to now: the control thread resolves it.
-    Named(Arc<dns::Addresses>, u16),
-    /// Nobody resolves its name: a configuration that is only checked.
-    Nowhere,
-}
-
-/// One address of an upstream.
-pub struct Target {
-    /// The URL as written, for logs and metrics.
+/// What an upstream is made of, beside its members.
+pub struct Parts {
+    /// The name in the configuration.
     pub name: Box<str>,
-    /// `host[:port]` for the `Host` field where the client's is not kept.
-    pub authority: Box<[u8]>,
-    /// Where it is.
-    pub place: Place,
-    /// How it is spoken to under TLS; `None` is plain HTTP.
-    pub tls: Option<Arc<crate::tls::ClientProfile>>,
-    /// What probes find, where it is probed; the control thread keeps it up to date.
-    pub health: Option<Arc<health::Target>>,
-    /// Whether it is up, where it is not probed.
-    pub up: AtomicBool,
-    /// Connections open to it, all cores together.
-    open: Arc<AtomicU32>,
+    /// The targets as written.
+    pub origins: Vec<Origin>,
+    /// How members are probed, if they are.
+    pub prober: Option<Prober>,
+    /// How a member is chosen.
+    pub balance: Balance,
+    /// Timeouts in milliseconds.
+    pub timeouts: Timeouts,
+    /// Most connections per member, all cores together.
+    pub connections_max: u32,
+    /// Most idle connections per member and core.
+    pub idle_max: usize,
 }
 
-impl std::fmt::Debug for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("name", &self.name).field("up", &self.is_up()).finish_non_exhaustive()
-    }
-}
+/// Numbers the upstreams of this process.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
-impl Target {
-    /// A target that is up and has no connections.
-    pub fn new(
-        name: &str,
-        authority: &str,
-        place: Place,
-        tls: Option<Arc<crate::tls::ClientProfile>>,
-        health: Option<Arc<health::Target>>,
-    ) -> Target {
-        Target {
-            name: name.into(),
-            authority: authority.as_bytes().into(),
-            place,
-            tls,
-            health,
-            up: AtomicBool::new(true),
-            open: Arc::new(AtomicU32::new(0)),
+impl Upstream {
+    /// An upstream with the members that its targets have now. What `before` (the upstream of this name until now) knows of
+    /// members that are still the same is not lost.
+    pub fn new(parts: Parts, before: Option<&Upstream>) -> Upstream {
+        let none = Arc::default();
+        let known = before.map_or(none, Upstream::members);
+        let members = Members::of(&parts.name, &parts.origins, parts.prober.as_ref(), parts.balance, &known);
+        Upstream {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            name: parts.name,
+            origins: parts.origins,
+            prober: parts.prober,
+            balance: parts.balance,
+            timeouts: parts.timeouts,
+            connections_max: parts.connections_max,
+            idle_max: parts.idle_max,
+            members: ArcSwap::from_pointee(members),
+            generation: AtomicU64::new(1),
         }
     }
 
-    /// Whether probes find it in order.
-    pub fn is_up(&self) -> bool {
-        self.health.as_ref().map_or_else(|| self.up.load(Ordering::Relaxed), |health| health.is_up())
+    /// Its members, as of now.
+    pub fn members(&self) -> Arc<Members> {
+        self.members.load_full()
     }
 
-    /// Its addresses as of now, one by one.
-    pub fn address(&self, index: usize) -> Option<SocketAddr> {
-        match &self.place {
-            Place::Fixed(address) => (index == 0).then_some(*address),
-            Place::Named(addresses, port) => {
-                addresses.current().get(index).map(|address| SocketAddr::new(*address, *port))
-            }
-            Place::Nowhere => None,
+    /// Counts up whenever the members are others. One load.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Looks anew who the members are. Called by [`crate::control::membership`] only, one call at a time. Whether anything
+    /// changed.
+    pub(crate) fn refresh(&self, name: &NameTargets) -> bool {
+        let before = self.members();
+        let members = Members::of(&self.name, &self.origins, self.prober.as_ref(), self.balance, &before);
+        members::name_all(&self.name, &members, name);
+        if members.is(&before) {
+            return false;
         }
-    }
-
-    /// Takes a place for one more connection, if the cap allows it.
-    pub fn admit(&self, most: u32) -> Option<Permit> {
-        // One read-modify-write per connection, never per request.
-        if self.open.fetch_add(1, Ordering::Relaxed) < most {
-            return Some(Permit { open: Arc::clone(&self.open) });
-        }
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        None
-    }
-
-    /// Connections open to it now, all cores together.
-    pub fn open(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
-    }
-}
-
-/// The right to one open connection; given back when it is dropped.
-#[derive(Debug)]
-pub struct Permit {
-    open: Arc<AtomicU32>,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cap_holds_and_places_come_back() {
-        let target = Target::new("http://a", "a", Place::Nowhere, None, None);
-        let first = target.admit(2).expect("one");
-        let _second = target.admit(2).expect("two");
-        assert!(target.admit(2).is_none());
-        assert_eq!(target.open(), 2);
-        drop(first);
-        assert!(target.admit(2).is_some());
+        self.members.store(Arc::new(members));
+        // After the members: who sees the new number sees them too.
+        self.generation.fetch_add(1, Ordering::Release);
+        true
     }
 }

@@ -1,21 +1,24 @@
-//! Kept connections of one core to one upstream: LIFO, so that few are warm and the rest may age; the end of a
-//! connection is noticed before it is used again.
+//! What one core keeps for one upstream: idle connections to each member, LIFO, so that few are warm and the rest may
+//! age; the end of a connection is noticed before it is used again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::upstream::balance::Turn;
-use crate::upstream::{Permit, Upstream};
+use crate::observe::TargetId;
+use crate::upstream::balance::{Ewma, Tried, Turn};
+use crate::upstream::{Member, Members, Permit, Upstream};
 use crate::worker::Transport;
 
-/// An open connection to a target.
+/// An open connection to a member.
 #[derive(Debug)]
 pub struct Connection {
     /// The byte stream.
     pub transport: Transport,
     /// Requests that it has carried before.
     pub used: u64,
+    /// When it was opened, monotonic milliseconds.
+    opened_ms: u64,
     /// When it became idle, monotonic milliseconds.
     idle_since_ms: u64,
     _permit: Permit,
@@ -23,9 +26,86 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that has carried nothing yet.
-    pub fn new(transport: Transport, permit: Permit) -> Connection {
-        Connection { transport, used: 0, idle_since_ms: 0, _permit: permit }
+    pub fn new(transport: Transport, permit: Permit, now_ms: u64) -> Connection {
+        Connection { transport, used: 0, opened_ms: now_ms, idle_since_ms: now_ms, _permit: permit }
     }
+}
+
+/// What one core keeps for one member.
+#[derive(Debug)]
+pub struct CoreMember {
+    /// The shared part.
+    pub member: Arc<Member>,
+    /// What the log and the metrics know it by.
+    pub target: TargetId,
+    /// How long it takes to answer, as this core sees it.
+    pub ewma: Ewma,
+    idle: RefCell<Vec<Connection>>,
+    in_flight: Cell<u32>,
+    /// It is no longer a member: nothing is kept any more.
+    retired: Cell<bool>,
+}
+
+impl CoreMember {
+    fn new(member: Arc<Member>) -> CoreMember {
+        CoreMember {
+            target: member.target(),
+            member,
+            ewma: Ewma::default(),
+            idle: RefCell::new(Vec::new()),
+            in_flight: Cell::new(0),
+            retired: Cell::new(false),
+        }
+    }
+
+    /// Counts a request to it until the guard is dropped.
+    pub fn begin(self: &Rc<CoreMember>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight { member: Rc::clone(self) }
+    }
+
+    /// This core's requests to it now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Idle connections to it on this core.
+    pub fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct InFlight {
+    member: Rc<CoreMember>,
+}
+
+impl InFlight {
+    /// To whom.
+    pub fn member(&self) -> &Rc<CoreMember> {
+        &self.member
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.member.in_flight.set(self.member.in_flight.get().saturating_sub(1));
+    }
+}
+
+/// The members as of now, with this core's part of each, in the same order.
+#[derive(Debug)]
+pub struct View {
+    /// The shared part.
+    pub members: Arc<Members>,
+    /// This core's part of each.
+    pub pools: Box<[Rc<CoreMember>]>,
 }
 
 /// What one core keeps for one upstream. Outlives reloads that do not change the upstream.
@@ -33,33 +113,63 @@ impl Connection {
 pub struct CoreUpstream {
     /// The shared part.
     pub upstream: Arc<Upstream>,
-    /// Whose turn it is.
-    pub turn: Turn,
-    idle: Vec<RefCell<Vec<Connection>>>,
-    in_flight: Vec<Cell<u32>>,
+    turn: Turn,
+    /// The generation of the members in `view`.
+    seen: Cell<u64>,
+    view: RefCell<Rc<View>>,
     retired: Cell<bool>,
 }
 
 impl CoreUpstream {
-    /// Nothing kept yet.
-    pub fn new(upstream: Arc<Upstream>, core: usize) -> CoreUpstream {
-        let count = upstream.targets.len();
+    /// A core's part of `upstream`. What `before`, this core's part of the upstream that had its name until now, keeps for
+    /// members that are still there is taken over.
+    pub fn new(upstream: Arc<Upstream>, core: usize, before: Option<&CoreUpstream>) -> CoreUpstream {
+        let seen = upstream.generation();
+        let known = before.map(CoreUpstream::view);
+        let view = view_of(upstream.members(), known.as_deref());
         CoreUpstream {
-            turn: Turn::new(core, count),
-            idle: (0..count).map(|_| RefCell::new(Vec::new())).collect(),
-            in_flight: (0..count).map(|_| Cell::new(0)).collect(),
+            turn: Turn::new(core),
+            seen: Cell::new(seen),
+            view: RefCell::new(Rc::new(view)),
             retired: Cell::new(false),
             upstream,
         }
     }
 
-    /// Takes a kept connection to `target` that is still fit for use.
-    pub fn take(&self, target: usize, now_ms: u64) -> Option<Connection> {
-        let mut idle = self.idle.get(target)?.borrow_mut();
+    /// The members as of now.
+    pub fn view(&self) -> Rc<View> {
+        let generation = self.upstream.generation();
+        if self.seen.get() != generation && !self.retired.get() {
+            self.renew(generation);
+        }
+        Rc::clone(&self.view.borrow())
+    }
+
+    #[cold]
+    fn renew(&self, generation: u64) {
+        let before = Rc::clone(&self.view.borrow());
+        let next = Rc::new(view_of(self.upstream.members(), Some(&before)));
+        for gone in before.pools.iter().filter(|pool| !next.has(pool)) {
+            gone.retire();
+        }
+        self.seen.set(generation);
+        *self.view.borrow_mut() = next;
+    }
+
+    /// Chooses a member for one more request. `tried` are those that this exchange has tried already: they are chosen again
+    /// only when there is no other. `key` is what a consistent choice hangs on.
+    pub fn choose(&self, tried: &Tried, key: u64, now_ns: u64) -> Option<Rc<CoreMember>> {
+        let view = self.view();
+        let index = self.turn.choose(self.upstream.balance, &view, tried, key, now_ns)?;
+        view.pools.get(index).cloned()
+    }
+
+    /// Takes a kept connection to `member` that is still fit for use.
+    pub fn take(&self, member: &CoreMember, now_ms: u64) -> Option<Connection> {
+        let mut idle = member.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
-            let fresh = now_ms.saturating_sub(connection.idle_since_ms) < self.upstream.timeouts.idle;
             // Bytes nobody asked for, or the end: either way it is of no more use.
-            if fresh && connection.transport.is_quiet() {
+            if self.is_fresh(&connection, now_ms) && connection.transport.is_quiet() {
                 connection.transport.socket().clear_deadline();
                 return Some(connection);
             }
@@ -68,10 +178,9 @@ impl CoreUpstream {
     }
 
     /// Keeps a connection whose last exchange was complete on both sides.
-    pub fn keep(&self, target: usize, mut connection: Connection, now_ms: u64) {
-        let Some(idle) = self.idle.get(target) else { return };
-        let mut idle = idle.borrow_mut();
-        if self.retired.get() || idle.len() >= self.upstream.idle_max {
+    pub fn keep(&self, member: &CoreMember, mut connection: Connection, now_ms: u64) {
+        let mut idle = member.idle.borrow_mut();
+        if member.retired.get() || idle.len() >= self.upstream.idle_max {
             return;
         }
         connection.used += 1;
@@ -80,54 +189,54 @@ impl CoreUpstream {
         idle.push(connection);
     }
 
-    /// Closes what has been idle for too long, and what the target has closed.
+    fn is_fresh(&self, connection: &Connection, now_ms: u64) -> bool {
+        let timeouts = &self.upstream.timeouts;
+        now_ms.saturating_sub(connection.idle_since_ms) < timeouts.idle
+            && now_ms.saturating_sub(connection.opened_ms) < timeouts.age
+    }
+
+    /// Ten times a second: closes what has been idle for too long, what the member has closed, and what leads to members
+    /// that are none any more.
     pub fn expire(&self, now_ms: u64) {
-        for idle in &self.idle {
-            idle.borrow_mut().retain(|connection| {
-                now_ms.saturating_sub(connection.idle_since_ms) < self.upstream.timeouts.idle
-                    && connection.transport.is_quiet()
-            });
+        for member in &self.view().pools {
+            let fit = |connection: &mut Connection| {
+                self.is_fresh(connection, now_ms) && connection.transport.is_quiet()
+            };
+            member.idle.borrow_mut().retain_mut(fit);
         }
     }
 
-    /// The upstream is no longer configured: nothing is kept any more.
-    pub fn retire(&self) {
+    /// The upstream is no longer configured: nothing is kept any more but what `next`, the one of its name from now on, has
+    /// taken over.
+    pub fn retire(&self, next: Option<&CoreUpstream>) {
         self.retired.set(true);
-        for idle in &self.idle {
-            idle.borrow_mut().clear();
+        let next = next.map(CoreUpstream::view);
+        for gone in &self.view.borrow().pools {
+            if !next.as_ref().is_some_and(|next| next.has(gone)) {
+                gone.retire();
+            }
         }
-    }
-
-    /// Counts a request to `target` until the guard is dropped.
-    pub fn begin(self: &Rc<CoreUpstream>, target: usize) -> InFlight {
-        if let Some(count) = self.in_flight.get(target) {
-            count.set(count.get() + 1);
-        }
-        InFlight { upstream: Rc::clone(self), target }
-    }
-
-    /// This core's requests to `target` now.
-    pub fn in_flight(&self, target: usize) -> u32 {
-        self.in_flight.get(target).map_or(0, Cell::get)
-    }
-
-    /// Idle connections to `target` on this core.
-    pub fn idle(&self, target: usize) -> usize {
-        self.idle.get(target).map_or(0, |idle| idle.borrow().len())
     }
 }
 
-/// A request under way.
-#[derive(Debug)]
-pub struct InFlight {
-    upstream: Rc<CoreUpstream>,
-    target: usize,
+impl View {
+    fn has(&self, member: &Rc<CoreMember>) -> bool {
+        self.pools.iter().any(|pool| Rc::ptr_eq(pool, member))
+    }
 }
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if let Some(count) = self.upstream.in_flight.get(self.target) {
-            count.set(count.get().saturating_sub(1));
-        }
-    }
+fn view_of(members: Arc<Members>, before: Option<&View>) -> View {
+    let known = before.map(|view| &*view.pools).unwrap_or_default();
+    let pools = members
+        .seats
+        .iter()
+        .map(|seat| match known.iter().find(|pool| Arc::ptr_eq(&pool.member, &seat.member)) {
+            Some(pool) => {
+                pool.retired.set(false);
+                Rc::clone(pool)
+            }
+            None => Rc::new(CoreMember::new(Arc::clone(&seat.member))),
+        })
+        .collect();
+    View { members, pools }
 }

@@ -165,7 +165,7 @@ fn describe<'x>(
     let names = &snapshot.names;
     let facts = &x.facts;
     let (api_id, operation_id) = names.of(x.api, x.operation);
-    let (upstream_id, target_id) = names.upstream(facts.upstream, facts.target);
+    let upstream_id = names.upstream(facts.upstream);
     let identity = x.identity.as_deref();
     let method = crate::observe::Method::from(x.method());
     let mut record = AccessRecord {
@@ -195,7 +195,7 @@ fn describe<'x>(
         subject: identity.map(|identity| identity.subject.as_bytes()).unwrap_or_default(),
         key_id: identity.map(|identity| identity.key_id.as_bytes()).unwrap_or_default(),
         upstream: upstream_id,
-        target: target_id,
+        target: facts.target,
         tries: u8::try_from(facts.tries).unwrap_or(u8::MAX),
         bytes_in: facts.bytes_in,
         bytes_out: facts.bytes_out,

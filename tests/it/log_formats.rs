@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use regex_automata::meta::Regex;
 use ringwall::observe::{
     AccessRecord, ApiNames, Flags, Formatter, LogFormat, Method, Mode, Names, Protocol, Registry, RequestId,
-    TlsVersion, UpstreamNames,
+    TlsVersion,
 };
 use serde_json::Value;
 
@@ -87,13 +87,11 @@ fn every_field_is_in_its_place_under_its_name() {
                 operations: vec!["getOrder".to_owned()],
             }],
             logins: vec!["people".to_owned()],
-            upstreams: vec![UpstreamNames {
-                name: "orders".to_owned(),
-                targets: vec!["http://10.0.3.11:8080".to_owned()],
-            }],
+            upstreams: vec!["orders".to_owned()],
         },
         0,
     );
+    let (targets, _alive) = registry.register_targets("orders", &["http://10.0.3.11:8080".to_owned()], 0);
     let record = AccessRecord {
         time_ms: 1_795_297_261_042,
         request_id: RequestId::parse(b"0199c2a1-7b6a-7000-8000-0123456789ab").expect("an id"),
@@ -117,8 +115,8 @@ fn every_field_is_in_its_place_under_its_name() {
         login: ids.logins[0],
         subject: b"alice",
         key_id: b"k1",
-        upstream: ids.upstreams[0].upstream,
-        target: ids.upstreams[0].targets[0],
+        upstream: ids.upstreams[0],
+        target: targets[0],
         tries: 2,
         bytes_in: 10,
         bytes_out: 20,

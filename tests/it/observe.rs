@@ -16,7 +16,7 @@ use ringwall::http::Reason;
 use ringwall::observe::{
     AccessRecord, AdminRecord, ApiNames, AuditSink, Decision, ExemplarId, Exposition, Family, Handshake,
     LogConfig, LogFormat, LogRings, Method, Mode, Names, OperationId, Registry, RequestId, RingSizes, Sink,
-    TokenCache, UpstreamNames, Writer, rings,
+    TokenCache, Writer, rings,
 };
 use serde_json::Value;
 
@@ -368,10 +368,7 @@ fn names(apis: &[(&str, &[&str])], upstream: &str) -> Names {
             })
             .collect(),
         logins: vec!["people".to_owned()],
-        upstreams: vec![UpstreamNames {
-            name: upstream.to_owned(),
-            targets: vec!["http://127.0.0.1:1".to_owned()],
-        }],
+        upstreams: vec![upstream.to_owned()],
     }
 }
 
@@ -388,10 +385,7 @@ fn names_keep_their_ids_over_reloads_and_rest_before_others_get_them() {
     core.connection_opened(first.listeners[0]);
     let second = registry.register(&names(&[("b", &["z", "x"])], "u"), 1_000);
     assert_eq!(second.apis[0].operations[1], b_x, "the place in the list does not matter");
-    assert_eq!(
-        (second.listeners[0], second.upstreams[0].upstream),
-        (first.listeners[0], first.upstreams[0].upstream)
-    );
+    assert_eq!((second.listeners[0], second.upstreams[0]), (first.listeners[0], first.upstreams[0]));
     core.connection_closed(second.listeners[0]);
     drop(first);
     let gone = "ringwall_http_requests_total{api=\"a\",operation=\"y\",method=\"GET\",status=\"200\"} 1\n";
@@ -426,6 +420,7 @@ fn busy_registry() -> Registry {
     let mut registry = Registry::new(2, &["rate", "schema"]);
     let ids = registry
         .register(&names(&[("orders \"eu\"\\\n", &["getOrder", "listOrders"]), ("raw", &[])], "u"), 0);
+    let (targets, alive) = registry.register_targets("u", &["http://127.0.0.1:1".to_owned()], 0);
     let rings = rings(2, RingSizes::default());
     registry.watch_rings(&rings.drain);
     const REFUSED: Reason = Reason::client("scope_missing", 3107, 403, "Scope missing");
@@ -449,9 +444,9 @@ fn busy_registry() -> Registry {
         core.refusal(&REFUSED, Mode::Enforce);
         core.refusal(&REFUSED, Mode::Observe);
         core.decision(1, Mode::Observe, Decision::Unknown);
-        core.upstream_request(ids.upstreams[0].targets[0], 200);
-        core.upstream_request(ids.upstreams[0].targets[0], 0);
-        core.retry(ids.upstreams[0].upstream);
+        core.upstream_request(targets[0], 200);
+        core.upstream_request(targets[0], 0);
+        core.retry(ids.upstreams[0]);
         core.connection_opened(ids.listeners[0]);
         core.handshake(ids.listeners[0], Handshake::Full);
         core.tokens(TokenCache::Hit, 1);
@@ -467,6 +462,7 @@ fn busy_registry() -> Registry {
         samples.push(Family::UpstreamConnections, &target, 2.0);
         samples.push(Family::UpstreamUp, &target, 1.0);
     });
+    drop(alive);
     registry
 }
 
