@@ -49,3 +49,8 @@ pub fn log_line(data: &[u8]) {
 pub fn client_hello(data: &[u8]) {
     crate::tls::hello::client_hello(data);
 }
+
+/// A file of prefixes, and addresses to ask for: see [`crate::accept::prefixes::laws::text`].
+pub fn address_list(data: &[u8]) {
+    crate::accept::prefixes::laws::text(data);
+}

@@ -3,6 +3,8 @@
 //! No accept operation is ever in flight: dropping one would leak the accepted socket, and one in flight keeps the listening
 //! socket alive. We wait for readiness and call `accept4` until it would block.
 
+pub mod prefixes;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;

@@ -16,6 +16,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("jwt", fuzzing::jwt),
     ("log_line", fuzzing::log_line),
     ("client_hello", fuzzing::client_hello),
+    ("address_list", fuzzing::address_list),
 ];
 
 #[test]
