@@ -565,7 +565,8 @@ fn interrupted(error: io::Error) -> String {
     if error.kind() == io::ErrorKind::Interrupted { "interrupted".to_owned() } else { error.to_string() }
 }
 
-fn machine() -> String {
+/// CPU model, number of CPUs, kernel, load.
+pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
         .lines()

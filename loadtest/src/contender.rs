@@ -152,7 +152,7 @@ impl Contender {
         let mut command = self.command(places, &file, &directory, plain, backend);
         command.current_dir(&directory).stdin(Stdio::null());
         command.stdout(output.try_clone().map_err(wrong)?).stderr(output);
-        let child = sys::spawn_pinned(&mut command, places.cpu).map_err(wrong)?;
+        let child = sys::spawn(&mut command, Some(places.cpu)).map_err(wrong)?;
         let mut running =
             Running { name: self.name.clone(), kind: self.kind, child, plain, tls, metrics, directory };
         running.wait_for(plain)?;
@@ -216,7 +216,7 @@ pub fn start_backend(work: &Path, cpu: usize) -> Result<Running, String> {
     let mut command = Command::new(std::env::current_exe().map_err(wrong)?);
     command.args(["backend", "--listen", &address.to_string()]).stdin(Stdio::null());
     command.stdout(output.try_clone().map_err(wrong)?).stderr(output);
-    let child = sys::spawn_pinned(&mut command, cpu).map_err(wrong)?;
+    let child = sys::spawn(&mut command, Some(cpu)).map_err(wrong)?;
     let mut running = Running {
         name: "backend".to_owned(),
         kind: &KINDS[1],
@@ -308,10 +308,10 @@ impl Drop for Running {
     }
 }
 
-/// Three loopback addresses that were free a moment ago.
-fn free_ports() -> io::Result<[SocketAddrV4; 3]> {
-    let held = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    let mut addresses = [SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0); 3];
+/// Loopback addresses that were free a moment ago.
+pub fn free_ports<const N: usize>() -> io::Result<[SocketAddrV4; N]> {
+    let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let mut addresses = [SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0); N];
     for (listener, address) in held.into_iter().zip(&mut addresses) {
         address.set_port(listener?.local_addr()?.port());
     }
@@ -398,7 +398,11 @@ fn fill(from: &Path, to: &Path, values: &BTreeMap<&'static str, String>) -> Resu
     Ok(to.to_owned())
 }
 
-fn replaced(template: &str, values: &BTreeMap<&'static str, String>) -> Result<String, String> {
+/// The template with each `{{NAME}}` replaced.
+///
+/// # Errors
+/// The name that nothing is called.
+pub fn replaced(template: &str, values: &BTreeMap<&'static str, String>) -> Result<String, String> {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
@@ -411,7 +415,10 @@ fn replaced(template: &str, values: &BTreeMap<&'static str, String>) -> Result<S
 }
 
 /// One plain GET, for the metrics.
-fn fetch(address: SocketAddrV4, path: &str) -> io::Result<String> {
+///
+/// # Errors
+/// Nobody answers in time.
+pub fn fetch(address: SocketAddrV4, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;

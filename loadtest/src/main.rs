@@ -7,6 +7,7 @@ mod backend;
 mod client;
 mod compare;
 mod contender;
+mod faults;
 mod idle;
 mod material;
 mod process;
@@ -42,10 +43,15 @@ enum Verb {
     Compare(compare::Options),
     /// Put load on any URL, as fast as it answers or at a constant rate.
     Run(run::Options),
+    /// Break upstreams and change the gateway under load: calls lost, failed, doubled, and goodput.
+    Faults(faults::Options),
     /// The byte pump alone.
     Pump(pump::Options),
     /// The backend alone.
     Backend(backend::Options),
+    /// An origin that fails on command, alone.
+    #[command(hide = true)]
+    Origin(faults::origin::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,8 +59,10 @@ fn main() -> ExitCode {
     let done = match &verb {
         Verb::Pump(options) => pump::run(options).map_err(|error| error.to_string()),
         Verb::Backend(options) => backend::run(options).map_err(|error| error.to_string()),
-        Verb::Compare(_) | Verb::Run(_) => stop_flag().and_then(|stop| match &verb {
+        Verb::Origin(options) => faults::origin::run(options).map_err(|error| error.to_string()),
+        Verb::Compare(_) | Verb::Run(_) | Verb::Faults(_) => stop_flag().and_then(|stop| match &verb {
             Verb::Compare(options) => compare::run(options, &stop),
+            Verb::Faults(options) => faults::run(options, &stop),
             Verb::Run(options) => run::run(options, &stop),
             _ => Ok(()),
         }),

@@ -251,24 +251,45 @@ pub fn real_time() -> io::Result<()> {
     checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) }).map(drop)
 }
 
-/// Starts a child in a process group of its own, on one CPU, which dies with the thread that started it (so start
-/// children from the main thread).
+/// Makes the connection end in a reset when it is closed, whatever is still unsent.
+///
+/// # Errors
+/// What `setsockopt` reports.
+pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: pointer and length are those of one live `linger`.
+    checked(unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Starts a child in a process group of its own, on one CPU if one is given, which dies with the thread that started it
+/// (so start children from the main thread).
 ///
 /// # Errors
 /// What fork and exec report, or that the child could not be pinned.
-pub fn spawn_pinned(command: &mut Command, cpu: usize) -> io::Result<Child> {
+pub fn spawn(command: &mut Command, cpu: Option<usize>) -> io::Result<Child> {
     command.process_group(0);
     let parent = std::process::id();
     let setup = move || {
-        // SAFETY: an all-zero set is an empty one.
-        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        if cpu >= libc::CPU_SETSIZE as usize {
-            return Err(io::ErrorKind::InvalidInput.into());
+        if let Some(cpu) = cpu {
+            // SAFETY: an all-zero set is an empty one.
+            let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+            if cpu >= libc::CPU_SETSIZE as usize {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            // SAFETY: the set is live and `cpu` was checked against its size above.
+            unsafe { libc::CPU_SET(cpu, &mut set) };
+            // SAFETY: pointer and size are those of one live set.
+            checked(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) })?;
         }
-        // SAFETY: the set is live and `cpu` was checked against its size above.
-        unsafe { libc::CPU_SET(cpu, &mut set) };
-        // SAFETY: pointer and size are those of one live set.
-        checked(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) })?;
         // SAFETY: no pointers are passed.
         checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
         // SAFETY: no pointers are passed.

@@ -3,7 +3,7 @@
 //! For: being cheap and exact. Requests are whole byte strings made beforehand; answers are checked to the last byte.
 //! Not for: features; it follows no redirect and keeps no cookie. Called by `compare`, `idle` and `run`.
 
-mod response;
+pub mod response;
 mod schedule;
 pub mod tls;
 
@@ -19,10 +19,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 pub use self::response::{Expect, Fault};
-pub use self::schedule::Pace;
+pub use self::schedule::{Pace, Schedule};
 
 use self::response::Response;
-use self::schedule::Schedule;
 use crate::stats::Latencies;
 use crate::sys::{self, Epoll, Event};
 

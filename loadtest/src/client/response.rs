@@ -77,12 +77,31 @@ pub struct Response {
     pub status: u16,
     /// The connection cannot carry another request.
     pub close: bool,
+    /// What was kept of the body, at most as many bytes as [`Response::keeping`] was told.
+    pub kept: Vec<u8>,
+    keep_bytes: usize,
+    /// The number in the last response's `X-Version`, if it was kept.
+    pub version: Option<u64>,
 }
 
 impl Response {
     /// One of which nothing was read.
     pub fn new() -> Self {
-        Self { at: At::Head, partial: Vec::new(), body_seen: 0, status: 0, close: false }
+        Self::keeping(0)
+    }
+
+    /// One that keeps the first `bytes` of each body, for those who judge answers one by one.
+    pub fn keeping(bytes: usize) -> Self {
+        Self {
+            at: At::Head,
+            partial: Vec::new(),
+            body_seen: 0,
+            status: 0,
+            close: false,
+            kept: Vec::new(),
+            keep_bytes: bytes,
+            version: None,
+        }
     }
 
     /// Nothing was read yet.
@@ -195,6 +214,8 @@ impl Response {
             return Err(Fault::Body);
         }
         self.body_seen = end;
+        let room = self.keep_bytes - self.kept.len();
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
         Ok(())
     }
 
@@ -234,6 +255,8 @@ impl Response {
         }
         self.status = status;
         self.close = head.version == Some(0);
+        self.kept.clear();
+        self.version = None;
         let (mut declared, mut chunked) = (None, false);
         for field in head.headers.iter() {
             if field.name.eq_ignore_ascii_case("content-length") {
@@ -244,6 +267,8 @@ impl Response {
                 chunked = field.value.eq_ignore_ascii_case(b"chunked");
             } else if field.name.eq_ignore_ascii_case("connection") {
                 self.close |= field.value.eq_ignore_ascii_case(b"close");
+            } else if self.keep_bytes > 0 && field.name.eq_ignore_ascii_case("x-version") {
+                self.version = str::from_utf8(field.value).ok().and_then(|value| value.parse().ok());
             }
         }
         if expect.status.is_some_and(|expected| expected != status) {
