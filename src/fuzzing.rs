@@ -54,3 +54,8 @@ pub fn client_hello(data: &[u8]) {
 pub fn address_list(data: &[u8]) {
     crate::accept::prefixes::laws::text(data);
 }
+
+/// The value of `Content-Type`: see [`crate::http::media_type::law`].
+pub fn media_type(data: &[u8]) {
+    crate::http::media_type::law(data);
+}

@@ -563,7 +563,8 @@ fn files_of(loaded: &Loaded) -> Vec<PathBuf> {
     for (_, api) in config.apis.iter() {
         let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
         let inner = operations.filter_map(|(_, operation)| operation.body.as_ref()).map(|body| &body.value);
-        files.extend(api.body.iter().chain(inner).map(|body| body.schema.value.0.clone()));
+        let schemas = api.body.iter().chain(inner).filter_map(|body| body.schema.as_ref());
+        files.extend(schemas.map(|schema| schema.value.0.clone()));
     }
     files
 }

@@ -720,6 +720,24 @@ const SINGLES: u128 = {
 pub struct KnownSet(u128);
 
 impl KnownSet {
+    /// The set without a member.
+    pub const EMPTY: KnownSet = KnownSet(0);
+
+    /// The set with `known` added; `Other` cannot be in a set.
+    #[must_use]
+    pub const fn with(self, known: Known) -> KnownSet {
+        match known {
+            Known::Other => self,
+            _ => KnownSet(self.0 | known.bit()),
+        }
+    }
+
+    /// Whether there is no member.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
     /// The set of these names.
     pub const fn of(names: &[Known]) -> KnownSet {
         let mut set = 0;

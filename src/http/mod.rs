@@ -4,6 +4,7 @@ pub mod address;
 pub mod field;
 pub mod forward;
 pub mod head;
+pub mod media_type;
 pub mod reason;
 pub mod scan;
 pub mod status;

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use crate::http::Reason;
 use crate::http::field::Known;
 use crate::http::target::{EncodedSlash, canonical};
+use crate::http::{Method, Reason};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::serve::Client;
-use crate::route::Lookup;
+use crate::route::{Lookup, MethodSet};
 use crate::snapshot::{Listener, Operation, Snapshot};
 
 /// The host is not served here.
@@ -19,6 +19,16 @@ pub const METHOD_UNKNOWN: Reason = Reason::client("method_unknown", 2122, 405, "
 /// This listener only sends clients to its TLS twin.
 pub const TLS_REQUIRED: Reason = Reason::client("tls_required", 2123, 308, "Use https");
 
+/// What a request means.
+#[derive(Clone, Copy, Debug)]
+pub enum Meant<'s> {
+    /// This operation.
+    Operation(&'s Operation),
+    /// OPTIONS of a path that has operations, none of which is called so: it asks which methods there are, and `Allow` says
+    /// it (RFC 9110 §9.3.7).
+    Methods,
+}
+
 /// Finds the operation. Fills in the client's address, the canonical target and the operation's index.
 ///
 /// # Errors
@@ -27,7 +37,7 @@ pub fn operation<'s>(
     x: &mut Exchange,
     client: &Client<'_>,
     snapshot: &'s Snapshot,
-) -> Result<&'s Operation, Reason> {
+) -> Result<Meant<'s>, Reason> {
     x.client = client_address(x, client.listener);
     x.target = canonical(&x.request.bytes, &x.request.table, EncodedSlash::Refuse, &mut x.canonical)?;
     if !client.listener.serves(x.host()) {
@@ -42,17 +52,27 @@ pub fn operation<'s>(
             let operation = snapshot.operations.get(value as usize).ok_or(ROUTE_UNKNOWN)?;
             x.operation = value;
             x.api = operation.api;
-            Ok(operation)
+            match operation.methods {
+                Some(methods) if !methods.contains(x.method()) => allowed(x, methods),
+                _ => Ok(Meant::Operation(operation)),
+            }
         }
         Lookup::HostUnknown => Err(HOST_UNKNOWN),
         Lookup::NotFound => Err(ROUTE_UNKNOWN),
-        Lookup::MethodNotAllowed { allow } => {
-            // RFC 9110 §15.5.6: a 405 must say what is allowed.
-            x.answer_inserts.extend_from_slice(b"allow: ");
-            allow.write(&mut x.answer_inserts);
-            x.answer_inserts.extend_from_slice(b"\r\n");
-            Err(METHOD_UNKNOWN)
-        }
+        Lookup::MethodNotAllowed { allow } => allowed(x, allow),
+    }
+}
+
+/// The path is served, but not with this method: what it may be asked is told either way.
+#[cold]
+fn allowed<'s>(x: &mut Exchange, methods: MethodSet) -> Result<Meant<'s>, Reason> {
+    // RFC 9110 §15.5.6: a 405 must say what is allowed.
+    x.answer_inserts.extend_from_slice(b"allow: ");
+    methods.with(Method::Options).write(&mut x.answer_inserts);
+    x.answer_inserts.extend_from_slice(b"\r\n");
+    match x.method() {
+        Method::Options => Ok(Meant::Methods),
+        _ => Err(METHOD_UNKNOWN),
     }
 }
 

@@ -264,6 +264,11 @@ async fn send_and_read(
     let request_sent = matches!(uploaded, Some(Ok(_)));
     match (answered, uploaded) {
         (Ok(head_bytes), _) => Ok((head_bytes, request_sent)),
+        (Err(_), Some(Err(fail @ Fail::Client(_)))) => {
+            // The upstream has the beginning of a request that will never be whole: a close could be taken for its end.
+            to.socket().set_open_ended(true);
+            Err(fail)
+        }
         (Err(_), Some(Err(fail))) => Err(fail),
         (Err(fail), _) => Err(fail),
     }

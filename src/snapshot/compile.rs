@@ -17,17 +17,21 @@ use crate::control::{Parts, exchange};
 use crate::http::forward::RenamedIdentity;
 use crate::http::{HeadLimits, Method};
 use crate::jose::KeySet;
+use crate::policy::admit::maintenance::Maintenance;
 use crate::policy::authorize::allow::{Allow, Grant, Who};
 use crate::policy::identify::compile::Upkeep;
 use crate::policy::identify::{self, Login, LoginId, Logins};
 use crate::policy::limit::charge::Tables;
 use crate::policy::limit::rate;
 use crate::policy::respond::headers::Edits;
+use crate::policy::validate::content_type::ContentType;
 use crate::policy::validate::json_schema::JsonSchema;
 use crate::policy::{Chain, Compiled, Link, Mode, Stage};
-use crate::route::{BaseId, RouteError, RouterBuilder};
+use crate::route::{BaseId, MethodSet, RouteError, RouterBuilder};
 use crate::snapshot::names::SnapshotNames;
-use crate::snapshot::{self, Action, Api, IdentityFields, Listener, Operation, Rewrite, Snapshot};
+use crate::snapshot::{
+    self, Action, Api, HeadMax, IdentityFields, Keep, Listener, Operation, Rewrite, Snapshot,
+};
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::tickets::Tickets;
 use crate::tls::{ClientProfile, ServerProfile};
@@ -130,8 +134,16 @@ pub fn compile(
         Arc::new(Tables::new(bytes, cores))
     }));
     let tables_there = Arc::clone(&tables);
-    let mut compiler =
-        Compiler { errors, config, parts, logins: logins.logins, claims, tables: tables_there };
+    let mut compiler = Compiler {
+        errors,
+        config,
+        parts,
+        logins: logins.logins,
+        claims,
+        tables: tables_there,
+        widest: HeadLimits::DEFAULT,
+    };
+    compiler.widest = compiler.head_limits();
     let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
@@ -164,18 +176,13 @@ struct Compiler<'c> {
     /// Those that limits count by.
     claims: Vec<String>,
     tables: Arc<Tables>,
+    /// The bounds of heads before their operation is known.
+    widest: HeadLimits,
 }
 
 impl Compiler<'_> {
     fn listeners(&mut self, kept: &mut Kept) -> Vec<Listener> {
-        let mut sizes = HeadLimits::DEFAULT;
-        // The head is read before its API is known: the widest bound that any API asks for counts for all.
-        for (_, api) in self.config.apis.iter() {
-            let api = api.sizes_of(None).in_force();
-            sizes.target_bytes_max = sizes.target_bytes_max.max(narrow(api.target_bytes_max));
-            sizes.head_bytes_max = sizes.head_bytes_max.max(narrow(api.head_bytes_max));
-            sizes.fields_max = sizes.fields_max.max(narrow(api.fields_max));
-        }
+        let sizes = self.widest.clone();
         let config = self.config;
         config
             .listen
@@ -200,6 +207,35 @@ impl Compiler<'_> {
                 }
             })
             .collect()
+    }
+
+    /// The head is read before its operation is known: the widest bound that any asks for counts for all at first, and the
+    /// operation's own ([`Self::head_max`]) as soon as it is known.
+    fn head_limits(&self) -> HeadLimits {
+        let mut sizes = HeadLimits::DEFAULT;
+        for (_, api) in self.config.apis.iter() {
+            let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
+            for operation in std::iter::once(None).chain(operations.map(|(_, operation)| Some(operation))) {
+                let wanted = api.sizes_of(operation).in_force();
+                sizes.target_bytes_max = sizes.target_bytes_max.max(narrow(wanted.target_bytes_max));
+                sizes.head_bytes_max = sizes.head_bytes_max.max(narrow(wanted.head_bytes_max));
+                sizes.fields_max = sizes.fields_max.max(narrow(wanted.fields_max));
+            }
+        }
+        sizes
+    }
+
+    fn head_max(&self, sizes: &written::SizesInForce) -> Option<HeadMax> {
+        let own = HeadMax {
+            target: narrow(sizes.target_bytes_max),
+            head: narrow(sizes.head_bytes_max),
+            fields: narrow(sizes.fields_max),
+        };
+        let widest = &self.widest;
+        let narrower = own.target < widest.target_bytes_max
+            || own.head < widest.head_bytes_max
+            || own.fields < widest.fields_max;
+        narrower.then_some(own)
     }
 
     fn server_profile(&mut self, listener: &written::Listener, kept: &mut Kept) -> Option<ServerProfile> {
@@ -474,7 +510,10 @@ impl Compiler<'_> {
             action: self.action(api, operation),
             request_edits: edits_of(&edits.request),
             response_edits: edits_of(&edits.response),
+            methods: methods_of(api),
+            head_max: self.head_max(&sizes),
             body_max: sizes.body_bytes_max,
+            response_max: sizes.response_bytes_max,
             timeouts: self.timeouts(api, operation),
             strict_transport,
         }
@@ -490,16 +529,21 @@ impl Compiler<'_> {
             total: in_milliseconds(written.total),
             stream_idle: in_milliseconds(written.stream_idle),
             lifetime: in_milliseconds(written.lifetime),
+            lifetime_of_events: in_milliseconds(written.lifetime_of_events),
         }
     }
 
     fn action(&mut self, api: &written::Api, operation: Option<&written::Operation>) -> Action {
         match operation.map(|operation| &operation.route) {
             Some(written::Route::Redirect(redirect)) => {
-                return Action::Redirect {
-                    location: redirect.to.value.as_str().into(),
-                    status: redirect.status,
+                let to = redirect.to.value.as_str();
+                let (location, keep) = match redirect.keep {
+                    written::Keep::Nothing => (to, Keep::Nothing),
+                    written::Keep::Query => (to, Keep::Query),
+                    // The path that follows has a slash of its own.
+                    written::Keep::Path => (to.trim_end_matches('/'), Keep::Path),
                 };
+                return Action::Redirect { location: location.into(), status: redirect.status, keep };
             }
             Some(written::Route::Respond(respond)) => {
                 return Action::Respond {
@@ -537,6 +581,11 @@ impl Compiler<'_> {
             links.push(link(Stage::Authorize, Mode::Enforce, Compiled::Allow(Allow::default())));
             return links;
         }
+        let maintenance = self.config.node.maintenance.iter().chain(&api.maintenance);
+        links.extend(maintenance.map(|maintenance| {
+            let policy = Compiled::Maintenance(Maintenance::compile(maintenance));
+            link(Stage::Admit, Mode::Enforce, policy)
+        }));
         if let Some(login) = self.login_of(api) {
             links.push(link(Stage::Identify, Mode::Enforce, Compiled::Login(login)));
         }
@@ -548,9 +597,17 @@ impl Compiler<'_> {
         }
         if let Some(body) = api.body_of(operation) {
             let sizes = api.sizes_of(operation).in_force();
-            match JsonSchema::compile(body, sizes.body_bytes_max, sizes.json_depth_max) {
-                Ok(schema) => links.push(link(Stage::Validate, mode(body.mode), Compiled::Schema(schema))),
-                Err(errors) => self.errors.extend(errors),
+            links.extend(ContentType::compile(body).map(|content_type| {
+                link(Stage::Declare, mode(body.mode), Compiled::ContentType(content_type))
+            }));
+            let schema = body.schema.as_ref();
+            match schema.map(|schema| JsonSchema::compile(schema, sizes.body_bytes_max, sizes.json_depth_max))
+            {
+                Some(Ok(schema)) => {
+                    links.push(link(Stage::Validate, mode(body.mode), Compiled::Schema(schema)));
+                }
+                Some(Err(errors)) => self.errors.extend(errors),
+                None => {}
             }
         }
         if let Some(allow) = &api.allow {
@@ -618,6 +675,17 @@ pub fn mode(written: written::Mode) -> Mode {
         written::Mode::Observe => Mode::Observe,
         written::Mode::Off => Mode::Off,
     }
+}
+
+/// The methods of a raw API that lists them. GET implies HEAD.
+fn methods_of(api: &written::Api) -> Option<MethodSet> {
+    let listed = api.methods.iter().map(|method| method.value.0);
+    (!api.methods.is_empty()).then(|| {
+        listed.fold(MethodSet::default(), |set, method| match method {
+            Method::Get => set.with(Method::Get).with(Method::Head),
+            method => set.with(method),
+        })
+    })
 }
 
 fn edits_of(edits: &written::Edits) -> Edits {

@@ -16,7 +16,7 @@ use crate::http::forward::RenamedIdentity;
 use crate::policy::Chain;
 use crate::policy::limit::charge::Tables;
 use crate::policy::respond::headers::Edits;
-use crate::route::Router;
+use crate::route::{MethodSet, Router};
 use crate::upstream::Upstream;
 use crate::upstream::pool::CoreUpstream;
 
@@ -143,12 +143,29 @@ pub struct Operation {
     pub request_edits: Edits,
     /// Edits of the response.
     pub response_edits: Edits,
+    /// The methods that are served; `None`: all that get here.
+    pub methods: Option<MethodSet>,
+    /// Bounds of a request head, where they are narrower than those of the listeners.
+    pub head_max: Option<HeadMax>,
     /// Most bytes of a request body.
     pub body_max: u64,
+    /// Most bytes of a response body.
+    pub response_max: u64,
     /// How long its exchanges may take.
     pub timeouts: Timeouts,
     /// Whether `Strict-Transport-Security` may be sent.
     pub strict_transport: bool,
+}
+
+/// Bounds of a request head that are known only once its operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadMax {
+    /// Bytes of the target.
+    pub target: usize,
+    /// Bytes of the whole head.
+    pub head: usize,
+    /// Fields.
+    pub fields: usize,
 }
 
 /// How long the exchanges of an operation may take, in milliseconds.
@@ -162,12 +179,19 @@ pub struct Timeouts {
     pub stream_idle: u64,
     /// From the answer's head to its last byte. Default 1 h.
     pub lifetime: u64,
+    /// The same of an answer that is a stream of server-sent events. Default 24 h.
+    pub lifetime_of_events: u64,
 }
 
 impl Timeouts {
     /// Where no operation says otherwise.
-    pub const DEFAULT: Timeouts =
-        Timeouts { first_byte: 30_000, total: 60_000, stream_idle: 60_000, lifetime: 3_600_000 };
+    pub const DEFAULT: Timeouts = Timeouts {
+        first_byte: 30_000,
+        total: 60_000,
+        stream_idle: 60_000,
+        lifetime: 3_600_000,
+        lifetime_of_events: 24 * 3_600_000,
+    };
 }
 
 /// Where an operation goes.
@@ -184,10 +208,12 @@ pub enum Action {
     },
     /// To another place: `Location` is this text.
     Redirect {
-        /// The value of `Location`.
+        /// The value of `Location`, or what it begins with.
         location: Box<str>,
         /// The status.
         status: u16,
+        /// What of the request's target follows.
+        keep: Keep,
     },
     /// A fixed answer.
     Respond {
@@ -200,6 +226,17 @@ pub enum Action {
     },
     /// Nowhere: closed.
     Closed,
+}
+
+/// What of a request's target follows that of a redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// The query.
+    Query,
+    /// The path and the query.
+    Path,
 }
 
 /// A path that replaces the API's base.

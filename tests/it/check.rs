@@ -15,6 +15,9 @@ const CLOSED: &str = include_str!("../../config/examples/closed-corner.yaml");
 const BALANCER: &str = include_str!("../../config/examples/behind-a-load-balancer.yaml");
 const LOCAL: &str = include_str!("../../config/examples/local-development.yaml");
 
+const MAINTENANCE: &str = include_str!("../../config/examples/maintenance.yaml");
+const UPLOADS: &str = include_str!("../../config/examples/uploads.yaml");
+
 /// The third of the smallest forms that must work, most of which belongs to a later version.
 const OPENAPI: &str = r#"
 ringwall: 1
@@ -66,7 +69,7 @@ fn found(text: &str) -> Vec<(u16, usize)> {
 
 #[test]
 fn the_examples_pass() {
-    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL] {
+    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, MAINTENANCE, UPLOADS] {
         if let Err(errors) = check(text) {
             panic!("{errors}");
         }
@@ -314,6 +317,39 @@ const SLIPS: &[Slip] = &[
     (CLOSED, "closed: true", "closed: true, allow: { who: anyone }", &[(1509, "{ who: anyone } }\n  moved")]),
     (CLOSED, "closed: true", "closed: true, to: shop", &[(1415, "shop }\n  moved")]),
     (CLOSED, "base: /private", "base: /old", &[(1404, "moved:")]),
+    // Bodies, methods, maintenance, redirects.
+    (UPLOADS, "types: text/plain, ", "", &[(1435, "charsets: [utf-8, iso")]),
+    (UPLOADS, "text/plain", "text", &[(1436, "text, charsets")]),
+    (UPLOADS, "text/plain", "text/*", &[(1436, "text/*")]),
+    (UPLOADS, "text/plain", "unknown/unknown", &[(1436, "unknown/unknown")]),
+    (UPLOADS, "text/plain", "text/plain; charset=utf-8", &[(1436, "text/plain; charset")]),
+    (UPLOADS, "image/png", "multipart/form-data; boundary=x", &[(1436, "multipart/form-data; boundary")]),
+    (UPLOADS, "iso-8859-1", "\"utf 8\"", &[(1436, "\"utf 8\"")]),
+    (UPLOADS, "types: text/plain", "types: text/plain, schema: s.json", &[(1436, "text/plain, schema")]),
+    (UPLOADS, "response: 16MiB", "response: 2048GiB", &[(1008, "2048GiB")]),
+    (UPLOADS, "    to: files\n", "    to: files\n    methods: GET\n", &[(1440, "GET\n    sizes")]),
+    (MAINTENANCE, "methods: GET", "methods: GTE", &[(1437, "GTE")]),
+    (MAINTENANCE, "methods: GET", "methods: [GET, TRACE]", &[(1437, "TRACE]")]),
+    (MAINTENANCE, "methods: GET", "methods: PROPFIND", &[(1437, "PROPFIND")]),
+    (MAINTENANCE, "2999-06-30T18:00Z", "2999-06-30T18:00", &[(1438, "2999-06-30T18:00,")]),
+    (MAINTENANCE, "2999-06-30T18:00Z", "tomorrow", &[(1438, "tomorrow")]),
+    (MAINTENANCE, "reason: \"the database moves\", ", "", &[(1005, "until:")]),
+    (MAINTENANCE, "192.0.2.0/24", "192.0.2.1/24", &[(1033, "192.0.2.1/24")]),
+    (
+        MAINTENANCE,
+        "\"https://shop.example.com/\"",
+        "\"https://shop.example.com/?a=b\"",
+        &[(1439, "\"https://shop.example.com/?")],
+    ),
+    (MAINTENANCE, "keep: path", "keep: all", &[(1017, "all }")]),
+    (CLOSED, "closed: true", "closed: true, maintenance: a test", &[(1415, "a test }")]),
+    (CLOSED, "closed: true", "closed: true, methods: GET", &[(1415, "GET }\n  moved")]),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    headers: { request: { set: { X-HTTP-Method-Override: PUT } } }\n",
+        &[(1424, "X-HTTP-Method")],
+    ),
     // Operations.
     (KEYS, LIST, "get /orders\n      getOrder", &[(1413, "get /orders")]),
     (KEYS, LIST, "/orders\n      getOrder", &[(1413, "/orders\n      getOrder")]),
