@@ -356,6 +356,6 @@ fn make_parts<K: Send + Sync + 'static>(runtime: &Handle, options: Options<K>) -
         options.key_times,
         options.on_publish,
     );
-    let health = Health::new(runtime.clone(), names.clone());
+    let health = Health::new(runtime.clone());
     Parts { keys: Arc::new(keys), health, membership, names, watcher }
 }

@@ -20,7 +20,7 @@ use crate::pipeline::serve::Client;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::{UPSTREAM_UNRESOLVED, connect};
+use crate::upstream::connect::connect;
 use crate::upstream::pool::{Connection, CoreUpstream, InFlight};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport};
@@ -147,11 +147,11 @@ async fn attempt(
     total_ms: u64,
 ) -> Result<Lent, Lost> {
     let upstream = &route.upstream.upstream;
-    let Some(member) = route.upstream.choose(tried, 0, core.clock.coarse_ns()) else {
-        let reason = if upstream.members().unresolved { UPSTREAM_UNRESOLVED } else { UPSTREAM_EMPTY };
+    let Some(mut member) = route.upstream.choose(tried, 0, core.clock.coarse_ns()) else {
+        let reason = upstream.members().absence().unwrap_or(UPSTREAM_EMPTY);
         return Err(Lost { fail: Fail::Upstream(reason), again: false });
     };
-    let guard = member.begin();
+    let mut guard = member.begin();
     x.facts.target = member.target;
     let kept = route.upstream.take(&member, core.coarse_ms());
     let reused = kept.is_some();
@@ -162,10 +162,21 @@ async fn attempt(
     let connection = match kept {
         Some(connection) => connection,
         // Nothing was sent: another member may be asked, whatever the method.
-        None => connect(upstream, &member.member, core, total_ms).await.map_err(|reason| Lost {
-            fail: Fail::Upstream(reason),
-            again: route.upstream.view().pools.len() > 1,
-        })?,
+        None => {
+            let (reached, connection) =
+                connect(route.upstream, &member, core, total_ms).await.map_err(|reason| Lost {
+                    fail: Fail::Upstream(reason),
+                    again: route.upstream.view().pools.len() > 1,
+                })?;
+            if !Rc::ptr_eq(&reached, &member) {
+                // Another address of its host was there first.
+                tried.add(reached.member.number);
+                x.facts.target = reached.target;
+                guard = reached.begin();
+                member = reached;
+            }
+            connection
+        }
     };
 
     // What has been read from the client and sent on cannot be sent again.

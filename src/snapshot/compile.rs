@@ -364,30 +364,34 @@ impl Compiler<'_> {
 
     /// A target, without its members yet.
     fn origin(&mut self, upstream: &written::Upstream, target: &Spanned<written::Target>) -> Option<Origin> {
-        let written::Host::Net(host, port) = &target.value.host else {
-            self.errors.push(
-                ConfigError::new(UNIX_SOCKET, "Unix sockets are not in this version", target.span)
-                    .expected("`http://HOST:PORT` or `https://HOST:PORT`"),
-            );
-            return None;
-        };
-        let authority = match (target.value.https, port) {
-            (true, 443) | (false, 80) => host.as_str().to_owned(),
-            _ => format!("{host}:{port}"),
-        };
-        let address = match host.ip() {
-            Some(ip) => Some(SocketAddr::new(ip, *port)),
-            // RFC 6761 §6.3: this name never leaves the machine.
-            None if host.as_str() == "localhost" => Some(SocketAddr::from(([127, 0, 0, 1], *port))),
-            None => None,
-        };
-        let whence = match (address, self.parts) {
-            (Some(address), _) => Whence::Fixed(address),
-            (None, Some(parts)) => Whence::Named(parts.names.addresses(host.as_str()), *port),
-            (None, None) => Whence::Nowhere,
+        let (authority, whence) = match &target.value.host {
+            written::Host::Unix(path) => ("localhost".to_owned(), Whence::Fixed(path.as_path().into())),
+            written::Host::Net(host, port) => {
+                let authority = match (target.value.https, port) {
+                    (true, 443) | (false, 80) => host.as_str().to_owned(),
+                    _ => format!("{host}:{port}"),
+                };
+                let address = match host.ip() {
+                    Some(ip) => Some(SocketAddr::new(ip, *port)),
+                    // RFC 6761 §6.3: this name never leaves the machine.
+                    None if host.as_str() == "localhost" => Some(SocketAddr::from(([127, 0, 0, 1], *port))),
+                    None => None,
+                };
+                let whence = match (address, self.parts) {
+                    (Some(address), _) => Whence::Fixed(address.into()),
+                    (None, Some(parts)) => Whence::Named(parts.names.addresses(host.as_str()), *port),
+                    (None, None) => Whence::Nowhere,
+                };
+                (authority, whence)
+            }
         };
         let tls = match target.value.https {
-            true => Some(self.client_profile(upstream, host.as_str(), target.span)?),
+            true => match &target.value.host {
+                written::Host::Net(host, _) => {
+                    Some(self.client_profile(upstream, host.as_str(), target.span)?)
+                }
+                written::Host::Unix(_) => None,
+            },
             false => None,
         };
         let trust = if tls.is_some() { trust_identity(&upstream.trust) } else { 0 };

@@ -7,6 +7,9 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use crate::sys::address::{Address, UNIX_PATH_BYTES_MAX};
 
 /// What a peek at the receive queue showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,25 +64,35 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpList
 }
 
 /// Starts a connection without waiting: the socket becomes writable when it is there or has failed
-/// (then [`take_error`] tells). `blocking` is what the driver wants of the socket afterwards.
+/// (then [`take_error`] tells). It is non-blocking; what the driver wants of it afterwards is the caller's to set.
 ///
 /// # Errors
-/// Those of `socket` and `connect`, except that the connection is under way.
-pub fn connect_start(address: SocketAddr) -> io::Result<std::net::TcpStream> {
-    let socket = stream_socket(&address, true)?;
-    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    let (storage, length) = to_sockaddr(&address);
+/// Those of `socket` and `connect`, except that the connection is under way. `WouldBlock` is a Unix socket whose queue
+/// is full: there is nothing to wait for, but it may be tried again.
+pub fn connect_start(address: &Address) -> io::Result<std::net::TcpStream> {
+    let (socket, (storage, length)) = match address {
+        Address::Tcp(address) => {
+            let socket = stream_socket(address, true)?;
+            set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+            (socket, to_sockaddr(address))
+        }
+        Address::Unix(path) => (family_socket(libc::AF_UNIX, true)?, unix_sockaddr(path)?),
+    };
     // SAFETY: `storage` is a valid sockaddr of `length` bytes for the duration of the call.
     match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const storage).cast(), length) }) {
         Ok(_) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
+    // The type says TCP; what is done with it (receive, send, shut down) is the same for every stream socket.
     Ok(std::net::TcpStream::from(socket))
 }
 
 fn stream_socket(address: &SocketAddr, nonblocking: bool) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    family_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, nonblocking)
+}
+
+fn family_socket(family: libc::c_int, nonblocking: bool) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
     // SAFETY: plain integers; the descriptor is checked before it is owned.
     let fd = check(unsafe { libc::socket(family, flags, 0) })?;
@@ -244,8 +257,10 @@ pub fn abort(fd: BorrowedFd<'_>) {
     nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
     let length = mem::size_of::<libc::sockaddr>() as libc::socklen_t;
     // SAFETY: `nobody` lives across the call and `length` is its size. "Connecting" to nobody is how a TCP socket is taken
-    // apart at once (connect(2)); failure means that it already is.
-    let _ = unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, length) };
+    // apart at once (connect(2)); failure means that it already is, or that it is a Unix socket, which knows no reset.
+    if unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, length) } != 0 {
+        shutdown(fd, Shutdown::Both);
+    }
 }
 
 fn to_sockaddr(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
@@ -276,6 +291,26 @@ fn to_sockaddr(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t
             (storage, mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t)
         }
     }
+}
+
+fn unix_sockaddr(path: &Path) -> io::Result<(libc::sockaddr_storage, libc::socklen_t)> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() || bytes.len() > UNIX_PATH_BYTES_MAX || bytes.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a Unix socket"));
+    }
+    // SAFETY: all-zero is a valid sockaddr_un.
+    let mut plain: libc::sockaddr_un = unsafe { mem::zeroed() };
+    plain.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (place, byte) in plain.sun_path.iter_mut().zip(bytes) {
+        *place = *byte as libc::c_char;
+    }
+    // SAFETY: all-zero is a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    // SAFETY: sockaddr_storage is larger and at least as aligned as sockaddr_un.
+    unsafe { (&raw mut storage).cast::<libc::sockaddr_un>().write(plain) };
+    let length = mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + 1;
+    Ok((storage, length as libc::socklen_t))
 }
 
 fn from_sockaddr(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
@@ -369,12 +404,33 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_is_connected_to_and_one_that_nobody_has_is_not() {
+        let path = std::env::temp_dir().join(format!("ringwall-connect-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let address = Address::from(&*path);
+        let absent = connect_start(&address).expect_err("nobody there");
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let mut client = connect_start(&address).expect("connected");
+        let (mut server, _) = listener.accept().expect("accepted");
+        client.write_all(b"hello").expect("sent");
+        let mut received = [0; 5];
+        server.read_exact(&mut received).expect("received");
+        drop(listener);
+        let gone = connect_start(&address).expect_err("nobody listens");
+        assert_eq!(gone.kind(), io::ErrorKind::ConnectionRefused);
+        let _ = std::fs::remove_file(&path);
+        let long = Address::from(Path::new(&"a".repeat(UNIX_PATH_BYTES_MAX + 1)));
+        assert_eq!(connect_start(&long).expect_err("too long").kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
     fn a_refused_connection_is_told_by_take_error() {
         let gone = {
             let listener = listen(loopback(), 8).expect("listen");
             listener.local_addr().expect("bound")
         };
-        match connect_start(gone) {
+        match connect_start(&gone.into()) {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
             Ok(stream) => {
                 let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
