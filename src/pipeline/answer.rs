@@ -44,7 +44,7 @@ fn put_on_record(x: &mut Exchange, client: &Client<'_>, reason: Reason, core: &C
     x.facts.reason = Some(reason);
     x.facts.status = reason.status;
     x.facts.audited = true;
-    let kept = state.audit(x, client.listener_index, client.view, &core.clock);
+    let kept = state.audit(x, client.listener.id, client.view, &core.clock);
     if kept || !client.view.snapshot.refuse_unrecorded {
         return reason;
     }
@@ -85,7 +85,7 @@ pub async fn fixed(
     // What has already arrived of the body is passed over.
     while matches!(incoming.piece(), Ok(crate::h1::body::Piece::Data(_))) {}
     let broken = x.facts.reason.is_some_and(|reason| ends_connection(&reason));
-    let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && !core.is_draining();
+    let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && client.goes_on(core);
     let mut out = Buffer::of(body.len() + x.answer_inserts.len() + x.response_inserts.len() + 512);
     let named = x.secure && takes_strict_transport(x.host());
     let strict =

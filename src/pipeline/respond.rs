@@ -43,7 +43,7 @@ pub async fn respond(
         && lent.request_sent
         && incoming.is_complete()
         && framing != BodyLength::UntilClose
-        && !core.is_draining();
+        && client.goes_on(core);
 
     // What came with the head leaves with it.
     let mut out = Buffer::of(x.response.bytes.len() + x.response_inserts.len() + HEAD_ROOM);

@@ -20,13 +20,16 @@ pub struct Client<'a> {
     pub transport: &'a Transport,
     /// The listener that accepted it.
     pub listener: &'a Listener,
-    /// Its index in the snapshot.
-    pub listener_index: usize,
     /// What the core ran when the request came.
     pub view: &'a CoreView,
 }
 
 impl Client<'_> {
+    /// Whether its connection may go on after this answer, as far as we are concerned.
+    pub fn goes_on(&self, core: &Core) -> bool {
+        !core.is_draining() && !self.listener.is_leaving()
+    }
+
     /// How long the client may take to read the next piece of what is sent to it, in milliseconds.
     pub fn stream_idle_ms(&self, x: &Exchange) -> u64 {
         x.operation(&self.view.snapshot)

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
@@ -69,6 +70,8 @@ pub struct Kept {
     made: HashMap<Vec<String>, (Arc<CertifiedKey>, i64)>,
     /// What is worth knowing of the last configuration, and no error.
     notes: Vec<ConfigError>,
+    /// What runs, from which listeners have their numbers and those that leave are known.
+    pub running: Option<Arc<Snapshot>>,
 }
 
 /// Everything that makes two upstreams the same.
@@ -99,6 +102,9 @@ impl Kept {
         Ok(made)
     }
 }
+
+/// Numbers the listeners of this process.
+static NEXT_LISTENER: AtomicU32 = AtomicU32::new(1);
 
 /// Compiles a configuration. `kept` carries over what reloads must not disturb; without `parts` (a check) nothing is
 /// resolved, fetched or probed.
@@ -181,15 +187,29 @@ struct Compiler<'c> {
 }
 
 impl Compiler<'_> {
-    fn listeners(&mut self, kept: &mut Kept) -> Vec<Listener> {
+    fn listeners(&mut self, kept: &mut Kept) -> Vec<Arc<Listener>> {
         let sizes = self.widest.clone();
         let config = self.config;
-        config
+        let running = kept.running.clone();
+        // Those of the same address keep their numbers; of several at port 0, in their order.
+        let mut before: Vec<&Arc<Listener>> = running
+            .iter()
+            .flat_map(|running| &running.listeners)
+            .filter(|known| !known.is_leaving())
+            .collect();
+        let mut listeners: Vec<Arc<Listener>> = config
             .listen
             .iter()
             .map(|listener| {
                 let tls = self.server_profile(listener, kept);
-                Listener {
+                let name = listener.address.value.to_string();
+                let known = before.iter().position(|known| *known.name == *name);
+                Arc::new(Listener {
+                    id: match known {
+                        Some(place) => before.remove(place).id,
+                        None => NEXT_LISTENER.fetch_add(1, Ordering::Relaxed),
+                    },
+                    leaving_ms: AtomicU64::new(0),
                     name: listener.address.value.to_string().into(),
                     domains: listener
                         .domains
@@ -204,9 +224,18 @@ impl Compiler<'_> {
                     head_limits: sizes.clone(),
                     head_ms: 10_000,
                     idle_ms: 60_000,
-                }
+                })
             })
-            .collect()
+            .collect();
+        // Who is connected over one that leaves still gets an answer to what is asked before that is noticed.
+        listeners.extend(before.into_iter().cloned());
+        let now_ms = monotonic_ms();
+        let left = running.iter().flat_map(|running| &running.listeners).filter(|known| {
+            let since_ms = known.leaving_ms.load(Ordering::Relaxed);
+            since_ms != 0 && now_ms.saturating_sub(since_ms) < known.idle_ms + LEAVING_MARGIN_MS
+        });
+        listeners.extend(left.cloned());
+        listeners
     }
 
     /// The head is read before its operation is known: the widest bound that any asks for counts for all at first, and the
@@ -729,6 +758,14 @@ fn trust_identity(trust: &written::Trust) -> u64 {
         written::Trust::File(path) => (3u8, std::fs::read(&path.value.0).ok()).hash(&mut hasher),
     }
     hasher.finish() | 1
+}
+
+/// How much longer than its connections may be idle a listener that leaves is known.
+const LEAVING_MARGIN_MS: u64 = 10_000;
+
+/// Milliseconds of a clock that does not step back.
+fn monotonic_ms() -> u64 {
+    crate::sys::thread::monotonic_ns() / 1_000_000
 }
 
 /// Seconds of a clock that does not step back.

@@ -9,10 +9,12 @@ pub mod names;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::control::watch::Subscription;
 use crate::http::HeadLimits;
 use crate::http::forward::RenamedIdentity;
+use crate::observe::ListenerId;
 use crate::policy::Chain;
 use crate::policy::limit::charge::Tables;
 use crate::policy::respond::headers::Edits;
@@ -24,8 +26,8 @@ use crate::upstream::pool::CoreUpstream;
 pub struct Snapshot {
     /// Counts up with each reload.
     pub generation: u64,
-    /// Where connections come in.
-    pub listeners: Vec<Listener>,
+    /// Where connections come in: those of the configuration in its order, then those that leave.
+    pub listeners: Vec<Arc<Listener>>,
     /// Which operation a request means.
     pub router: Router,
     /// The APIs, by index.
@@ -55,9 +57,29 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
+impl Snapshot {
+    /// The listener with this [id](Listener::id); `None` once it has left.
+    #[inline]
+    pub fn listener(&self, id: u32) -> Option<&Listener> {
+        // A node has a handful of them.
+        self.listeners.iter().find(|listener| listener.id == id).map(|listener| &**listener)
+    }
+
+    /// What logs and metrics call it.
+    #[inline]
+    pub fn listener_name(&self, id: u32) -> ListenerId {
+        let place = self.listeners.iter().position(|listener| listener.id == id);
+        place.map_or_else(ListenerId::default, |place| self.names.listener(place))
+    }
+}
+
 /// Where connections come in.
 #[derive(Debug)]
 pub struct Listener {
+    /// Its number: the same in all snapshots while the configuration has it, and never another's.
+    pub id: u32,
+    /// Since when the configuration has it no more, monotonic milliseconds; 0 while it does.
+    pub leaving_ms: AtomicU64,
     /// The name in logs: the address as written.
     pub name: Box<str>,
     /// Hosts that are served here; empty: any valid one.
@@ -81,6 +103,12 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether the configuration has it no more: nobody is accepted, and connections end with their next answer.
+    #[inline]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving_ms.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether `host` (canonical) is served here.
     pub fn serves(&self, host: &[u8]) -> bool {
         self.domains.is_empty() || self.domains.iter().any(|domain| **domain == *host)
@@ -264,15 +292,24 @@ impl CoreView {
         let upstreams: Vec<Rc<CoreUpstream>> = snapshot
             .upstreams
             .iter()
-            .map(|upstream| match known.iter().find(|kept| kept.upstream.name == upstream.name) {
+            .enumerate()
+            .map(|(place, upstream)| match named(known, place, &upstream.name) {
                 Some(kept) if kept.upstream.id == upstream.id => Rc::clone(kept),
                 before => Rc::new(CoreUpstream::new(Arc::clone(upstream), core, before.map(|kept| &**kept))),
             })
             .collect();
-        for gone in known.iter().filter(|old| !upstreams.iter().any(|kept| Rc::ptr_eq(kept, old))) {
-            let next = upstreams.iter().find(|next| next.upstream.name == gone.upstream.name);
-            gone.retire(next.map(|next| &**next));
+        for (place, gone) in known.iter().enumerate() {
+            let next = named(&upstreams, place, &gone.upstream.name);
+            if next.is_none_or(|next| !Rc::ptr_eq(next, gone)) {
+                gone.retire(next.map(|next| &**next));
+            }
         }
         CoreView { snapshot, upstreams }
     }
+}
+
+/// The one of this name, which mostly stands where it stood: a configuration of thousands is gone through once.
+fn named<'k>(known: &'k [Rc<CoreUpstream>], place: usize, name: &str) -> Option<&'k Rc<CoreUpstream>> {
+    let same = |upstream: &&Rc<CoreUpstream>| *upstream.upstream.name == *name;
+    known.get(place).filter(same).or_else(|| known.iter().find(same))
 }

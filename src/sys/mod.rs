@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod burst;
+pub mod descriptors;
 pub mod epoll;
 pub mod lanes;
 pub mod memory;

@@ -44,8 +44,18 @@ fn check_size(result: libc::ssize_t) -> io::Result<usize> {
 /// Opens a listening socket with `SO_REUSEADDR`, `SO_REUSEPORT` (one per core) and `CLOEXEC`; non-blocking.
 ///
 /// # Errors
-/// Those of `socket`, `setsockopt`, `bind` and `listen`.
+/// Those of [`bind`] and [`start_listening`].
 pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = bind(address)?;
+    start_listening(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// The first half of [`listen`]: the address is taken, and nobody can connect yet.
+///
+/// # Errors
+/// Those of `socket`, `setsockopt` and `bind`.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = stream_socket(&address, true)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -58,9 +68,35 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpList
     let (storage, length) = to_sockaddr(&address);
     // SAFETY: `storage` is a valid sockaddr of `length` bytes for the duration of the call.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), length) })?;
-    // SAFETY: plain integers.
-    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) })?;
     Ok(std::net::TcpListener::from(socket))
+}
+
+/// The second half of [`listen`]. On a socket that listens already it changes the backlog.
+///
+/// # Errors
+/// Those of `listen`.
+pub fn start_listening(socket: &std::net::TcpListener, backlog: i32) -> io::Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(|_| ())
+}
+
+/// Makes a listening socket of somebody else's making what [`listen`] would have made, as far as that can be had later; the
+/// address is not looked at.
+///
+/// # Errors
+/// It is no TCP socket that listens, or those of `setsockopt` and `fcntl`.
+pub fn adopt_listener(socket: &std::net::TcpListener) -> io::Result<()> {
+    let is_tcp = option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL)? == libc::IPPROTO_TCP;
+    if !is_tcp || option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no TCP socket that listens"));
+    }
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    socket.set_nonblocking(true)
+}
+
+/// Whether more sockets may share the address of this one (`SO_REUSEPORT`).
+pub fn shares_its_address(socket: &std::net::TcpListener) -> bool {
+    option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
 }
 
 /// Starts a connection without waiting: the socket becomes writable when it is there or has failed
@@ -113,19 +149,18 @@ fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: libc::c_int) 
 /// # Errors
 /// Those of `getsockopt`.
 pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
+    let value = option(&fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
+    Ok((value != 0).then(|| io::Error::from_raw_os_error(value)))
+}
+
+fn option(socket: &impl AsRawFd, level: i32, name: i32) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length = mem::size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` and `length` are valid for writes and agree in size.
     check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ERROR,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     })?;
-    Ok((value != 0).then(|| io::Error::from_raw_os_error(value)))
+    Ok(value)
 }
 
 /// Makes a socket blocking or not. The ring wants blocking sockets (a non-blocking one fails a pending
