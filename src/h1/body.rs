@@ -64,6 +64,8 @@ pub struct Incoming {
     stream_idle_ms: u64,
     /// When this message must be over, in monotonic milliseconds.
     end_ms: u64,
+    /// Whether what came behind the last chunk is sent on.
+    trailers_kept: bool,
     /// Bytes decoded when the current window of progress began, and when it ends.
     window_from: u64,
     window_until_ms: u64,
@@ -109,6 +111,7 @@ impl Incoming {
             begun: false,
             stream_idle_ms: Timeouts::DEFAULT.stream_idle,
             end_ms: u64::MAX,
+            trailers_kept: false,
             window_from: 0,
             window_until_ms: 0,
         }
@@ -123,6 +126,12 @@ impl Incoming {
     pub fn set_times(&mut self, stream_idle_ms: u64, end_ms: u64) {
         self.stream_idle_ms = stream_idle_ms;
         self.end_ms = end_ms;
+    }
+
+    /// Has trailers sent on. Otherwise they end here, as RFC 9110 §6.5.1 lets them: a recipient that merges them into the
+    /// fields would get what no policy has seen, and one that did not ask for them (`TE: trailers`) has no use for them.
+    pub fn keep_trailers(&mut self) {
+        self.trailers_kept = true;
     }
 
     /// Decodes what is here.
@@ -308,7 +317,7 @@ pub async fn transfer(
             }
             Piece::End => {
                 if chunked {
-                    push_last_chunk(out, incoming.trailers());
+                    push_last_chunk(out, if incoming.trailers_kept { incoming.trailers() } else { b"" });
                 }
                 // Nothing more is expected of this side: it may now wait for the other as long as that takes.
                 from.socket().clear_deadline();

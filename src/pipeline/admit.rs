@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::http::field::Known;
-use crate::http::target::{EncodedSlash, canonical};
+use crate::http::target::{PATH_SLASH_ENCODED, Place, Scheme, TARGET_SCHEME, canonical, decode_slashes};
 use crate::http::{Method, Reason};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::serve::Client;
@@ -39,13 +39,19 @@ pub fn operation<'s>(
     snapshot: &'s Snapshot,
 ) -> Result<Meant<'s>, Reason> {
     x.client = client_address(x, client.listener);
-    x.target = canonical(&x.request.bytes, &x.request.table, EncodedSlash::Refuse, &mut x.canonical)?;
+    x.target = canonical(&x.request.bytes, &x.request.table, snapshot.encoded_slash, &mut x.canonical)?;
+    if let Some(scheme) = x.target.scheme {
+        fits_connection(scheme, x, client.listener)?;
+    }
     if !client.listener.serves(x.host()) {
         return Err(HOST_UNKNOWN);
     }
     if client.listener.redirect {
         redirect(x);
         return Err(TLS_REQUIRED);
+    }
+    if x.target.encoded_slash {
+        keep_encoded_slash(x, snapshot)?;
     }
     match snapshot.router.find(x.host(), x.path(), x.method()) {
         Lookup::Found { value, .. } => {
@@ -76,6 +82,44 @@ fn allowed<'s>(x: &mut Exchange, methods: MethodSet) -> Result<Meant<'s>, Reason
     }
 }
 
+/// RFC 9110 §7.4: a target in absolute-form that names another scheme than the one it came by was meant for somebody else.
+/// A trusted proxy may have ended TLS before us.
+fn fits_connection(scheme: Scheme, x: &Exchange, listener: &Listener) -> Result<(), Reason> {
+    let secure = scheme == Scheme::Https;
+    let ended_before = secure && is_trusted(&x.peer.ip(), listener);
+    if secure == listener.secure || ended_before { Ok(()) } else { Err(TARGET_SCHEME) }
+}
+
+/// An encoded slash is kept where the operation asks for it, and where the path would be no other operation's if the slash
+/// were one: an origin that makes no difference must not be led past what was authorised.
+#[cold]
+fn keep_encoded_slash(x: &mut Exchange, snapshot: &Snapshot) -> Result<(), Reason> {
+    let kept = match snapshot.router.find(x.host(), x.path(), x.method()) {
+        Lookup::Found { value, .. } => value,
+        _ => return Err(PATH_SLASH_ENCODED),
+    };
+    if !snapshot.operations.get(kept as usize).is_some_and(|operation| operation.keeps_encoded_slash) {
+        return Err(PATH_SLASH_ENCODED);
+    }
+    let mut scratch = std::mem::take(&mut x.canonical);
+    let from = scratch.len();
+    match x.target.path {
+        Place::Head(span) => scratch.extend_from_slice(span.of(&x.request.bytes)),
+        Place::Scratch(span) => scratch.extend_from_within(usize::from(span.start)..span.end()),
+    }
+    decode_slashes(&mut scratch, from);
+    let host = x.target.host.of(&x.request.bytes, &scratch);
+    let decoded = snapshot.router.find(host, &scratch[from..], x.method());
+    let another = match decoded {
+        Lookup::Found { value, .. } => value != kept,
+        Lookup::MethodNotAllowed { .. } => true,
+        Lookup::NotFound | Lookup::HostUnknown => false,
+    };
+    scratch.truncate(from);
+    x.canonical = scratch;
+    if another { Err(PATH_SLASH_ENCODED) } else { Ok(()) }
+}
+
 /// The same place under https, for a listener that serves nothing else.
 fn redirect(x: &mut Exchange) {
     let (target, canonical, bytes) = (x.target, &x.canonical, &x.request.bytes);
@@ -94,7 +138,7 @@ fn redirect(x: &mut Exchange) {
 /// trusted proxy: read from the right, because everything to the left of that was written by somebody unknown.
 fn client_address(x: &Exchange, listener: &Listener) -> IpAddr {
     let peer = x.peer.ip();
-    let trusted = |address: &IpAddr| listener.trusted_proxies.iter().any(|network| network.contains(address));
+    let trusted = |address: &IpAddr| is_trusted(address, listener);
     if listener.trusted_proxies.is_empty() || !trusted(&peer) {
         return peer;
     }
@@ -117,6 +161,10 @@ fn client_address(x: &Exchange, listener: &Listener) -> IpAddr {
         }
     }
     nearest
+}
+
+fn is_trusted(address: &IpAddr, listener: &Listener) -> bool {
+    listener.trusted_proxies.iter().any(|network| network.contains(address))
 }
 
 /// An address as proxies write it: bare, with a port, or an IPv6 address in brackets.

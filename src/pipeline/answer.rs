@@ -158,7 +158,9 @@ pub fn redirect(x: &mut Exchange, location: &str, keep: Keep) {
 
 /// Whether a refusal leaves doubt about where the next message begins.
 fn ends_connection(reason: &Reason) -> bool {
-    (2000..2120).contains(&reason.code) || (2200..2300).contains(&reason.code)
+    (2000..2120).contains(&reason.code)
+        || (2180..2200).contains(&reason.code)
+        || (2200..2300).contains(&reason.code)
 }
 
 /// The problem document of a reason (RFC 9457).

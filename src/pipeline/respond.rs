@@ -55,6 +55,9 @@ pub async fn respond(
     let mut body =
         Incoming::within(upstream_framing, Origin::Upstream, received, lent.head_bytes, response_max);
     body.set_times(times.stream_idle, core.coarse_ms() + lifetime);
+    if x.request.table.te_trailers {
+        body.keep_trailers();
+    }
     let open_ended = framing == BodyLength::UntilClose;
     if open_ended {
         client.transport.socket().set_open_ended(true);
@@ -73,7 +76,10 @@ pub async fn respond(
         Ok(count) => {
             x.facts.bytes_out += count;
             client.transport.socket().clear_deadline();
-            let reusable = x.response.table.keep_alive && lent.request_sent && body.rest().is_empty();
+            let reusable = x.response.table.keep_alive
+                && lent.request_sent
+                && !x.request.table.body_unanticipated
+                && body.rest().is_empty();
             if reusable && upstream_framing != BodyLength::UntilClose {
                 route.upstream.keep(lent.guard.member(), lent.connection, core.coarse_ms());
             }

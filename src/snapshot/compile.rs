@@ -16,6 +16,7 @@ use crate::config::unit;
 use crate::control::process_log::{Code as LogCode, Line};
 use crate::control::{Parts, exchange};
 use crate::http::forward::RenamedIdentity;
+use crate::http::target::EncodedSlash;
 use crate::http::{HeadLimits, Method};
 use crate::jose::KeySet;
 use crate::policy::admit::maintenance::Maintenance;
@@ -153,6 +154,10 @@ pub fn compile(
     let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
+    let encoded_slash = match operations.iter().any(|operation| operation.keeps_encoded_slash) {
+        true => EncodedSlash::Keep,
+        false => EncodedSlash::Refuse,
+    };
     match (router, compiler.errors.is_empty()) {
         (Some(router), true) => Ok(Snapshot {
             generation,
@@ -165,6 +170,7 @@ pub fn compile(
             logins: config.login.names().map(Box::from).collect(),
             watched: logins.watched,
             tables,
+            encoded_slash,
             refuse_unrecorded: config
                 .audit
                 .as_ref()
@@ -549,6 +555,7 @@ impl Compiler<'_> {
             response_max: sizes.response_bytes_max,
             timeouts: self.timeouts(api, operation),
             strict_transport,
+            keeps_encoded_slash: api.keeps_encoded_slash(operation),
         }
     }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::control::watch::Subscription;
 use crate::http::HeadLimits;
 use crate::http::forward::RenamedIdentity;
+use crate::http::target::EncodedSlash;
 use crate::observe::ListenerId;
 use crate::policy::Chain;
 use crate::policy::limit::charge::Tables;
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub watched: Vec<Subscription>,
     /// The counters of all limits, the same over all snapshots.
     pub tables: Arc<Tables>,
+    /// Whether some operation takes `%2F` in its path, so that the router has to see it.
+    pub encoded_slash: EncodedSlash,
     /// `audit.on_full: refuse`: a refusal that cannot be put on record is answered 503.
     pub refuse_unrecorded: bool,
 }
@@ -183,6 +186,8 @@ pub struct Operation {
     pub timeouts: Timeouts,
     /// Whether `Strict-Transport-Security` may be sent.
     pub strict_transport: bool,
+    /// Whether its path may hold `%2F`.
+    pub keeps_encoded_slash: bool,
 }
 
 /// Bounds of a request head that are known only once its operation is.

@@ -65,6 +65,9 @@ pub const MAINTENANCE_OVER: Code = Code::new(1441);
 /// Nobody may call an operation.
 pub const NOBODY: Code = Code::new(1510);
 
+/// `encoded_slash` where no request is forwarded.
+pub const SLASH_UNUSED: Code = Code::new(1430);
+
 pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>, today: Date) {
     over(draft.node.maintenance.as_ref(), bind, today);
     let Some(apis) = &draft.apis else { return };
@@ -194,6 +197,13 @@ fn one_operation(api: &Api, operation: &Operation, bind: &mut Bind<'_>) {
         ),
         _ => {}
     }
+    if let (Some(slash), false) = (operation.encoded_slash, matches!(operation.route, Route::Forward)) {
+        bind.error(
+            ConfigError::new(SLASH_UNUSED, "this operation is not forwarded", slash.span)
+                .why("an encoded slash is kept only where an upstream needs it")
+                .fix("delete `encoded_slash`"),
+        );
+    }
     inner(&operation.limits, (!api.limits.is_empty()).then(|| api.limits[0].span), "limits", bind);
     inner(&operation.sizes, api.sizes.map(|_| api.span), "sizes", bind);
     inner(&operation.timeouts, api.timeouts.map(|_| api.span), "timeouts", bind);
@@ -228,6 +238,7 @@ fn closed(api: &Api, bind: &mut Bind<'_>) {
     unused.extend(api.to.as_ref().map(|to| ("to", to.upstream.span)));
     unused.extend(api.limits.first().map(|limit| ("limits", limit.span)));
     unused.extend(api.body.as_ref().map(|body| ("body", body.span)));
+    unused.extend(api.encoded_slash.map(|slash| ("encoded_slash", slash.span)));
     unused.extend(api.identity.first().map(|(name, _)| ("identity", name.span)));
     unused.extend(api.methods.first().map(|method| ("methods", method.span)));
     unused.extend(api.maintenance.as_ref().map(|maintenance| ("maintenance", maintenance.span)));

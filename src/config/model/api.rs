@@ -54,6 +54,8 @@ pub struct Api {
     pub methods: Vec<Spanned<RawMethod>>,
     /// A time in which it serves nothing.
     pub maintenance: Option<Maintenance>,
+    /// What becomes of `%2F` in a path.
+    pub encoded_slash: Option<Spanned<EncodedSlash>>,
     /// Other names for identity fields: (field, what it holds).
     pub identity: Vec<(Spanned<HeaderName>, Spanned<IdentityField>)>,
     /// Which keys were written: a key that was refused is not missing.
@@ -111,6 +113,15 @@ pub enum ClientHost {
     Upstream,
 }
 
+/// What becomes of `%2F` in a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodedSlash {
+    /// 400.
+    Refuse,
+    /// It goes on as it is, part of its segment.
+    Keep,
+}
+
 /// What an identity field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IdentityField {
@@ -139,6 +150,8 @@ pub struct Operation {
     pub raw: Option<Spanned<String>>,
     /// What its body must be.
     pub body: Option<Scoped<Body>>,
+    /// What becomes of `%2F` in its path; `None`: what its API says.
+    pub encoded_slash: Option<Spanned<EncodedSlash>>,
     /// Limits by rate.
     pub limits: Option<Scoped<Vec<Limit>>>,
     /// Bounds on sizes.
@@ -248,6 +261,12 @@ impl Api {
         }
     }
 
+    /// Whether an operation, or the API itself, takes `%2F` in its path.
+    pub fn keeps_encoded_slash(&self, operation: Option<&Operation>) -> bool {
+        let inner = operation.and_then(|operation| operation.encoded_slash);
+        inner.or(self.encoded_slash).is_some_and(|slash| slash.value == EncodedSlash::Keep)
+    }
+
     /// The limits of the API that an operation keeps. Those of [`Operation::limits`] come on top.
     pub fn limits_of(&self, operation: Option<&Operation>) -> &[Limit] {
         match operation.and_then(|operation| operation.limits.as_ref()) {
@@ -287,6 +306,8 @@ pub static API: Table = Table {
         )
         .default("all but CONNECT and TRACE"),
         Key::optional("maintenance", Maintenance::SHAPE, "answer 503 for a while, for this reason"),
+        Key::optional("encoded_slash", EncodedSlash::SHAPE, "what becomes of `%2F` in a path")
+            .default("refuse"),
         Key::optional("identity", Shape::Named(&IdentityField::SHAPE), "other names for the identity fields")
             .default("`X-Ringwall-Subject` and so on"),
         Key::later("spec", "operations from an OpenAPI document"),
@@ -326,6 +347,8 @@ pub static OPERATION: Table = Table {
         Key::optional("sizes", <Scoped<Sizes>>::SHAPE, "bounds on sizes"),
         Key::optional("headers", <Scoped<HeaderEdits>>::SHAPE, "fields to set and remove"),
         Key::optional("timeouts", <Scoped<Timeouts>>::SHAPE, "times"),
+        Key::optional("encoded_slash", EncodedSlash::SHAPE, "what becomes of `%2F` in its path")
+            .default("what its API says"),
         Key::optional("redirect", Redirect::SHAPE, "answer with a redirect"),
         Key::optional("respond", Respond::SHAPE, "answer without an upstream"),
         Key::optional("raw", Shape::Text("why"), "why the template may end in a tail `{+name}`"),
@@ -420,6 +443,7 @@ impl FromNode for Api {
                 body: m.optional("body"),
                 methods: m.optional("methods").unwrap_or_default(),
                 maintenance: m.optional("maintenance"),
+                encoded_slash: m.optional("encoded_slash"),
                 identity: identity.map(|map| map.0).unwrap_or_default(),
                 written,
                 span: m.span(),
@@ -471,6 +495,14 @@ impl FromNode for ClientHost {
     }
 }
 
+impl FromNode for EncodedSlash {
+    const SHAPE: Shape = Shape::Word(&["refuse", "keep"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &[("refuse", EncodedSlash::Refuse), ("keep", EncodedSlash::Keep)])
+    }
+}
+
 impl FromNode for IdentityField {
     const SHAPE: Shape = Shape::Word(&["subject", "issuer", "kind", "login", "scopes", "roles"]);
 
@@ -500,6 +532,7 @@ impl FromNode for Operation {
                 route: Route::Forward,
                 raw: None,
                 body: None,
+                encoded_slash: None,
                 limits: None,
                 sizes: None,
                 headers: None,
@@ -521,13 +554,25 @@ impl FromNode for Operation {
                 None => Some(Route::Forward),
             };
             let body = m.optional("body");
+            let encoded_slash = m.optional("encoded_slash");
             let limits = m.optional("limits");
             let sizes = m.optional("sizes");
             let headers = m.optional("headers");
             let timeouts = m.optional("timeouts");
             let matches = m.required("match")?;
             let route = route.unwrap_or_else(|| Route::Respond(Respond::refused()));
-            Some(Operation { matches, route, raw, body, limits, sizes, headers, timeouts, span: m.span() })
+            Some(Operation {
+                matches,
+                route,
+                raw,
+                body,
+                encoded_slash,
+                limits,
+                sizes,
+                headers,
+                timeouts,
+                span: m.span(),
+            })
         })
     }
 }
