@@ -13,6 +13,8 @@ mod control_process;
 mod control_socket;
 mod control_watch;
 mod demo;
+mod desync;
+mod desync_cases;
 mod discovery;
 mod examples;
 mod fixed_answers;
