@@ -6,7 +6,6 @@
 pub mod buffer;
 pub mod clock;
 pub mod core;
-pub mod desk;
 pub mod driver;
 pub mod guard;
 mod outbox;

@@ -1,3 +1,0 @@
-//! What can be said of a request before anybody asks who sent it.
-
-pub mod maintenance;
