@@ -137,6 +137,7 @@ impl Bench {
             registry.take_core(0).expect("counters"),
             RequestIds::seeded(7),
         );
+        let core_listener = snapshot.listeners[0].id;
         let core = Rc::new(Core::new(0, driver, Arc::new(Node::new(snapshot)), state));
 
         let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).expect("a port");
@@ -146,7 +147,7 @@ impl Bench {
         let mut bench = Bench {
             view: core.view(),
             core,
-            link: Link { transport, peer, announced: None, listener: 0, used: true },
+            link: Link { transport, peer, listener: core_listener, used: true },
             drain: logs.drain,
             names: registry.directory().table(),
             formatter: Formatter::default(),
@@ -295,7 +296,7 @@ fn parse(x: &mut Exchange) {
 #[inline(never)]
 fn admit(x: &mut Exchange, link: &Link, view: &CoreView) {
     let listener = &view.snapshot.listeners[0];
-    let client = Client { transport: &link.transport, listener, listener_index: 0, view };
+    let client = Client { transport: &link.transport, listener, view };
     let found = admit::operation(x, &client, &view.snapshot);
     assert!(found.is_ok(), "{:?}", found.err());
 }
@@ -330,7 +331,7 @@ fn route<'a>(x: &Exchange, view: &'a CoreView) -> forward::Route<'a> {
 #[inline(never)]
 fn encode(x: &mut Exchange, link: &Link, view: &CoreView, out: &mut Buffer) {
     let listener = &view.snapshot.listeners[0];
-    let client = Client { transport: &link.transport, listener, listener_index: 0, view };
+    let client = Client { transport: &link.transport, listener, view };
     let route = route(x, view);
     forward::prepare(x, &client, &route);
     x.facts.upstream = route.upstream_index as u32 + 1;

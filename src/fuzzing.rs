@@ -55,12 +55,7 @@ pub fn address_list(data: &[u8]) {
     crate::accept::prefixes::laws::text(data);
 }
 
-/// A PROXY header: see [`crate::accept::proxy_protocol::replay`].
-pub fn proxy_protocol(data: &[u8]) {
-    crate::accept::proxy_protocol::replay(data);
-}
-
-/// What a client sends before proxies add whom they saw: see [`crate::http::forwarded::replay`].
-pub fn forwarded(data: &[u8]) {
-    crate::http::forwarded::replay(data);
+/// The value of `Content-Type`: see [`crate::http::media_type::law`].
+pub fn media_type(data: &[u8]) {
+    crate::http::media_type::law(data);
 }

@@ -32,8 +32,9 @@ use ringwall::snapshot::compile::{Kept, compile};
 use ringwall::snapshot::names::SnapshotNames;
 use ringwall::sys::socket::{accept, listen};
 use ringwall::worker::core::Node;
+use ringwall::worker::desk::Order;
 use ringwall::worker::driver::Loop;
-use ringwall::worker::run::{Seat, listen_all, run};
+use ringwall::worker::run::{BACKLOG, Seat, run};
 use ringwall::worker::state::CoreState;
 use ringwall::worker::{Buffer, Socket, Wanted, clock};
 use rustls::pki_types::ServerName;
@@ -178,19 +179,23 @@ impl Running {
             now_ms: clock::unix_ms,
         };
         let writer = Writer::start(logs.drain, &log, registry.directory()).expect("a writer");
-        let node = Arc::new(Node::new(snapshot));
-        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listeners = listen_all(&[loopback], CORES).expect("a port");
-        let address = listeners[0][0].local_addr().expect("bound");
+        let listener = snapshot.listeners[0].id;
+        let node = Arc::new(Node::with_desks(snapshot, CORES).expect("desks"));
+        let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        for desk in &node.desks {
+            let socket = ringwall::sys::socket::listen(address, BACKLOG).expect("a port");
+            address = socket.local_addr().expect("bound");
+            desk.lay(Order::Listen { listener, socket }).expect("room");
+        }
         let mut cores = Vec::new();
-        for ((index, listeners), log) in listeners.into_iter().enumerate().zip(logs.cores) {
+        for (index, log) in logs.cores.into_iter().enumerate() {
             let counters = registry.take_core(index).expect("counters");
             let node = Arc::clone(&node);
             let (started, starting) = mpsc::channel();
             cores.push(thread::spawn(move || {
                 IS_DATA_THREAD.set(true);
                 let state = CoreState::new(log, counters, RequestIds::new().expect("randomness"));
-                let seat = Seat { index, cpu: None, driver: wanted(), listeners, node, state };
+                let seat = Seat { index, cpu: None, driver: wanted(), node, state };
                 run(seat, |choice| started.send(choice.driver).expect("somebody waits"))
             }));
             starting.recv().expect("the core runs");

@@ -3,9 +3,7 @@
 //! No accept operation is ever in flight: dropping one would leak the accepted socket, and one in flight keeps the listening
 //! socket alive. We wait for readiness and call `accept4` until it would block.
 
-pub mod gate;
 pub mod prefixes;
-pub mod proxy_protocol;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -33,14 +31,15 @@ const ACCEPT_BATCH: usize = 64;
 /// Pause after an accept, or a wait for one, that failed for lack of descriptors or memory.
 const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Accepts on one listener of one core until the node drains.
-pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: usize, stretches: Rc<S>)
+/// Accepts on one socket of one core until the node drains, or its listener leaves. `index` is that listener's
+/// [id](crate::snapshot::Listener::id).
+pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: u32, stretches: Rc<S>)
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
-    let _accepting = Accepting::new(&core);
+    let accepting = Accepting::new(&core);
     loop {
-        let pause = match somebody_waits(&core, &listener, index).await {
+        let pause = match somebody_waits(&core, &listener, index, accepting.place).await {
             Waiting::Closed => break,
             Waiting::Somebody => let_in(&core, &listener, index, &stretches, ACCEPT_BATCH).is_err(),
             // Nothing can be told of the socket now; it is asked again rather than given up.
@@ -50,7 +49,8 @@ where
             monoio::time::sleep(EXHAUSTED_PAUSE).await;
         }
     }
-    // The node drains. Closing a listening socket resets whoever waits in its queue, so they are let in first.
+    // Closing the last descriptor of a listening socket resets whoever waits in its queue, so they are let in first. It is never
+    // shut down: where another process has taken it over, it is the same socket.
     let _ = let_in(&core, &listener, index, &stretches, BACKLOG as usize);
 }
 
@@ -61,7 +61,7 @@ struct Exhausted;
 fn let_in<S>(
     core: &Rc<Core>,
     listener: &TcpListener,
-    index: usize,
+    index: u32,
     stretches: &Rc<S>,
     most: usize,
 ) -> Result<(), Exhausted>
@@ -81,18 +81,23 @@ where
 }
 
 /// Counts a loop while it accepts: a core with one has not drained.
-struct Accepting(Rc<Core>);
+struct Accepting {
+    core: Rc<Core>,
+    /// Among those that are told of changes.
+    place: usize,
+}
 
 impl Accepting {
     fn new(core: &Rc<Core>) -> Accepting {
         core.accepting.set(core.accepting.get() + 1);
-        Accepting(Rc::clone(core))
+        Accepting { core: Rc::clone(core), place: core.take_place() }
     }
 }
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        self.0.accepting.set(self.0.accepting.get() - 1);
+        self.core.give_place(self.place);
+        self.core.accepting.set(self.core.accepting.get() - 1);
     }
 }
 
@@ -107,13 +112,13 @@ enum Waiting {
 }
 
 /// Waits until somebody wants to be accepted, or nobody is to be any more.
-async fn somebody_waits(core: &Core, listener: &TcpListener, index: usize) -> Waiting {
+async fn somebody_waits(core: &Core, listener: &TcpListener, index: u32, place: usize) -> Waiting {
     let mut readable = pin!(listener.readable(false));
     poll_fn(|context| {
-        if core.is_closed() {
+        if core.is_closed(index) {
             return Poll::Ready(Waiting::Closed);
         }
-        core.wake_at_close(index, context.waker());
+        core.wake_at_change(place, context.waker());
         readable.as_mut().poll(context).map(|result| match result {
             Ok(()) => Waiting::Somebody,
             Err(_) => Waiting::Unknown,
@@ -122,13 +127,10 @@ async fn somebody_waits(core: &Core, listener: &TcpListener, index: usize) -> Wa
     .await
 }
 
-fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index: usize, stretches: &Rc<S>)
+fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index: u32, stretches: &Rc<S>)
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
-    if let Err(reason) = gate::admit(core, index, peer) {
-        return gate::turn_away(core, index, peer, reason, &stream);
-    }
     let Ok(socket) = Socket::new(stream, core.driver) else { return };
     let open = Open::new(core, index);
     let life = life(Rc::clone(core), open, socket, peer, index, Rc::clone(stretches));
@@ -143,7 +145,7 @@ fn life<S>(
     open: Open,
     socket: Socket,
     peer: SocketAddr,
-    index: usize,
+    index: u32,
     stretches: Rc<S>,
 ) -> impl Future<Output = ()>
 where
@@ -151,25 +153,18 @@ where
 {
     async move {
         let _open = open;
-        let announced = match gate::is_spoken_for(&core, index) {
-            false => None,
-            true => match Box::pin(gate::introduced(&core, index, peer, &socket)).await {
-                Some(announced) => Some(announced),
-                None => return,
-            },
-        };
         let Some(transport) = secure(socket, index, &core).await else { return };
-        let link = Link { transport, peer, announced, listener: index, used: false };
+        let link = Link { transport, peer, listener: index, used: false };
         downstream::connection(core, link, stretches).await;
     }
 }
 
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
 /// connection stays small.
-async fn secure(socket: Socket, index: usize, core: &Rc<Core>) -> Option<Transport> {
+async fn secure(socket: Socket, index: u32, core: &Rc<Core>) -> Option<Transport> {
     {
         let view = core.view();
-        let listener = view.snapshot.listeners.get(index)?;
+        let listener = view.snapshot.listener(index)?;
         if listener.tls.is_none() {
             return Some(Transport::Plain(socket));
         }
@@ -181,7 +176,7 @@ async fn secure(socket: Socket, index: usize, core: &Rc<Core>) -> Option<Transpo
         Some(stream) if stream.session().is_resumed() => Handshake::Resumed,
         Some(_) => Handshake::Full,
     };
-    let listener = core.view().snapshot.names.listener(index);
+    let listener = core.view().snapshot.listener_name(index);
     core.state.borrow().metrics.handshake(listener, how);
     let stream = stream?;
     stream.socket().clear_deadline();
@@ -189,7 +184,7 @@ async fn secure(socket: Socket, index: usize, core: &Rc<Core>) -> Option<Transpo
 }
 
 /// The hello is looked at first: who asks for somebody else costs no session and no key exchange, who says nothing no buffer.
-async fn shake_hands(socket: Socket, index: usize, core: &Core) -> Option<Box<TlsStream>> {
+async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Option<Box<TlsStream>> {
     socket.readable().await.ok()?;
     let mut wire = Buffer::small();
     let told = loop {
@@ -208,7 +203,7 @@ async fn shake_hands(socket: Socket, index: usize, core: &Core) -> Option<Box<Tl
         Err(alert) => Err(alert),
         Ok(hello) => {
             let view = core.view();
-            let profile = view.snapshot.listeners.get(index)?.tls.as_ref()?;
+            let profile = view.snapshot.listener(index)?.tls.as_ref()?;
             match profile.serves(hello.server_name.as_deref()) {
                 true => Ok(profile.session().ok()?),
                 false => Err(Alert::UnrecognizedName),
@@ -237,8 +232,8 @@ struct Open {
 }
 
 impl Open {
-    fn new(core: &Rc<Core>, index: usize) -> Open {
-        let listener = core.view().snapshot.names.listener(index);
+    fn new(core: &Rc<Core>, index: u32) -> Open {
+        let listener = core.view().snapshot.listener_name(index);
         core.connections.set(core.connections.get() + 1);
         core.state.borrow().metrics.connection_opened(listener);
         Open { core: Rc::clone(core), listener }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::config::model::{Api, GateMode, Limit, Listener, Mode, Surface, Tls};
+use crate::config::model::{Api, GateMode, Limit, Listener, Maintenance, Mode, Surface, Tls};
 use crate::config::{self, Code, Config, ConfigError, Errors, Loaded};
 use crate::schema::{Options, Program};
 use crate::snapshot::compile::{Kept, addresses, compile};
@@ -89,8 +89,8 @@ fn schema_notes(config: &Config) -> Vec<ConfigError> {
     for (_, api) in config.apis.iter() {
         let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
         let inner = operations.filter_map(|(_, operation)| operation.body.as_ref()).map(|body| &body.value);
-        for body in api.body.iter().chain(inner) {
-            let path = &body.schema.value.0;
+        for schema in api.body.iter().chain(inner).filter_map(|body| body.schema.as_ref()) {
+            let path = &schema.value.0;
             // It was read and compiled a moment ago; if it is gone now, there is nothing to remark.
             let Ok(text) = std::fs::read_to_string(path) else { continue };
             let Ok(compiled) = Program::compile(&text, Options::default()) else { continue };
@@ -99,7 +99,7 @@ fn schema_notes(config: &Config) -> Vec<ConfigError> {
                 ConfigError::note(
                     SCHEMA_REMARK,
                     format!("{place}: `{}`: {}", note.keyword, note.message),
-                    body.schema.span,
+                    schema.span,
                 )
             }));
         }
@@ -120,8 +120,14 @@ pub fn summary(name: &str, config: &Config) -> String {
         line(1, format!("listens on {}", listener_words(listener)));
     }
     line(1, format!("{}, {}", count(config.upstreams.len(), "upstream"), count(config.login.len(), "login")));
+    if let Some(maintenance) = &config.node.maintenance {
+        line(1, format!("everything is {}", maintenance.words()));
+    }
     for (name, api) in config.apis.iter() {
         line(1, format!("{} at {}{}: {}", name.value, api.base.value, hosts(api), surface_words(api)));
+        if let Some(maintenance) = &api.maintenance {
+            line(2, maintenance.words());
+        }
         for (within, limit) in limits(api) {
             line(2, limit_words(within, limit));
         }
@@ -223,6 +229,7 @@ fn summary_json(config: &Config) -> Value {
                 "operations": api.operations().map_or(0, |operations| operations.len()),
                 "grants": api.allow.as_ref().map_or(0, |allow| allow.grants.len()),
                 "limits": limits,
+                "maintenance": api.maintenance.as_ref().map(maintenance_json),
             })
         })
         .collect();
@@ -231,6 +238,15 @@ fn summary_json(config: &Config) -> Value {
         "upstreams": config.upstreams.names().collect::<Vec<_>>(),
         "logins": config.login.names().collect::<Vec<_>>(),
         "apis": apis,
+        "maintenance": config.node.maintenance.as_ref().map(maintenance_json),
+    })
+}
+
+fn maintenance_json(maintenance: &Maintenance) -> Value {
+    json!({
+        "reason": maintenance.reason.value,
+        "until": maintenance.until.as_ref().map(|until| until.value.to_string()),
+        "except": maintenance.except.iter().map(|network| network.value.to_string()).collect::<Vec<_>>(),
     })
 }
 

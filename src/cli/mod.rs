@@ -17,6 +17,7 @@ pub mod keys;
 pub mod reload;
 pub mod run;
 pub mod schema;
+pub mod upgrade;
 
 /// A secure API gateway and L7 edge proxy in one binary
 #[derive(Parser, Debug)]
@@ -48,6 +49,8 @@ enum Verb {
     Check(check::Arguments),
     /// Have the running process read its configuration again
     Reload(reload::Arguments),
+    /// Have the running process hand over to a new one without losing a connection
+    Upgrade(upgrade::Arguments),
     /// Make, rotate, revoke and list API keys
     Keys(keys::Arguments),
     /// Print the JSON Schema of the configuration, for editors
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Run(arguments)) => run::run(arguments),
         Some(Verb::Check(arguments)) => check::run(arguments),
         Some(Verb::Reload(arguments)) => reload::run(arguments),
+        Some(Verb::Upgrade(arguments)) => upgrade::run(arguments),
         Some(Verb::Keys(arguments)) => keys::run(arguments),
         Some(Verb::Schema(arguments)) => schema::run(arguments),
         Some(Verb::Help(arguments)) => help::run(arguments),

@@ -15,6 +15,9 @@ pub struct Arguments {
     /// The driver: auto, io_uring, io_uring-plain or epoll; overrides `node.driver`
     #[arg(long, value_name = "DRIVER", value_parser = driver)]
     pub driver: Option<Wanted>,
+    /// Write the number of the process that serves to this file; after an upgrade that of the new one
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
     /// Refuse to start while an exception of the configuration has ended
     #[arg(long)]
     pub strict: bool,
@@ -43,6 +46,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         strict: arguments.strict,
         quiet: false,
         silent_log: false,
+        pid_file: arguments.pid_file.clone(),
+        hands_over: true,
     };
     match start(settings) {
         Ok(running) => exit_code(running.supervise()),

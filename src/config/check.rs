@@ -34,7 +34,7 @@ pub fn check(draft: &Draft, bind: &mut Bind<'_>, today: Date) -> Vec<ConfigError
     listen::check(draft, bind);
     upstream::check(draft, bind);
     login::check(draft, bind);
-    api::check(draft, bind);
+    api::check(draft, bind, today);
     node(draft, bind);
     expired(draft, today)
 }

@@ -125,6 +125,23 @@ impl Admin {
         self.address
     }
 
+    /// Takes a socket over that another process has bound and listens on.
+    ///
+    /// # Errors
+    /// Those of `fcntl` and `getsockname`.
+    pub fn adopt(listener: StdListener) -> io::Result<Admin> {
+        listener.set_nonblocking(true)?;
+        Ok(Admin { address: listener.local_addr()?, listener })
+    }
+
+    /// A second handle on the listening socket.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone_listener(&self) -> io::Result<StdListener> {
+        self.listener.try_clone()
+    }
+
     /// Serves `pages`, for ever. Runs on the control thread.
     ///
     /// # Errors

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +17,10 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+
+use crate::sys::address::Address;
 
 /// The most fields of a response head.
 const FIELDS_MAX: usize = 100;
@@ -81,12 +82,18 @@ pub struct TlsTo {
 ///
 /// # Errors
 /// [`ExchangeError::Connect`] or [`ExchangeError::Tls`].
-pub async fn connect(address: SocketAddr, tls: Option<&TlsTo>) -> Result<Box<dyn Stream>, ExchangeError> {
-    let stream =
-        TcpStream::connect(address).await.map_err(|error| ExchangeError::Connect(error.to_string()))?;
-    let _ = stream.set_nodelay(true);
+pub async fn connect(address: &Address, tls: Option<&TlsTo>) -> Result<Box<dyn Stream>, ExchangeError> {
+    let refused = |error: std::io::Error| ExchangeError::Connect(error.to_string());
+    let stream: Box<dyn Stream> = match address {
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await.map_err(refused)?;
+            let _ = stream.set_nodelay(true);
+            Box::new(stream)
+        }
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(refused)?),
+    };
     match tls {
-        None => Ok(Box::new(stream)),
+        None => Ok(stream),
         Some(tls) => {
             let connector = TlsConnector::from(tls.config.clone());
             let stream = connector

@@ -19,6 +19,7 @@ use rustls::pki_types::ServerName;
 use super::address_guard::{AddressGuard, AddressKind, Origin, kind};
 use super::dns::{Resolve, host_name_error};
 use super::exchange::{self, ExchangeError, TlsTo};
+use crate::sys::address::Address;
 
 /// The longest URL that is taken, in bytes.
 pub const URL_BYTES_MAX: usize = 2048;
@@ -277,8 +278,8 @@ impl Client {
         };
         let mut last = ExchangeError::Connect("no address".to_owned());
         for address in addresses.into_iter().take(ADDRESSES_TRIED_MAX) {
-            let address = SocketAddr::new(address, url.port);
-            let connecting = exchange::connect(address, tls.as_ref());
+            let address = Address::from(SocketAddr::new(address, url.port));
+            let connecting = exchange::connect(&address, tls.as_ref());
             let stream = match exchange::within(CONNECT_TIME_MAX, connecting).await {
                 Some(Ok(stream)) => stream,
                 Some(Err(error)) => {

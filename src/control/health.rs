@@ -9,19 +9,16 @@
 //! Called by the snapshot's compiler, which holds a [`Target`] for as long as the snapshot lives.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::{BuildHasher as _, Hash, RandomState};
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::dns::{Addresses, Names};
-use super::exchange::{self, AbortOnDrop, ExchangeError, TlsTo};
+use super::exchange::{self, AbortOnDrop, TlsTo};
 use super::process_log::{Code, Line};
+use crate::sys::address::Address;
 
 /// The most bytes of a probe's answer that are read; a health page has no business being longer.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -31,34 +28,13 @@ pub const TARGET_DOWN: Code = Code::new(6042, "target is down");
 /// A target answers its probe again.
 pub const TARGET_UP: Code = Code::new(6043, "target is up");
 
-/// Where a target is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Destination {
-    /// A TCP address by name; the name's first addresses are tried in turn.
-    Name(String, u16),
-    /// A TCP address.
-    Address(SocketAddr),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Destination::Name(name, port) => write!(f, "{name}:{port}"),
-            Destination::Address(address) => write!(f, "{address}"),
-            Destination::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
 /// What is probed and how. Two snapshots with equal probes share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Probe {
     /// The upstream's name in the configuration, for the log.
     pub upstream: String,
     /// Where.
-    pub destination: Destination,
+    pub destination: Address,
     /// The `Host` field.
     pub authority: String,
     /// Path and query of the request.
@@ -79,7 +55,7 @@ impl Probe {
     /// A probe of `destination` with the defaults.
     pub fn new(
         upstream: &str,
-        destination: Destination,
+        destination: Address,
         authority: &str,
         target: &str,
         every: Duration,
@@ -137,14 +113,13 @@ impl Target {
 #[derive(Clone)]
 pub struct Health {
     runtime: Handle,
-    names: Names,
     by_probe: Arc<Mutex<HashMap<Probe, Weak<Target>>>>,
 }
 
 impl Health {
-    /// Probes that run on `runtime` and find names with `names`.
-    pub fn new(runtime: Handle, names: Names) -> Health {
-        Health { runtime, names, by_probe: Arc::default() }
+    /// Probes that run on `runtime`.
+    pub fn new(runtime: Handle) -> Health {
+        Health { runtime, by_probe: Arc::default() }
     }
 
     /// The health of what `probe` describes; the first caller starts the probing. It ends with the last holder.
@@ -160,11 +135,7 @@ impl Health {
             probes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         });
-        let addresses = match &probe.destination {
-            Destination::Name(name, _) => Some(self.names.addresses(name)),
-            Destination::Address(_) | Destination::Unix(_) => None,
-        };
-        let task = AbortOnDrop(self.runtime.spawn(keep(shared.clone(), addresses, tls)));
+        let task = AbortOnDrop(self.runtime.spawn(keep(shared.clone(), tls)));
         let target = Arc::new(Target { shared, _task: task });
         by_probe.insert(probe, Arc::downgrade(&target));
         target
@@ -203,19 +174,15 @@ impl Judge {
     }
 }
 
-async fn keep(shared: Arc<Shared>, addresses: Option<Arc<Addresses>>, tls: Option<TlsTo>) {
+async fn keep(shared: Arc<Shared>, tls: Option<TlsTo>) {
     let probe = &shared.probe;
     let mut judge = Judge::new(probe.down_after, probe.up_after);
-    if let Some(addresses) = &addresses {
-        addresses.settled().await;
-    }
     // Targets that were configured together are not probed together.
     let random = RandomState::new();
     let mut rounds = 0_u64;
     tokio::time::sleep(spread(&random, rounds, probe.every / 4)).await;
     loop {
-        let result =
-            exchange::within(probe.timeout, probe_once(probe, addresses.as_deref(), tls.as_ref())).await;
+        let result = exchange::within(probe.timeout, probe_once(probe, tls.as_ref())).await;
         let result = result.unwrap_or_else(|| Err("no answer in time".to_owned()));
         shared.probes.fetch_add(1, Ordering::Relaxed);
         if result.is_err() {
@@ -242,41 +209,14 @@ fn spread(random: &RandomState, round: u64, most: Duration) -> Duration {
 }
 
 /// One probe: any 2xx is healthy. A redirect is not followed and not healthy: it says nothing of the target.
-async fn probe_once(probe: &Probe, addresses: Option<&Addresses>, tls: Option<&TlsTo>) -> Result<(), String> {
-    let stream = match (&probe.destination, addresses) {
-        (Destination::Unix(path), _) => {
-            let stream = tokio::net::UnixStream::connect(path).await.map_err(|error| error.to_string())?;
-            Ok(Box::new(stream) as Box<dyn exchange::Stream>)
-        }
-        (Destination::Address(address), _) => exchange::connect(*address, tls).await,
-        (Destination::Name(_, port), Some(addresses)) => {
-            let current: Arc<Vec<IpAddr>> = addresses.cell().load_full();
-            connect_first(&current, *port, tls).await
-        }
-        (Destination::Name(..), None) => return Err("the name is not resolved".to_owned()),
-    };
-    let stream = stream.map_err(|error| error.to_string())?;
+async fn probe_once(probe: &Probe, tls: Option<&TlsTo>) -> Result<(), String> {
+    let stream = exchange::connect(&probe.destination, tls).await.map_err(|error| error.to_string())?;
     let answered = exchange::get(stream, &probe.authority, &probe.target, "*/*", BODY_BYTES_MAX).await;
     match answered {
         Ok(answered) if answered.status.is_success() => Ok(()),
         Ok(answered) => Err(format!("status {}", answered.status.as_u16())),
         Err(error) => Err(error.to_string()),
     }
-}
-
-async fn connect_first(
-    addresses: &[IpAddr],
-    port: u16,
-    tls: Option<&TlsTo>,
-) -> Result<Box<dyn exchange::Stream>, ExchangeError> {
-    let mut last = ExchangeError::Connect("the name has no address".to_owned());
-    for &address in addresses {
-        match exchange::connect(SocketAddr::new(address, port), tls).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]

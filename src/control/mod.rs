@@ -11,14 +11,15 @@
 //! metrics go on meanwhile.
 
 pub mod address_guard;
-pub mod address_lists;
 pub mod admin;
 pub mod dns;
 pub mod doorbell;
 pub mod exchange;
 pub mod fetch;
+pub mod handover;
 pub mod health;
 pub mod keys;
+pub mod listeners;
 pub mod membership;
 pub mod private_file;
 pub mod process_log;
@@ -41,18 +42,20 @@ use ipnet::IpNet;
 use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use self::address_guard::AddressGuard;
 use self::admin::{Admin, Pages};
 use self::dns::{Names, Resolve, SystemResolver};
 use self::fetch::{Client, FetchLimits};
+use self::handover::{Failure, Successor};
 use self::health::Health;
 use self::keys::schedule::Times;
 use self::keys::{Keys, ParseKeys};
 use self::membership::Membership;
 use self::process_log::{Code, Line};
 use self::signals::{Signal, Signals};
-use self::socket::{ControlSocket, Response, Verb};
+use self::socket::{ControlSocket, Request, Response, Verb};
 use self::watch::{Subscription, Watcher};
 use crate::observe::TargetId;
 use crate::upstream::NameTargets;
@@ -76,6 +79,12 @@ pub enum ReloadCause {
 pub enum Event {
     /// Read the configuration again; say how it went.
     Reload(ReloadCause, Reply),
+    /// Go back to the configuration before the one that runs; say how it went.
+    Rollback(Reply),
+    /// Hand over to a new process, of this program or that one; say how it went.
+    Upgrade(Option<PathBuf>, Reply),
+    /// How it went with the new process.
+    Succession(Result<Successor, Failure>, Reply),
     /// Open the log files again.
     ReopenLogs(Reply),
     /// Drain: readiness off, no new connections, the deadline runs. The reply comes at once.
@@ -92,6 +101,11 @@ pub enum Event {
 pub struct Reply(Option<oneshot::Sender<Response>>);
 
 impl Reply {
+    /// Nobody waits.
+    pub fn to_nobody() -> Reply {
+        Reply(None)
+    }
+
     /// Sends the response.
     pub fn send(self, response: Response) {
         if let Some(sender) = self.0 {
@@ -149,6 +163,17 @@ pub struct Faces {
     pub admin: Option<(Admin, Pages)>,
     /// The bound control socket.
     pub socket: Option<ControlSocket>,
+}
+
+/// Metrics and verbs as they are served. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Serving(Vec<AbortHandle>);
+
+impl Serving {
+    /// Takes no more of them; what has begun is finished. Signals are heard on.
+    pub fn stop(self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 /// Why the control thread did not start.
@@ -243,6 +268,11 @@ impl<K: Send + Sync + 'static> Control<K> {
         &self.events.1
     }
 
+    /// For another thread that has something for the supervisor to do.
+    pub fn sender(&self) -> Sender<Event> {
+        self.events.0.clone()
+    }
+
     /// Watches the files that the configuration consists of; a change becomes [`Event::Reload`].
     pub fn watch_config(&self, files: Vec<PathBuf>) -> Subscription {
         let events = self.events.0.clone();
@@ -253,8 +283,9 @@ impl<K: Send + Sync + 'static> Control<K> {
     }
 
     /// Begins to hear signals, serve metrics and take verbs.
-    pub fn serve(&self, faces: Faces) {
+    pub fn serve(&self, faces: Faces) -> Serving {
         let Faces { signals, admin, socket } = faces;
+        let mut serving = Serving(Vec::new());
         if let Some(signals) = signals {
             let events = self.events.0.clone();
             let watcher = self.parts.watcher.clone();
@@ -268,6 +299,7 @@ impl<K: Send + Sync + 'static> Control<K> {
                             Event::Reload(ReloadCause::Signal, Reply(None))
                         }
                         Signal::ReopenLogs => Event::ReopenLogs(Reply(None)),
+                        Signal::Upgrade => Event::Upgrade(None, Reply(None)),
                         Signal::Drain => Event::Drain(Reply(None)),
                         Signal::Stop => Event::Stop,
                     };
@@ -276,15 +308,18 @@ impl<K: Send + Sync + 'static> Control<K> {
             );
         }
         if let Some((admin, pages)) = admin {
-            self.spawn("admin", admin.serve(pages));
+            serving.0.push(self.spawn("admin", admin.serve(pages)));
         }
         if let Some(socket) = socket {
             let events = self.events.0.clone();
-            self.spawn(
+            serving.0.push(self.spawn(
                 "socket",
-                socket.serve(move |verb, sender| {
+                socket.serve(move |request, sender| {
                     let reply = Reply(Some(sender));
+                    let Request { verb, binary } = request;
                     let event = match verb {
+                        Verb::Rollback => Event::Rollback(reply),
+                        Verb::Upgrade => Event::Upgrade(binary, reply),
                         Verb::Reload => Event::Reload(ReloadCause::Socket, reply),
                         Verb::Status => Event::Status(reply),
                         Verb::ReopenLogs => Event::ReopenLogs(reply),
@@ -292,8 +327,9 @@ impl<K: Send + Sync + 'static> Control<K> {
                     };
                     let _ = events.send(event);
                 }),
-            );
+            ));
         }
+        serving
     }
 
     /// Waits until the keys and names that a new snapshot asked for were had, or could not be had, and no longer than
@@ -314,14 +350,23 @@ impl<K: Send + Sync + 'static> Control<K> {
         self.runtime.block_on(work)
     }
 
-    fn spawn(&self, part: &'static str, work: impl Future<Output = io::Result<()>> + Send + 'static) {
+    fn spawn(
+        &self,
+        part: &'static str,
+        work: impl Future<Output = io::Result<()>> + Send + 'static,
+    ) -> AbortHandle {
         let running = self.runtime.spawn(work);
+        let handle = running.abort_handle();
         self.runtime.spawn(async move {
-            let ended = running.await.map_err(io::Error::other).flatten();
+            let ended = match running.await {
+                Err(error) if error.is_cancelled() => Ok(()),
+                ended => ended.map_err(io::Error::other).flatten(),
+            };
             if let Err(error) = ended {
                 Line::error(CONTROL_PART_ENDED).with("part", part).with("why", error).emit();
             }
         });
+        handle
     }
 }
 
@@ -357,6 +402,6 @@ fn make_parts<K: Send + Sync + 'static>(runtime: &Handle, options: Options<K>) -
         options.key_times,
         options.on_publish,
     );
-    let health = Health::new(runtime.clone(), names.clone());
+    let health = Health::new(runtime.clone());
     Parts { keys: Arc::new(keys), health, membership, names, watcher }
 }

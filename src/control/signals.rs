@@ -1,6 +1,6 @@
 //! Unix signals, as what they mean to Ringwall.
 //!
-//! HUP reload · USR1 reopen logs · TERM and QUIT drain with a deadline · a second TERM, or INT, at once. Each
+//! HUP reload · USR1 reopen logs · USR2 upgrade · TERM and QUIT drain with a deadline · a second TERM, or INT, at once. Each
 //! signal writes a byte into a socket of its own (async-signal-safe, by signal-hook), which the control thread
 //! reads. Registered before the data threads start, so that none of them is ever interrupted by a default
 //! action. Called by the supervisor.
@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::low_level::{pipe, unregister};
 use tokio::net::UnixStream;
 
@@ -20,6 +20,8 @@ pub enum Signal {
     Reload,
     /// Open the log files again (USR1), after a rotation.
     ReopenLogs,
+    /// Hand over to a new process (USR2).
+    Upgrade,
     /// Take no new connection, finish what runs, within the deadline (TERM, QUIT).
     Drain,
     /// End now (INT, or TERM while draining).
@@ -27,12 +29,12 @@ pub enum Signal {
 }
 
 /// The raw signals' order of importance is the order of this table: what ends us is looked at first.
-const LISTENED: [i32; 5] = [SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1];
+const LISTENED: [i32; 6] = [SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2];
 
 /// Registered signals. Dropping it leaves the signals ignored, not lethal: signal-hook keeps its handler.
 pub struct Signals {
-    streams: [StdStream; 5],
-    ids: [SigId; 5],
+    streams: [StdStream; LISTENED.len()],
+    ids: [SigId; LISTENED.len()],
 }
 
 impl Signals {
@@ -65,7 +67,7 @@ impl Signals {
             streams.push(UnixStream::from_std(stream.try_clone()?)?);
         }
         let mut escalation = Escalation::default();
-        let [int, term, quit, hup, usr1] = streams.as_slice() else { return Ok(()) };
+        let [int, term, quit, hup, usr1, usr2] = streams.as_slice() else { return Ok(()) };
         loop {
             let (signal, count) = tokio::select! {
                 biased;
@@ -74,6 +76,7 @@ impl Signals {
                 count = count(quit) => (SIGQUIT, count?),
                 count = count(hup) => (SIGHUP, count?),
                 count = count(usr1) => (SIGUSR1, count?),
+                count = count(usr2) => (SIGUSR2, count?),
             };
             // Ten HUPs in a row are one reload; two TERMs in a row are two.
             let count = if matches!(signal, SIGTERM) { count.min(2) } else { 1 };
@@ -119,6 +122,7 @@ impl Escalation {
         match signal {
             SIGHUP => Some(Signal::Reload),
             SIGUSR1 => Some(Signal::ReopenLogs),
+            SIGUSR2 => Some(Signal::Upgrade),
             SIGINT => Some(Signal::Stop),
             SIGTERM if self.draining => Some(Signal::Stop),
             // QUIT asks for grace; asking twice does not take it back.
@@ -142,8 +146,9 @@ mod tests {
             let mut escalation = Escalation::default();
             signals.iter().map(|&signal| escalation.meaning(signal)).collect::<Vec<_>>()
         };
-        use Signal::{Drain, Reload, ReopenLogs, Stop};
+        use Signal::{Drain, Reload, ReopenLogs, Stop, Upgrade};
         assert_eq!(meanings(&[SIGHUP, SIGUSR1, SIGHUP]), [Some(Reload), Some(ReopenLogs), Some(Reload)]);
+        assert_eq!(meanings(&[SIGUSR2, SIGUSR2]), [Some(Upgrade), Some(Upgrade)]);
         assert_eq!(meanings(&[SIGTERM, SIGTERM]), [Some(Drain), Some(Stop)]);
         assert_eq!(meanings(&[SIGQUIT, SIGQUIT, SIGTERM]), [Some(Drain), None, Some(Stop)]);
         assert_eq!(meanings(&[SIGINT]), [Some(Stop)]);

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -58,12 +59,27 @@ pub enum Verb {
     ReopenLogs,
     /// Take no new connection, finish what runs.
     Drain,
+    /// Go back to the configuration before the one that runs.
+    Rollback,
+    /// Hand over to a new process.
+    Upgrade,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What is asked, with what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Request {
-    verb: Verb,
+pub struct Request {
+    /// What is asked.
+    pub verb: Verb,
+    /// Of [`Verb::Upgrade`]: another program than the one that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<PathBuf>,
+}
+
+impl From<Verb> for Request {
+    fn from(verb: Verb) -> Request {
+        Request { verb, binary: None }
+    }
 }
 
 /// One thing that is wrong, as `check` would report it.
@@ -152,17 +168,30 @@ pub fn default_paths() -> Vec<PathBuf> {
 /// A bound socket, not yet served. Its file goes away with it.
 pub struct ControlSocket {
     listener: StdListener,
-    file: SocketFile,
+    file: Arc<SocketFile>,
 }
 
-/// The file of the socket, removed on drop if it is still ours.
-struct SocketFile {
+/// The file of the socket, removed with its last holder if it is still ours.
+#[derive(Debug)]
+pub struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
+    /// It is another process's to remove.
+    lent: AtomicBool,
+}
+
+impl SocketFile {
+    /// Says whether the file is another process's to remove.
+    pub fn set_lent(&self, lent: bool) {
+        self.lent.store(lent, Ordering::Relaxed);
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.lent.load(Ordering::Relaxed) {
+            return;
+        }
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.inode);
         if ours {
             // A process that dropped its privileges may not be allowed to: the next start replaces it.
@@ -224,7 +253,10 @@ impl ControlSocket {
             Ok((metadata.dev(), metadata.ino()))
         })();
         match prepared {
-            Ok(inode) => Ok(ControlSocket { listener, file: SocketFile { path: path.to_owned(), inode } }),
+            Ok(inode) => {
+                let file = SocketFile { path: path.to_owned(), inode, lent: AtomicBool::new(false) };
+                Ok(ControlSocket { listener, file: Arc::new(file) })
+            }
             Err(error) => {
                 let _ = fs::remove_file(&fresh);
                 Err(io(error))
@@ -250,9 +282,34 @@ impl ControlSocket {
         None
     }
 
+    /// Takes a socket over that another process has bound at `path`. The file stays that one's until
+    /// [said otherwise](SocketFile::set_lent).
+    ///
+    /// # Errors
+    /// Those of `fcntl` and `lstat`.
+    pub fn adopt(listener: StdListener, path: &Path) -> io::Result<ControlSocket> {
+        listener.set_nonblocking(true)?;
+        let metadata = fs::symlink_metadata(path)?;
+        let (inode, lent) = ((metadata.dev(), metadata.ino()), AtomicBool::new(true));
+        Ok(ControlSocket { listener, file: Arc::new(SocketFile { path: path.to_owned(), inode, lent }) })
+    }
+
     /// The path.
     pub fn path(&self) -> &Path {
         &self.file.path
+    }
+
+    /// A second handle on the listening socket.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone_listener(&self) -> io::Result<StdListener> {
+        self.listener.try_clone()
+    }
+
+    /// Its file.
+    pub fn file(&self) -> Arc<SocketFile> {
+        Arc::clone(&self.file)
     }
 
     /// Serves, for ever: each verb is handed to `on_verb` with the place for its response. Runs on the control
@@ -262,7 +319,7 @@ impl ControlSocket {
     /// The runtime does not take the listener.
     pub async fn serve(
         self,
-        on_verb: impl Fn(Verb, oneshot::Sender<Response>) + Send + Sync + 'static,
+        on_verb: impl Fn(Request, oneshot::Sender<Response>) + Send + Sync + 'static,
     ) -> io::Result<()> {
         let ControlSocket { listener, file } = self;
         let listener = UnixListener::from_std(listener)?;
@@ -287,12 +344,12 @@ impl ControlSocket {
     }
 }
 
-async fn serve_one(mut stream: UnixStream, on_verb: &(impl Fn(Verb, oneshot::Sender<Response>) + Sync)) {
+async fn serve_one(mut stream: UnixStream, on_verb: &(impl Fn(Request, oneshot::Sender<Response>) + Sync)) {
     let peer = stream.peer_cred().map(|peer| peer.uid());
     let response = match peer {
         Ok(user) if may_speak(user, effective_user()) => {
             match tokio::time::timeout(PEER_TIME_MAX, read_request(&mut stream)).await {
-                Ok(Ok(verb)) => perform(verb, on_verb).await,
+                Ok(Ok(request)) => perform(request, on_verb).await,
                 Ok(Err(why)) => Response::refused(SOCKET_REQUEST_FAILED, &why),
                 Err(_) => return,
             }
@@ -317,19 +374,19 @@ fn may_speak(peer: u32, own: u32) -> bool {
     peer == 0 || peer == own
 }
 
-async fn read_request(stream: &mut UnixStream) -> Result<Verb, String> {
+async fn read_request(stream: &mut UnixStream) -> Result<Request, String> {
     let mut line = Vec::new();
     let mut reader = tokio::io::BufReader::new(stream.take(REQUEST_BYTES_MAX));
     reader.read_until(b'\n', &mut line).await.map_err(|error| error.to_string())?;
     if line.pop() != Some(b'\n') {
         return Err("a request is one line of at most 4096 bytes".to_owned());
     }
-    serde_json::from_slice::<Request>(&line).map(|request| request.verb).map_err(|error| error.to_string())
+    serde_json::from_slice(&line).map_err(|error| error.to_string())
 }
 
-async fn perform(verb: Verb, on_verb: &impl Fn(Verb, oneshot::Sender<Response>)) -> Response {
+async fn perform(request: Request, on_verb: &impl Fn(Request, oneshot::Sender<Response>)) -> Response {
     let (sender, receiver) = oneshot::channel();
-    on_verb(verb, sender);
+    on_verb(request, sender);
     match tokio::time::timeout(VERB_TIME_MAX, receiver).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => Response::refused(SOCKET_REQUEST_FAILED, "the process is about to end"),
@@ -346,16 +403,16 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Sends `verb` to the process that listens on `path` and waits for its answer. Blocks; for the command line.
+/// Sends a verb to the process that listens on `path` and waits for its answer. Blocks; for the command line.
 ///
 /// # Errors
 /// Nobody listens, or what came back is no response.
-pub fn call(path: &Path, verb: Verb) -> io::Result<Response> {
+pub fn call(path: &Path, request: impl Into<Request>) -> io::Result<Response> {
     let mut stream = StdStream::connect(path)?;
     stream.set_write_timeout(Some(PEER_TIME_MAX))?;
     // The server bounds the verb; this bounds a server that hangs.
     stream.set_read_timeout(Some(VERB_TIME_MAX + 2 * PEER_TIME_MAX))?;
-    let mut request = serde_json::to_vec(&Request { verb })?;
+    let mut request = serde_json::to_vec(&request.into())?;
     request.push(b'\n');
     // A server that refuses us answers and closes without reading: its answer counts, not our failure to write.
     let written = stream.write_all(&request);

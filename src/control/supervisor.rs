@@ -2,28 +2,37 @@
 //! wants until it ends.
 //!
 //! The supervisor is the main thread. It compiles reloads aside, so that probes, fetches and metrics go on meanwhile, and a
-//! configuration that is not in order changes nothing.
+//! configuration that is not in order changes nothing. It keeps what ran before until nobody else does, so that the data threads
+//! free nothing large, and hands the listening sockets to a process that takes over ([`super::handover`]).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::config::error::{ConfigError, Errors};
+use crate::config::error::{Code as ConfigCode, ConfigError, Errors};
 use crate::config::load::Loaded;
 use crate::config::model::{self as written, Config};
 use crate::config::unit::Address;
 use crate::control::admin::{Admin, Format, Pages};
+use crate::control::handover::{
+    self, Estate, Failure, HANDED_OVER, Inheritance, Item, Program, READY_TIME_MAX, Successor, UPGRADE_BEGUN,
+    UPGRADE_FAILED,
+};
 use crate::control::keys::KeySource;
+use crate::control::listeners::{Doors, Plan, Refused};
 use crate::control::process_log::{Code, Line};
-use crate::control::service_manager::{State, notify};
+use crate::control::service_manager::{State, notify, passed_sockets, refuse_sockets, watchdog};
 use crate::control::signals::Signals;
-use crate::control::socket::{Complaint, ControlSocket, Response};
+use crate::control::socket::{Complaint, ControlSocket, Response, SocketFile, default_paths};
 use crate::control::watch::Subscription;
-use crate::control::{Control, Event, Faces, Options as ControlOptions, ReloadCause, Reply, exchange};
+use crate::control::{
+    Control, Event, Faces, Options as ControlOptions, ReloadCause, Reply, Serving, exchange,
+};
 use crate::jose::KeySet;
 use crate::jose::jwks::Origin;
 use crate::observe::{
@@ -38,7 +47,7 @@ use crate::snapshot::names::SnapshotNames;
 use crate::sys::privileges::{self, User};
 use crate::worker::core::Node;
 use crate::worker::driver::{Choice, Driver, Wanted};
-use crate::worker::run::{Seat, listen_all};
+use crate::worker::run::Seat;
 use crate::worker::state::CoreState;
 
 /// The node serves.
@@ -64,11 +73,47 @@ pub const NO_CONTROL_SOCKET: Code =
 /// The log files were opened again.
 pub const LOGS_REOPENED: Code = Code::new(6060, "log files opened again");
 /// Something that changes only with a restart was changed.
-pub const NEEDS_RESTART: Code = Code::new(6061, "listeners change only with a restart; the old ones stay");
+pub const NEEDS_RESTART: Code =
+    Code::new(6061, "a part of `node` changes only with an upgrade or a restart; the old one stays");
 /// The node cannot start.
 pub const CANNOT_START: Code = Code::new(6062, "cannot start");
 /// A data thread has ended on its own.
 pub const CORE_ENDED: Code = Code::new(6063, "a data thread has ended");
+
+/// A listener was opened.
+pub const LISTENER_OPENED: Code = Code::new(6070, "a listener was opened");
+/// A listener was closed.
+pub const LISTENER_CLOSED: Code = Code::new(6071, "a listener takes no more connections");
+/// Configurations pile up in memory.
+pub const CONFIGS_PILE_UP: Code = Code::new(6076, "many old configurations are still in use");
+/// A core does not take a configuration that was published.
+pub const CORE_LATE: Code = Code::new(6077, "a core has not taken the new configuration yet");
+/// The configuration before runs again.
+pub const ROLLED_BACK: Code =
+    Code::new(6079, "the configuration before runs again; the file still holds the other one");
+/// The file of the process's number cannot be written.
+pub const NO_PID_FILE: Code = Code::new(6080, "the file for the number of the process cannot be written");
+
+/// An address that cannot be listened on.
+pub const ADDRESS_UNAVAILABLE: ConfigCode = ConfigCode::new(1190);
+/// Another process takes over already, or this one ends.
+pub const UPGRADE_REFUSED: Code = Code::new(1860, "this process cannot hand over now");
+/// The new process did not take over.
+pub const UPGRADE_UNDONE: Code = Code::new(1861, "the new process did not take over");
+/// There is nothing to go back to.
+pub const NOTHING_BEFORE: Code = Code::new(1862, "there is no configuration before the one that runs");
+/// Nothing is read again while another process takes over.
+pub const RELOAD_DURING_UPGRADE: Code =
+    Code::new(1863, "another process takes over, which has read the configuration by itself");
+
+/// More configurations in memory than this are an alarm.
+const CONFIGS_ALIVE_MAX: usize = 8;
+/// How long a reload waits for all cores.
+const SPREAD_TIME_MAX: Duration = Duration::from_secs(1);
+/// How often it looks.
+const SPREAD_LOOK: Duration = Duration::from_micros(100);
+/// A core that had no turn for so long is stuck: the service manager is not told that all is well.
+const CORE_STUCK_MS: u64 = 5_000;
 
 /// How long a start and a reload wait for new key sets and names before they go on without.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
@@ -115,6 +160,10 @@ pub struct Settings {
     pub quiet: bool,
     /// The access log goes nowhere unless it is configured.
     pub silent_log: bool,
+    /// A file for the number of the process that serves.
+    pub pid_file: Option<PathBuf>,
+    /// Another process may take over, and this one may have been started to.
+    pub hands_over: bool,
 }
 
 /// A node that runs.
@@ -126,15 +175,46 @@ pub struct Running {
     admin_log: AdminLog,
     kept: Kept,
     settings: Settings,
+    program: io::Result<Program>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     alive: Arc<AtomicUsize>,
     subscription: Option<Subscription>,
-    addresses: Vec<SocketAddr>,
-    metrics_address: Option<SocketAddr>,
-    wanted_addresses: Vec<SocketAddr>,
+    doors: Doors,
+    faces: FacesKept,
     choices: Vec<Choice>,
     drain: Duration,
     reload_ok: Arc<AtomicBool>,
+    told: Arc<Told>,
+    /// What runs, and what ran before it.
+    loaded: Loaded,
+    before: Option<Loaded>,
+    /// What is read at the start only, as it was then.
+    fixed: String,
+    /// The last generation that was given out.
+    generation: u64,
+    /// Snapshots that ran before and are still in use.
+    old: Vec<Arc<Snapshot>>,
+    /// A process is starting that is to take over; over this it can be told that it is not wanted.
+    upgrade: Option<Option<UnixStream>>,
+    /// The configuration changed meanwhile.
+    reload_later: bool,
+    /// This process was started to take over.
+    succeeds: bool,
+}
+
+/// What the supervisor keeps of the faces, to hand them over.
+#[derive(Default)]
+struct FacesKept {
+    serving: Option<Serving>,
+    metrics: Option<(SocketAddr, TcpListener)>,
+    control: Option<(Arc<SocketFile>, PathBuf, UnixListener)>,
+}
+
+/// Numbers of the supervisor, for the metrics.
+#[derive(Default)]
+struct Told {
+    configs_alive: AtomicUsize,
+    spread_us: AtomicU64,
 }
 
 /// Why a node does not start.
@@ -156,11 +236,44 @@ fn system(what: &str) -> impl Fn(&dyn std::fmt::Display) -> StartError {
     move |error| StartError::System(format!("{what}: {error}"))
 }
 
-/// Starts a node: when this returns, all cores accept.
+/// Starts a node: when this returns, all cores accept. One that was started to take over from another process says so to that
+/// one, whether it can or not.
 ///
 /// # Errors
 /// The configuration, or what the system refused.
 pub fn start(settings: Settings) -> Result<Running, StartError> {
+    // First of all: the directory may change, and descriptors that were passed are found by their numbers.
+    let program = Program::of_this_process();
+    let mut inheritance = match settings.hands_over {
+        true => match Inheritance::of_this_process().map_err(StartError::System)? {
+            Some(inheritance) => inheritance,
+            None => Inheritance { lent: passed_sockets(), ..Inheritance::default() },
+        },
+        false => Inheritance::default(),
+    };
+    let predecessor = inheritance.predecessor.take();
+    let ready = |control: bool| match &predecessor {
+        Some(predecessor) => predecessor.ready(control).map_err(StartError::System),
+        None => Ok(()),
+    };
+    let succeeds = predecessor.is_some();
+    let started = start_with(settings, program, inheritance, succeeds, ready);
+    if let (Err(error), Some(predecessor)) = (&started, &predecessor) {
+        predecessor.failed(match error {
+            StartError::Config(errors) => complaints(errors),
+            StartError::System(why) => vec![complaint(CANNOT_START, why.clone())],
+        });
+    }
+    started
+}
+
+fn start_with(
+    settings: Settings,
+    program: io::Result<Program>,
+    mut inheritance: Inheritance,
+    succeeds: bool,
+    ready: impl FnOnce(bool) -> Result<(), StartError>,
+) -> Result<Running, StartError> {
     let mut loaded = settings.source.load().map_err(StartError::Config)?;
     if settings.strict {
         loaded = loaded.refuse_expired().map_err(StartError::Config)?;
@@ -175,17 +288,23 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let _ = privileges::raise_descriptor_limit();
 
     // Everything that needs privileges comes first.
-    let wanted_addresses = addresses(config).map_err(|errors| refused(&loaded, errors))?;
+    let wanted = addresses(config).map_err(|errors| refused(&loaded, errors))?;
     let cores = core_count(config);
-    let listeners = listen_all(&wanted_addresses, cores.len())?;
-    let bound: Vec<SocketAddr> = match listeners.first() {
-        Some(first) => first.iter().map(|listener| listener.local_addr()).collect::<io::Result<_>>()?,
-        None => Vec::new(),
-    };
+    let mut doors = Doors::new(cores.len());
+    let unavailable_here = |why: Refused| refused(&loaded, vec![unavailable(config, &why)]);
+    let plan = doors.bind(&wanted, &mut inheritance.lent).map_err(unavailable_here)?;
+    refuse_sockets(std::mem::take(&mut inheritance.lent));
     let signals = Signals::register()?;
-    let admin = bind_admin(config)?;
-    let metrics_address = admin.as_ref().map(Admin::address);
-    let socket = bind_socket(config, &settings);
+    let admin = bind_admin(config, inheritance.metrics.take())?;
+    let socket = bind_socket(config, &settings, inheritance.control.take());
+    let mut faces = FacesKept::default();
+    if let Some((wanted, admin)) = &admin {
+        faces.metrics = Some((*wanted, admin.try_clone_listener()?));
+    }
+    if let Some((socket, _)) = &socket {
+        faces.control = Some((socket.file(), socket.path().to_owned(), socket.try_clone_listener()?));
+    }
+    let takes_control = socket.as_ref().is_some_and(|(_, inherited)| *inherited);
     drop_privileges(config, &settings)?;
 
     let roots = exchange::trust_roots(None).map_err(StartError::System)?;
@@ -199,14 +318,16 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     let control = Control::start(options).map_err(|error| StartError::System(error.to_string()))?;
 
     let mut kept = Kept::default();
-    let mut snapshot =
-        compile(config, 1, &mut kept, Some(control.parts())).map_err(|errors| refused(&loaded, errors))?;
+    let generation = inheritance.generation + 1;
+    let mut snapshot = compile(config, generation, &mut kept, Some(control.parts()))
+        .map_err(|errors| refused(&loaded, errors))?;
     tell(kept.take_notes());
     control.settle(SETTLE_MAX);
     if !Table::is_lock_free() {
         Line::warn(LIMITS_LOCK).emit();
     }
     snapshot.names = SnapshotNames::register(&snapshot, &mut lock(&registry), now_ms());
+    let listeners: Vec<u32> = snapshot.listeners.iter().map(|listener| listener.id).collect();
     let logs = rings(cores.len(), RingSizes::default());
     lock(&registry).watch_rings(&logs.drain);
     let directory = lock(&registry).directory();
@@ -214,18 +335,19 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         .map_err(|error| StartError::System(format!("{}: {}", error.sink, error.source)))?;
     lock(&registry).watch_writer(writer.stats());
 
-    let node = Arc::new(Node::new(snapshot));
+    let node = Arc::new(Node::with_desks(snapshot, cores.len())?);
+    kept.running = Some(node.snapshot.load_full());
     let alive = Arc::new(AtomicUsize::new(0));
     let mut threads = Vec::new();
     let mut choices = Vec::new();
-    let wanted = settings.driver.unwrap_or_else(|| driver_of(config));
-    for ((index, (cpu, listeners)), log) in cores.iter().zip(listeners).enumerate().zip(logs.cores) {
+    let driver = settings.driver.unwrap_or_else(|| driver_of(config));
+    for ((index, cpu), log) in cores.iter().enumerate().zip(logs.cores) {
         let metrics = lock(&registry)
             .take_core(index)
             .ok_or_else(|| StartError::System("a core has no counters".into()))?;
         let ids =
             RequestIds::new().map_err(|_| StartError::System("no randomness for request ids".into()))?;
-        let seat = Core0 { index, cpu: *cpu, wanted, listeners, node: Arc::clone(&node) };
+        let seat = Core0 { index, cpu: *cpu, driver, node: Arc::clone(&node) };
         let (started, starting) = mpsc::sync_channel(1);
         let alive_there = Arc::clone(&alive);
         let thread = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || {
@@ -259,12 +381,26 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     }
 
     let reload_ok = Arc::new(AtomicBool::new(true));
-    add_sources(&mut lock(&registry), &node, &choices, loaded.expired.len(), &reload_ok);
-    control.serve(Faces {
+    let told = Arc::new(Told { configs_alive: AtomicUsize::new(1), spread_us: AtomicU64::new(0) });
+    add_sources(&mut lock(&registry), &node, &choices, loaded.expired.len(), &reload_ok, &told);
+
+    // Nobody has been let in so far. From here on nothing is refused any more.
+    ready(takes_control)?;
+    plan.listen().map_err(unavailable_here)?;
+    doors.open(plan, &listeners, &node.desks)?;
+    if let Some((file, ..)) = &faces.control {
+        file.set_lent(false);
+    }
+    if let Some(path) = &settings.pid_file {
+        write_pid(path);
+    }
+    let (admin, socket) = (admin.map(|(_, admin)| admin), socket.map(|(socket, _)| socket));
+    let metrics_address = admin.as_ref().map(Admin::address);
+    faces.serving = Some(control.serve(Faces {
         signals: Some(signals),
         admin: admin.map(|admin| (admin, pages(&registry, &node))),
         socket,
-    });
+    }));
     let subscription = match &settings.source {
         Source::File(_) => Some(control.watch_config(files_of(&loaded))),
         Source::Text { .. } => None,
@@ -273,7 +409,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     if !settings.quiet {
         let mut line =
             Line::info(NODE_READY).with("version", env!("CARGO_PKG_VERSION")).with("cores", cores.len());
-        for address in &bound {
+        for address in doors.addresses() {
             line = line.with("listen", address);
         }
         if let Some(address) = metrics_address {
@@ -284,6 +420,7 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
     Ok(Running {
         drain: config.node.drain_in_force(),
         reload_ok,
+        told,
         node,
         control,
         registry,
@@ -291,13 +428,21 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         admin_log: logs.admin,
         kept,
         settings,
+        program,
         threads,
         alive,
         subscription,
-        addresses: bound,
-        metrics_address,
-        wanted_addresses,
+        doors,
+        faces,
         choices,
+        fixed: fixed(&loaded.config),
+        loaded,
+        before: None,
+        generation,
+        old: Vec::new(),
+        upgrade: None,
+        reload_later: false,
+        succeeds,
     })
 }
 
@@ -305,33 +450,25 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
 struct Core0 {
     index: usize,
     cpu: Option<usize>,
-    wanted: Wanted,
-    listeners: Vec<std::net::TcpListener>,
+    driver: Wanted,
     node: Arc<Node>,
 }
 
 impl Core0 {
     fn seat(self, state: CoreState) -> Seat {
-        Seat {
-            index: self.index,
-            cpu: self.cpu,
-            driver: self.wanted,
-            listeners: self.listeners,
-            node: self.node,
-            state,
-        }
+        Seat { index: self.index, cpu: self.cpu, driver: self.driver, node: self.node, state }
     }
 }
 
 impl Running {
     /// The addresses that are listened on, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.doors.addresses()
     }
 
     /// The address of `/metrics`.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_address
+        self.faces.metrics.as_ref().and_then(|(_, listener)| listener.local_addr().ok())
     }
 
     /// The drivers of the cores.
@@ -342,13 +479,24 @@ impl Running {
     /// Does what the operator wants until the node ends.
     pub fn supervise(mut self) -> bool {
         let mut draining: Option<Instant> = None;
+        let watchdog = watchdog(self.succeeds);
         loop {
             let wait = match draining {
-                None => Duration::from_secs(1),
+                None => watchdog.map_or(TURN, |every| every.min(TURN)),
                 Some(_) => Duration::from_millis(50),
             };
             match self.control.events().recv_timeout(wait) {
                 Ok(Event::Reload(cause, reply)) => self.reload(&cause, reply),
+                Ok(Event::Rollback(reply)) => self.roll_back(reply),
+                Ok(Event::Upgrade(binary, reply)) => {
+                    self.begin_upgrade(binary.as_deref(), draining.is_some(), reply);
+                }
+                Ok(Event::Succession(outcome, reply)) => {
+                    if self.succeeded(outcome, draining.is_some(), reply) {
+                        draining = Some(Instant::now() + self.drain);
+                        self.begin_drain(false);
+                    }
+                }
                 Ok(Event::ReopenLogs(reply)) => {
                     self.on_record("reopen", "", "ok", "");
                     self.writer.reopen(move |all| match all {
@@ -368,7 +516,7 @@ impl Running {
                 Ok(Event::Drain(reply)) => {
                     if draining.is_none() {
                         draining = Some(Instant::now() + self.drain);
-                        self.begin_drain();
+                        self.begin_drain(true);
                     }
                     reply.send(Response::done(serde_json::Value::Null));
                 }
@@ -377,6 +525,7 @@ impl Running {
                 Err(_) => {}
             }
             self.kept.tend();
+            self.free_old();
             let alive = self.alive.load(Ordering::Relaxed);
             match draining {
                 Some(deadline) if alive == 0 || Instant::now() >= deadline => return self.end(alive == 0),
@@ -386,39 +535,63 @@ impl Running {
                 }
                 _ => {}
             }
+            if watchdog.is_some() && self.all_cores_live() {
+                let _ = notify(State::Alive, "");
+            }
         }
     }
 
-    fn begin_drain(&self) {
+    /// No more connections; `ends`: the service does, and not only this process.
+    fn begin_drain(&mut self, ends: bool) {
+        // The last descriptor of a listening socket is to be that of its core, or of the process that has taken over.
+        self.doors.leave(&[]);
         // Who reads that the node drains finds it draining.
         self.node.draining.store(true, Ordering::Release);
+        self.node.ring();
         if !self.settings.quiet {
             Line::info(DRAINING).with("deadline_s", self.drain.as_secs()).emit();
         }
-        let _ = notify(State::Stopping, "draining");
+        if ends {
+            let _ = notify(State::Stopping, "draining");
+        }
         self.on_record("drain", "", "ok", "");
+    }
+
+    /// Whether every core has had a turn lately.
+    fn all_cores_live(&self) -> bool {
+        let now_ms = now_ms();
+        self.node.desks.iter().all(|desk| now_ms.saturating_sub(desk.alive_ms()) < CORE_STUCK_MS)
     }
 
     fn status(&self) -> serde_json::Value {
         serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "process": std::process::id(),
             "generation": self.node.generation.load(Ordering::Relaxed),
+            "configurations": self.old.len() + 1,
             "draining": self.node.draining.load(Ordering::Relaxed),
-            "listen": self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "listen": self.addresses().iter().map(ToString::to_string).collect::<Vec<_>>(),
             "drivers": self.choices.iter().map(|choice| choice.driver.name()).collect::<Vec<_>>(),
         })
     }
 
     /// Reads the configuration again. What is not in order is told and changes nothing.
     pub fn reload(&mut self, cause: &ReloadCause, reply: Reply) {
+        if self.upgrade.is_some() {
+            self.reload_later = true;
+            return reply.send(failed(RELOAD_DURING_UPGRADE));
+        }
         let _ = notify(State::Reloading, "reloading");
-        match self.try_reload() {
-            Ok(generation) => {
+        match self.settings.source.load().and_then(Loaded::refuse_expired).and_then(|loaded| {
+            self.take(loaded, true).inspect(|_| self.reload_ok.store(true, Ordering::Relaxed))
+        }) {
+            Ok(taken) => {
                 Line::info(RELOADED)
-                    .with("generation", generation)
+                    .with("generation", taken.generation)
                     .with("cause", format!("{cause:?}"))
                     .emit();
                 self.on_record("reload", actor(cause), "ok", "");
-                reply.send(Response::done(serde_json::json!({ "generation": generation })));
+                reply.send(taken.response());
             }
             Err(errors) => {
                 // Before it is told: whoever reads of it finds the metric saying the same.
@@ -436,33 +609,224 @@ impl Running {
         let _ = notify(State::Ready, "serving");
     }
 
-    fn try_reload(&mut self) -> Result<u64, Errors> {
-        let loaded = self.settings.source.load()?.refuse_expired()?;
-        if self.subscription.is_some() {
+    /// Goes back to the configuration before the one that runs: what was written then, with the files that it names (keys,
+    /// certificates, schemas) as they are now. Asked again, it goes forth again.
+    fn roll_back(&mut self, reply: Reply) {
+        if self.upgrade.is_some() {
+            return reply.send(failed(RELOAD_DURING_UPGRADE));
+        }
+        let Some(before) = self.before.clone() else { return reply.send(failed(NOTHING_BEFORE)) };
+        let _ = notify(State::Reloading, "rolling back");
+        match before.refuse_expired().and_then(|before| self.take(before, false)) {
+            Ok(taken) => {
+                Line::warn(ROLLED_BACK).with("generation", taken.generation).emit();
+                self.on_record("rollback", "socket", "ok", "");
+                reply.send(taken.response());
+            }
+            Err(errors) => {
+                Line::error(RELOAD_REFUSED).with("errors", errors.len()).with("cause", "Rollback").emit();
+                self.on_record("rollback", "socket", "refused", "");
+                reply.send(Response::failed(complaints(&errors)));
+            }
+        }
+        let _ = notify(State::Ready, "serving");
+    }
+
+    /// Compiles a configuration and lets it run on every core. `watch`: from now on its files are those that are watched.
+    fn take(&mut self, loaded: Loaded, watch: bool) -> Result<Taken, Errors> {
+        if watch && self.subscription.is_some() {
             // Before they are read, so that no change falls between; and also where something is wrong with them, so that
             // mending it is noticed.
             self.subscription = Some(self.control.watch_config(files_of(&loaded)));
         }
-        let generation = self.node.generation.load(Ordering::Relaxed) + 1;
+        let generation = self.generation + 1;
         let refuse = |errors: Vec<ConfigError>| {
             let mut all = Errors::new(Arc::clone(&loaded.sources), Vec::new());
             all.extend(errors);
             all
         };
+        let unavailable_here = |why: Refused| refuse(vec![unavailable(&loaded.config, &why)]);
         let wanted = addresses(&loaded.config).map_err(refuse)?;
+        let plan = self.doors.bind(&wanted, &mut Vec::new()).map_err(unavailable_here)?;
         let mut snapshot = compile(&loaded.config, generation, &mut self.kept, Some(self.control.parts()))
             .map_err(refuse)?;
+        plan.listen().map_err(unavailable_here)?;
         tell(self.kept.take_notes());
-        if wanted != self.wanted_addresses {
+        if fixed(&loaded.config) != self.fixed {
             Line::warn(NEEDS_RESTART).emit();
         }
         self.control.settle(SETTLE_MAX);
         snapshot.names = SnapshotNames::register(&snapshot, &mut self.registry_lock(), now_ms());
-        self.reload_ok.store(true, Ordering::Relaxed);
-        self.node.publish(snapshot);
+        self.generation = generation;
+        let spread = self.publish(snapshot, plan, wanted.len());
         let _ = self.writer.configure(&log_config(&loaded.config, self.settings.silent_log));
         self.drain = loaded.config.node.drain_in_force();
-        Ok(generation)
+        self.before = Some(std::mem::replace(&mut self.loaded, loaded));
+        Ok(Taken { generation, spread, cores: self.node.desks.len() })
+    }
+
+    /// Lets a snapshot run, whose first `live` listeners are those of the configuration, and waits until it does on every
+    /// core. How long that took; nothing if one is late.
+    fn publish(&mut self, snapshot: Snapshot, plan: Plan, live: usize) -> Option<Duration> {
+        let snapshot = Arc::new(snapshot);
+        let generation = snapshot.generation;
+        let (stay, go) = snapshot.listeners.split_at(live.min(snapshot.listeners.len()));
+        let stay: Vec<u32> = stay.iter().map(|listener| listener.id).collect();
+        for address in self.doors.leave(&stay) {
+            Line::info(LISTENER_CLOSED).with("address", address).emit();
+        }
+        for listener in go.iter().filter(|listener| !listener.is_leaving()) {
+            listener.leaving_ms.store(now_ms().max(1), Ordering::Relaxed);
+        }
+        let begun = Instant::now();
+        self.old.push(self.node.publish(Arc::clone(&snapshot)));
+        self.kept.running = Some(snapshot);
+        match self.doors.open(plan, &stay, &self.node.desks) {
+            Ok(opened) => {
+                opened.iter().for_each(|address| Line::info(LISTENER_OPENED).with("address", address).emit())
+            }
+            Err(error) => Line::error(CORE_LATE).with("why", error).emit(),
+        }
+        let spread = loop {
+            let late = self.node.desks.iter().position(|desk| desk.generation() != generation);
+            match late {
+                None => break Some(begun.elapsed()),
+                Some(core) if begun.elapsed() >= SPREAD_TIME_MAX => {
+                    Line::warn(CORE_LATE).with("core", core).with("generation", generation).emit();
+                    break None;
+                }
+                Some(_) => std::thread::sleep(SPREAD_LOOK),
+            }
+        };
+        let us = spread.unwrap_or_else(|| begun.elapsed()).as_micros();
+        self.told.spread_us.store(u64::try_from(us).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.free_old();
+        spread
+    }
+
+    /// Frees what ran before and nobody uses any more. Here, and by nobody else: a large one takes longer than a data thread has.
+    fn free_old(&mut self) {
+        let before = self.told.configs_alive.load(Ordering::Relaxed);
+        self.old.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        let alive = self.old.len() + 1;
+        self.told.configs_alive.store(alive, Ordering::Relaxed);
+        if alive > CONFIGS_ALIVE_MAX && before <= CONFIGS_ALIVE_MAX {
+            let oldest = self.old.first().map_or(0, |snapshot| snapshot.generation);
+            Line::warn(CONFIGS_PILE_UP).with("configurations", alive).with("oldest", oldest).emit();
+        }
+    }
+
+    /// Starts a process that is to take over, on a thread of its own; how it went comes back as an event.
+    fn begin_upgrade(&mut self, binary: Option<&Path>, draining: bool, reply: Reply) {
+        let refused = match &self.program {
+            _ if draining => Err("it is about to end".to_owned()),
+            _ if self.upgrade.is_some() => Err("another process takes over already".to_owned()),
+            _ if !self.settings.hands_over => Err("only `ringwall run` can be upgraded".to_owned()),
+            // Whatever has the number 1 takes all others with it when it ends.
+            _ if std::process::id() == 1 => Err(
+                "it is process 1 of its container, which would end with it: start a new container, or an init before Ringwall"
+                    .to_owned(),
+            ),
+            Err(error) => Err(format!("its own program is not known: {error}")),
+            Ok(program) => match binary {
+                Some(path) => program.with_path(path),
+                None => Ok(program.clone()),
+            },
+        };
+        let begun = refused.and_then(|program| self.estate().map(|estate| (program, estate)));
+        let (program, estate) = match begun {
+            Ok(begun) => begun,
+            Err(why) => {
+                Line::error(UPGRADE_FAILED).with("why", &why).emit();
+                let message = format!("{}: {why}", UPGRADE_REFUSED.message);
+                return reply.send(Response::failed(vec![complaint(UPGRADE_REFUSED, message)]));
+            }
+        };
+        Line::info(UPGRADE_BEGUN).with("program", program.path().display()).emit();
+        self.upgrade = Some(None);
+        let events = self.control.sender();
+        let (told, tells) = mpsc::sync_channel(1);
+        let spawned = std::thread::Builder::new().name("handover".to_owned()).spawn(move || {
+            let outcome = program.start(&estate, READY_TIME_MAX, |link| {
+                let _ = told.send(link);
+            });
+            let _ = events.send(Event::Succession(outcome, reply));
+        });
+        match spawned {
+            Ok(_) => self.upgrade = Some(tells.recv().ok()),
+            Err(error) => {
+                self.upgrade = None;
+                Line::error(UPGRADE_FAILED).with("why", error).emit();
+            }
+        }
+    }
+
+    /// Everything that this process listens on.
+    fn estate(&self) -> Result<Estate, String> {
+        let told = |error: io::Error| error.to_string();
+        let mut estate = Estate { generation: self.generation, sockets: Vec::new() };
+        for (wanted, socket) in self.doors.sockets() {
+            estate.sockets.push((Item::Listener(wanted), socket.try_clone().map_err(told)?.into()));
+        }
+        if let Some((wanted, socket)) = &self.faces.metrics {
+            estate.sockets.push((Item::Metrics(*wanted), socket.try_clone().map_err(told)?.into()));
+        }
+        if let Some((_, path, socket)) = &self.faces.control {
+            let socket = socket.try_clone().map_err(told)?;
+            estate.sockets.push((Item::Control(path.clone()), socket.into()));
+        }
+        Ok(estate)
+    }
+
+    /// A process is ready to take over, or none is. Whether this one has handed over to it.
+    fn succeeded(&mut self, outcome: Result<Successor, Failure>, draining: bool, reply: Reply) -> bool {
+        self.upgrade = None;
+        let handed_over = outcome.and_then(|successor| {
+            if draining {
+                successor.dismiss();
+                return Err(Failure::new("this process was told to end meanwhile"));
+            }
+            let (process, version) = (successor.process(), successor.version.clone());
+            let takes_control = successor.takes_control;
+            // From here on only the new one is asked; what waits in the queues is its. The service manager first: what the
+            // new one says to it counts only then.
+            let _ = notify(State::HandedOverTo(process), "another process has taken over");
+            successor.go().inspect_err(|_| {
+                let _ = notify(State::HandedOverTo(std::process::id()), "serving");
+            })?;
+            if let Some(serving) = self.faces.serving.take() {
+                serving.stop();
+            }
+            if let (true, Some((file, ..))) = (takes_control, &self.faces.control) {
+                file.set_lent(true);
+            }
+            Ok((process, version))
+        });
+        match handed_over {
+            Ok((process, version)) => {
+                Line::info(HANDED_OVER).with("to", process).with("version", &version).emit();
+                self.on_record("upgrade", "", "ok", &version);
+                reply.send(Response::done(serde_json::json!({ "process": process, "version": version })));
+                self.faces = FacesKept::default();
+                true
+            }
+            Err(failure) => {
+                Line::error(UPGRADE_FAILED).with("why", &failure.why).emit();
+                self.on_record("upgrade", "", "refused", &failure.why);
+                let mut errors = failure.errors;
+                if errors.is_empty() {
+                    errors.push(complaint(
+                        UPGRADE_UNDONE,
+                        format!("{}: {}", UPGRADE_UNDONE.message, failure.why),
+                    ));
+                }
+                reply.send(Response::failed(errors));
+                if std::mem::take(&mut self.reload_later) && !draining {
+                    self.reload(&ReloadCause::Signal, Reply::to_nobody());
+                }
+                false
+            }
+        }
     }
 
     /// Puts what an administrator did on record. A full ring is counted; an action is not undone for it.
@@ -484,11 +848,94 @@ impl Running {
 
     /// Ends the node: the log is written out, the threads end with the process.
     fn end(self, clean: bool) -> bool {
+        if let Some(Some(link)) = &self.upgrade {
+            handover::stop(link);
+        }
+        if let Some(path) = &self.settings.pid_file {
+            remove_pid(path);
+        }
         let written = self.writer.stop(Duration::from_secs(2));
         if !self.settings.quiet {
             Line::info(NODE_ENDED).with("drained", clean).with("log_complete", written).emit();
         }
         clean
+    }
+}
+
+/// How long the supervisor waits for something to do before it looks after everything.
+const TURN: Duration = Duration::from_secs(1);
+
+/// A configuration that was taken.
+struct Taken {
+    generation: u64,
+    /// How long it took until every core ran it; nothing if one is late.
+    spread: Option<Duration>,
+    cores: usize,
+}
+
+impl Taken {
+    fn response(&self) -> Response {
+        Response::done(serde_json::json!({
+            "generation": self.generation,
+            "cores": self.cores,
+            "everywhere": self.spread.is_some(),
+            "spread_us": self.spread.map(|spread| u64::try_from(spread.as_micros()).unwrap_or(u64::MAX)),
+        }))
+    }
+}
+
+/// What of a configuration is read at the start only.
+fn fixed(config: &Config) -> String {
+    let node = &config.node;
+    let parts = (
+        (node.cores.as_ref().map(|cores| cores.value), node.driver.as_ref().map(|driver| driver.value)),
+        (node.user.as_ref().map(|user| user.value.clone()), node.limit_memory_in_force()),
+        node.metrics.as_ref().map(|metrics| metrics.value.clone()),
+        node.control.as_ref().map(|control| control.value.0.clone()),
+        node.resolver.iter().map(|server| server.value).collect::<Vec<_>>(),
+    );
+    format!("{parts:?}")
+}
+
+/// The error of an address that the system refuses.
+fn unavailable(config: &Config, why: &Refused) -> ConfigError {
+    let title = format!("`{}` cannot be listened on: {}", why.address, why.error);
+    let span = config.listen.get(why.place).map(|listener| listener.address.span).unwrap_or_default();
+    let fix = match why.error.kind() {
+        io::ErrorKind::AddrInUse => "stop the other program that listens there, or take another port",
+        io::ErrorKind::AddrNotAvailable => "take an address of this machine, or `[::]` for all of them",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 take CAP_NET_BIND_SERVICE, which a process that became `node.user` has given up: restart it"
+        }
+        _ => "see what the system says",
+    };
+    ConfigError::new(ADDRESS_UNAVAILABLE, title, span).fix(fix)
+}
+
+fn complaint(code: Code, message: String) -> Complaint {
+    Complaint { code: code.to_string(), message, ..Complaint::default() }
+}
+
+fn failed(code: Code) -> Response {
+    Response::failed(vec![complaint(code, code.message.to_owned())])
+}
+
+/// Says which process serves. Under another name first: whoever reads it finds a number.
+fn write_pid(path: &Path) {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let written = std::fs::write(&next, format!("{}\n", std::process::id()))
+        .and_then(|()| std::fs::rename(&next, path));
+    if let Err(error) = written {
+        Line::error(NO_PID_FILE).with("file", path.display()).with("why", error).emit();
+    }
+}
+
+/// Takes the file away, unless another process has taken over and written its own number.
+fn remove_pid(path: &Path) {
+    let ours = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == std::process::id().to_string());
+    if ours {
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -538,7 +985,7 @@ fn complaints(errors: &Errors) -> Vec<Complaint> {
                 file: Some(errors.sources().name(error.primary.span).to_owned()),
                 line: u32::try_from(place.line).ok(),
                 column: u32::try_from(place.column).ok(),
-                ..Complaint::default()
+                rendered: Some(errors.render_one(error, false)),
             }
         })
         .collect()
@@ -563,7 +1010,8 @@ fn files_of(loaded: &Loaded) -> Vec<PathBuf> {
     for (_, api) in config.apis.iter() {
         let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
         let inner = operations.filter_map(|(_, operation)| operation.body.as_ref()).map(|body| &body.value);
-        files.extend(api.body.iter().chain(inner).map(|body| body.schema.value.0.clone()));
+        let schemas = api.body.iter().chain(inner).filter_map(|body| body.schema.as_ref());
+        files.extend(schemas.map(|schema| schema.value.0.clone()));
     }
     files
 }
@@ -604,7 +1052,11 @@ fn parse_quota(text: &str) -> Option<usize> {
     usize::try_from(quota.div_ceil(period).max(1)).ok()
 }
 
-fn bind_admin(config: &Config) -> Result<Option<Admin>, StartError> {
+/// The address as it is configured, and the listener there: the one that is handed over, where it is the same address.
+fn bind_admin(
+    config: &Config,
+    inherited: Option<(SocketAddr, TcpListener)>,
+) -> Result<Option<(SocketAddr, Admin)>, StartError> {
     let address = match config.node.metrics.as_ref().map(|metrics| &metrics.value) {
         None => SocketAddr::from(([127, 0, 0, 1], 9901)),
         Some(written::Metrics::At(Address::Tcp(address))) => *address,
@@ -613,19 +1065,37 @@ fn bind_admin(config: &Config) -> Result<Option<Admin>, StartError> {
         }
         Some(written::Metrics::Nowhere) => return Ok(None),
     };
-    Admin::bind(address)
-        .map(Some)
+    let bound = match inherited {
+        Some((wanted, listener)) if wanted == address => Admin::adopt(listener),
+        _ => Admin::bind(address),
+    };
+    bound
+        .map(|admin| Some((address, admin)))
         .map_err(|error| StartError::System(format!("node.metrics: {address}: {error}")))
 }
 
-fn bind_socket(config: &Config, settings: &Settings) -> Option<ControlSocket> {
+/// The control socket, and whether it is the one that is handed over.
+fn bind_socket(
+    config: &Config,
+    settings: &Settings,
+    inherited: Option<(PathBuf, UnixListener)>,
+) -> Option<(ControlSocket, bool)> {
+    let fits = |path: &PathBuf| match &config.node.control {
+        Some(wanted) => *path == wanted.value.0,
+        None => default_paths().contains(path),
+    };
+    if let Some((path, listener)) = inherited.filter(|(path, _)| fits(path))
+        && let Ok(socket) = ControlSocket::adopt(listener, &path)
+    {
+        return Some((socket, true));
+    }
     let owner = config
         .node
         .user
         .as_ref()
         .and_then(|user| User::find(&user.value).ok())
         .map(|user| (user.user, user.group));
-    match &config.node.control {
+    let socket = match &config.node.control {
         Some(path) => match ControlSocket::bind(&path.value.0, owner) {
             Ok(socket) => Some(socket),
             Err(error) => {
@@ -635,7 +1105,8 @@ fn bind_socket(config: &Config, settings: &Settings) -> Option<ControlSocket> {
         },
         None if matches!(settings.source, Source::Text { .. }) => None,
         None => ControlSocket::bind_default(owner),
-    }
+    };
+    socket.map(|socket| (socket, false))
 }
 
 fn drop_privileges(config: &Config, settings: &Settings) -> Result<(), StartError> {
@@ -679,8 +1150,9 @@ fn add_sources(
     choices: &[Choice],
     expired: usize,
     reload_ok: &Arc<AtomicBool>,
+    told: &Arc<Told>,
 ) {
-    let reload_ok = Arc::clone(reload_ok);
+    let (reload_ok, told) = (Arc::clone(reload_ok), Arc::clone(told));
     let drivers: Vec<&'static str> = choices.iter().map(|choice| choice.driver.name()).collect();
     let node = Arc::clone(node);
     registry.add_source(move |samples| {
@@ -690,6 +1162,9 @@ fn add_sources(
         samples.push(Family::ConfigGeneration, &[], node.generation.load(Ordering::Relaxed) as f64);
         let reloaded = f64::from(u8::from(reload_ok.load(Ordering::Relaxed)));
         samples.push(Family::ConfigLastReloadSuccess, &[], reloaded);
+        let spread_us = told.spread_us.load(Ordering::Relaxed);
+        samples.push(Family::ConfigSpread, &[], spread_us as f64 / 1e6);
+        samples.push(Family::ConfigsAlive, &[], told.configs_alive.load(Ordering::Relaxed) as f64);
         samples.push(Family::ExceptionsExpired, &[], expired as f64);
         let snapshot = node.snapshot.load();
         for listener in &snapshot.listeners {

@@ -19,6 +19,10 @@ use crate::worker::{Buffer, Deadline, Transport, turn};
 /// The body is larger than the operation admits.
 pub const BODY_SIZE: Reason = Reason::client("body_size", 2060, 413, "The request body is too large");
 
+/// The response is larger than the operation admits.
+pub const RESPONSE_SIZE: Reason =
+    Reason::upstream("response_size", 3440, 502, "The upstream's response is too large");
+
 /// Pieces up to this many bytes are gathered with what is already waiting to be sent, so that a small message leaves in
 /// one write.
 const GATHER_BYTES_MAX: usize = 12 * 1024;
@@ -54,10 +58,14 @@ pub struct Incoming {
     received: u64,
     /// Most decoded bytes.
     limit: u64,
+    /// Whether anything of the message has been given to the other side.
+    begun: bool,
     /// How long either side may be idle, in milliseconds.
     stream_idle_ms: u64,
     /// When this message must be over, in monotonic milliseconds.
     end_ms: u64,
+    /// Whether what came behind the last chunk is sent on.
+    trailers_kept: bool,
     /// Bytes decoded when the current window of progress began, and when it ends.
     window_from: u64,
     window_until_ms: u64,
@@ -100,8 +108,10 @@ impl Incoming {
             at,
             decoded: 0,
             limit,
+            begun: false,
             stream_idle_ms: Timeouts::DEFAULT.stream_idle,
             end_ms: u64::MAX,
+            trailers_kept: false,
             window_from: 0,
             window_until_ms: 0,
         }
@@ -116,6 +126,12 @@ impl Incoming {
     pub fn set_times(&mut self, stream_idle_ms: u64, end_ms: u64) {
         self.stream_idle_ms = stream_idle_ms;
         self.end_ms = end_ms;
+    }
+
+    /// Has trailers sent on. Otherwise they end here, as RFC 9110 §6.5.1 lets them: a recipient that merges them into the
+    /// fields would get what no policy has seen, and one that did not ask for them (`TE: trailers`) has no use for them.
+    pub fn keep_trailers(&mut self) {
+        self.trailers_kept = true;
     }
 
     /// Decodes what is here.
@@ -133,7 +149,10 @@ impl Incoming {
         if let Piece::Data(range) = &piece {
             self.decoded += range.len() as u64;
             if self.decoded > self.limit {
-                return Err(Fail::Client(BODY_SIZE));
+                return Err(match self.origin {
+                    Origin::Client => Fail::Client(BODY_SIZE),
+                    Origin::Upstream => Fail::Upstream(RESPONSE_SIZE),
+                });
             }
         }
         Ok(piece)
@@ -208,6 +227,11 @@ impl Incoming {
         }
     }
 
+    /// Whether [`transfer`] has given anything of the message to the other side: before it has, all can still be taken back.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Whether the last byte has been decoded.
     pub fn is_complete(&self) -> bool {
         self.body.is_complete()
@@ -274,6 +298,7 @@ pub async fn transfer(
                 } else {
                     sent += flush(incoming, out, to, core).await?;
                     let length = range.len() as u64;
+                    incoming.begun = true;
                     incoming.set_progress_deadline(to, core);
                     to.send(&mut incoming.buffer, range)
                         .await
@@ -292,7 +317,7 @@ pub async fn transfer(
             }
             Piece::End => {
                 if chunked {
-                    push_last_chunk(out, incoming.trailers());
+                    push_last_chunk(out, if incoming.trailers_kept { incoming.trailers() } else { b"" });
                 }
                 // Nothing more is expected of this side: it may now wait for the other as long as that takes.
                 from.socket().clear_deadline();
@@ -301,6 +326,7 @@ pub async fn transfer(
                     return Ok(sent + flush(incoming, out, to, core).await?);
                 }
                 incoming.set_progress_deadline(to, core);
+                incoming.begun = true;
                 to.post(out).await.map_err(|error| lost(incoming.origin, to, &error))?;
                 return Ok(sent + length as u64);
             }
@@ -308,12 +334,13 @@ pub async fn transfer(
     }
 }
 
-async fn flush(incoming: &Incoming, out: &mut Buffer, to: &Transport, core: &Core) -> Result<u64, Fail> {
+async fn flush(incoming: &mut Incoming, out: &mut Buffer, to: &Transport, core: &Core) -> Result<u64, Fail> {
     let length = out.len();
     if length == 0 {
         return Ok(0);
     }
     incoming.set_progress_deadline(to, core);
+    incoming.begun = true;
     to.send(out, 0..length).await.map_err(|error| lost(incoming.origin, to, &error))?;
     // Until the next piece is here, which is timed on its own side, whoever took this one owes nothing.
     to.socket().clear_deadline();

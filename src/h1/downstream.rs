@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use crate::accept::proxy_protocol::Announced;
 use crate::h1::body::{Incoming, Origin};
 use crate::h1::parse::{Parse, parse_request};
 use crate::http::BodyLength;
@@ -30,10 +29,8 @@ pub struct Link {
     pub transport: Transport,
     /// Who is at the other end.
     pub peer: SocketAddr,
-    /// Whom a proxy there speaks for, where the PROXY protocol said so.
-    pub announced: Option<Box<Announced>>,
-    /// Index of the listener that accepted it.
-    pub listener: usize,
+    /// [Id](crate::snapshot::Listener::id) of the listener that accepted it.
+    pub listener: u32,
     /// Whether it has carried a request before.
     pub used: bool,
 }
@@ -59,8 +56,8 @@ where
         loop {
             let wait_ms = {
                 let view = core.view();
-                match view.snapshot.listeners.get(link.listener) {
-                    Some(listener) if !core.is_draining() => listener.idle_ms,
+                match view.snapshot.listener(link.listener) {
+                    Some(listener) if !core.is_draining() && !listener.is_leaving() => listener.idle_ms,
                     // Whoever was let in before the end may still ask once.
                     Some(_) if !link.used => DRAINING_FIRST_MS,
                     // What was posted still gets out. In a box: a connection that waits does not carry its farewell.
@@ -106,9 +103,8 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
         // Whoever pipelines without end does not keep the others waiting.
         turn::step().await;
         let view = core.view();
-        let Some(listener) = view.snapshot.listeners.get(link.listener) else { break };
-        let client =
-            Client { transport: &link.transport, listener, listener_index: link.listener, view: &view };
+        let Some(listener) = view.snapshot.listener(link.listener) else { break };
+        let client = Client { transport: &link.transport, listener, view: &view };
         begin(&mut x, &link, &core);
         let end = match head(&mut x, pending, &client, &core).await {
             Ok(head_bytes) => {
@@ -139,12 +135,7 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
 
 fn begin(x: &mut Exchange, link: &Link, core: &Core) {
     x.peer = link.peer;
-    (x.source, x.hearsay) = match link.announced.as_deref() {
-        None => (link.peer, true),
-        Some(Announced::Client { source, .. }) => (*source, true),
-        Some(Announced::Nobody) => (link.peer, false),
-    };
-    x.client = x.source.ip();
+    x.client = link.peer.ip();
     x.agreed = link.transport.agreed();
     x.facts.started_ns = core.clock.now_ns();
     let unix_ms = core.clock.unix_ns(x.facts.started_ns) / 1_000_000;

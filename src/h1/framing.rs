@@ -72,6 +72,7 @@ fn settle_notable(head: &[u8], limits: &HeadLimits, table: &mut RequestTable) ->
     {
         return Err(Flaw::BodyUnexpected.of(Side::Client));
     }
+    table.body_unanticipated = !table.framing.is_empty() && !table.method.anticipates_body();
     let mut upgrade = false;
     if fields.has(Known::Connection) {
         let connection = connection(head, fields, Side::Client)?;

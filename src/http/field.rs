@@ -137,11 +137,11 @@ known! {
     Authorization = "authorization" SINGLE,
     Cookie = "cookie" PLAIN,
     SetCookie = "set-cookie" PLAIN,
-    ContentType = "content-type" PLAIN,
+    ContentType = "content-type" SINGLE,
     ContentEncoding = "content-encoding" PLAIN,
     ContentLanguage = "content-language" PLAIN,
     ContentLocation = "content-location" PLAIN,
-    ContentRange = "content-range" PLAIN,
+    ContentRange = "content-range" SINGLE,
     ContentDisposition = "content-disposition" PLAIN,
     Accept = "accept" PLAIN,
     AcceptEncoding = "accept-encoding" PLAIN,
@@ -154,9 +154,9 @@ known! {
     Range = "range" SINGLE,
     IfMatch = "if-match" PLAIN,
     IfNoneMatch = "if-none-match" PLAIN,
-    IfModifiedSince = "if-modified-since" PLAIN,
-    IfUnmodifiedSince = "if-unmodified-since" PLAIN,
-    IfRange = "if-range" PLAIN,
+    IfModifiedSince = "if-modified-since" SINGLE,
+    IfUnmodifiedSince = "if-unmodified-since" SINGLE,
+    IfRange = "if-range" SINGLE,
     CacheControl = "cache-control" PLAIN,
     Pragma = "pragma" PLAIN,
     Age = "age" PLAIN,
@@ -184,11 +184,11 @@ known! {
     AccessControlMaxAge = "access-control-max-age" PLAIN,
     AccessControlRequestMethod = "access-control-request-method" PLAIN,
     AccessControlRequestHeaders = "access-control-request-headers" PLAIN,
-    MaxForwards = "max-forwards" PLAIN,
+    MaxForwards = "max-forwards" SINGLE,
     Warning = "warning" PLAIN,
     Allow = "allow" PLAIN,
     AltSvc = "alt-svc" PLAIN,
-    SecWebsocketKey = "sec-websocket-key" PLAIN,
+    SecWebsocketKey = "sec-websocket-key" SINGLE,
     SecWebsocketVersion = "sec-websocket-version" PLAIN,
     SecWebsocketProtocol = "sec-websocket-protocol" PLAIN,
     SecWebsocketExtensions = "sec-websocket-extensions" PLAIN,
@@ -198,7 +198,7 @@ known! {
     SecFetchDest = "sec-fetch-dest" PLAIN,
     SecFetchUser = "sec-fetch-user" PLAIN,
     UpgradeInsecureRequests = "upgrade-insecure-requests" PLAIN,
-    IdempotencyKey = "idempotency-key" PLAIN,
+    IdempotencyKey = "idempotency-key" SINGLE,
     Link = "link" PLAIN,
     XApiKey = "x-api-key" PLAIN,
     Priority = "priority" PLAIN,
@@ -641,7 +641,7 @@ impl FieldTable {
 
     /// Every field of this known name, with its position.
     #[inline]
-    pub fn find_all(&self, known: Known) -> impl DoubleEndedIterator<Item = (usize, &Field)> {
+    pub fn find_all(&self, known: Known) -> impl Iterator<Item = (usize, &Field)> {
         let fields = if self.has(known) { self.as_slice() } else { &[] };
         fields.iter().enumerate().filter(move |(_, field)| field.known == known)
     }
@@ -720,6 +720,24 @@ const SINGLES: u128 = {
 pub struct KnownSet(u128);
 
 impl KnownSet {
+    /// The set without a member.
+    pub const EMPTY: KnownSet = KnownSet(0);
+
+    /// The set with `known` added; `Other` cannot be in a set.
+    #[must_use]
+    pub const fn with(self, known: Known) -> KnownSet {
+        match known {
+            Known::Other => self,
+            _ => KnownSet(self.0 | known.bit()),
+        }
+    }
+
+    /// Whether there is no member.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
     /// The set of these names.
     pub const fn of(names: &[Known]) -> KnownSet {
         let mut set = 0;

@@ -85,6 +85,11 @@ impl Method {
         !matches!(self, Method::Post | Method::Patch | Method::Connect | Method::Other)
     }
 
+    /// Defines what its content means (RFC 9110 §9.3, RFC 5789), so that every origin reads it.
+    pub fn anticipates_body(self) -> bool {
+        matches!(self, Method::Post | Method::Put | Method::Patch | Method::Query)
+    }
+
     /// Asks for nothing to change (RFC 9110 §9.2.1); unknown methods may.
     pub fn is_safe(self) -> bool {
         matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace | Method::Query)
@@ -205,6 +210,9 @@ pub struct RequestTable {
     pub framing: BodyLength,
     /// The client wants to use the connection again.
     pub keep_alive: bool,
+    /// There is a body, and the method is none that anticipates one: an origin that does not read it would take it for the
+    /// next request, so that its connection serves no other.
+    pub body_unanticipated: bool,
     /// The client waits for `100 Continue` before it sends the body.
     pub expect_continue: bool,
     /// The client asks to switch protocols: HTTP/1.1, `Connection: upgrade` and an `Upgrade` field.
@@ -274,6 +282,7 @@ impl RequestTable {
         self.version = Version::Http11;
         self.framing = BodyLength::None;
         self.keep_alive = false;
+        self.body_unanticipated = false;
         self.expect_continue = false;
         self.upgrade = false;
         self.websocket = false;

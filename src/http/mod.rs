@@ -3,8 +3,8 @@
 pub mod address;
 pub mod field;
 pub mod forward;
-pub mod forwarded;
 pub mod head;
+pub mod media_type;
 pub mod reason;
 pub mod scan;
 pub mod status;

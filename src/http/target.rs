@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `%41`, `%7e` (unreserved, RFC 3986 §2.3) | the byte itself |
 //! | `%c3%a9` | `%C3%A9`; it must be well-formed UTF-8 |
-//! | `.` or `..` as a segment, `//`, `;`, `\`, NUL and controls, raw or encoded; `%2F`; `%252e` and its like | refused |
+//! | `.` or `..` as a segment, `//`, `;`, `\`, NUL and controls, raw or encoded; `%2F`; `%25` before two hexadecimal digits | refused |
 //! | anything else outside RFC 3986 `pchar` | refused |
 //!
 //! The query keeps its bytes: RFC 3986 characters, `[` and `]`, and well-formed escapes.
@@ -68,7 +68,8 @@ pub const PATH_CONTROL: Reason =
     Reason::client("path_control", 2116, 400, "The target has a control character");
 /// Escapes above 0x7F that are not well-formed UTF-8, overlong forms included.
 pub const PATH_UTF8: Reason = Reason::client("path_utf8", 2117, 400, "The path's escapes are not UTF-8");
-/// An escape that becomes another one when decoded (`%252e`).
+/// An escape that becomes another one when decoded (`%252e`, `%2541`): an origin that decodes twice would see another
+/// path than the one that was authorised.
 pub const PATH_ENCODED_TWICE: Reason =
     Reason::client("path_encoded_twice", 2118, 400, "The path is encoded twice");
 /// A port that is no number from 1 to 65535.
@@ -149,6 +150,10 @@ impl Default for Target {
         }
     }
 }
+
+/// The scheme of an absolute-form target is not that of the connection (RFC 9110 §7.4).
+pub const TARGET_SCHEME: Reason =
+    Reason::client("target_scheme", 2180, 400, "The target's scheme is not that of the connection");
 
 /// What to do with `%2F` in a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -613,17 +618,20 @@ fn canonical_path(path: &[u8], encoded_slash: EncodedSlash, out: &mut Vec<u8>) -
     let start = out.len();
     // Where the segment that is being written starts in `out`; the path starts with a slash.
     let mut segment = out.len();
+    // The same, where an encoded slash ends a segment too: to whoever decodes it before it resolves dots.
+    let mut part = out.len();
     while let Some(byte) = path.get(at) {
         match byte {
             b'/' => {
                 if at > 0 {
-                    close_segment(&out[segment..])?;
+                    close_segment(&out[part..])?;
                     if out.len() == segment {
                         return Err(PATH_EMPTY_SEGMENT);
                     }
                 }
                 out.push(b'/');
                 segment = out.len();
+                part = segment;
                 at += 1;
             }
             b';' => return Err(PATH_PARAMETER),
@@ -634,7 +642,9 @@ fn canonical_path(path: &[u8], encoded_slash: EncodedSlash, out: &mut Vec<u8>) -
                     b'/' if encoded_slash == EncodedSlash::Refuse => return Err(PATH_SLASH_ENCODED),
                     b'/' => {
                         kept_slash = true;
+                        close_segment(&out[part..])?;
                         push_escape(b'/', out);
+                        part = out.len();
                     }
                     b'\\' => return Err(PATH_BACKSLASH),
                     b';' => return Err(PATH_PARAMETER),
@@ -654,11 +664,12 @@ fn canonical_path(path: &[u8], encoded_slash: EncodedSlash, out: &mut Vec<u8>) -
             }
         }
     }
-    close_segment(&out[segment..])?;
+    close_segment(&out[part..])?;
     // Only now: in `%25%32%65` the digits behind the percent sign are escapes themselves.
     let written = &out[start..];
     for at in memchr::memmem::find_iter(written, b"%25") {
-        if decodes_to_danger(written, at + 3) {
+        if matches!(written.get(at + 3..at + 5), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
+        {
             return Err(PATH_ENCODED_TWICE);
         }
     }
@@ -683,12 +694,17 @@ fn push_escape(byte: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
 }
 
-/// Whether the two bytes at `at`, behind a `%25`, would be an escape that this module refuses or decodes: an origin
-/// that decodes twice would see another path than the one that was authorised.
-fn decodes_to_danger(path: &[u8], at: usize) -> bool {
-    let digit = |at: usize| path.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let (Some(high), Some(low)) = (digit(at), digit(at + 1)) else { return false };
-    matches!((high << 4 | low) as u8, b'.' | b'/' | b'\\' | b';' | b'%' | 0..=0x1f | 0x7f)
+/// Turns every `%2F` of a canonical path, `bytes` from `from` on, into the slash that it stands for: the path as an origin
+/// sees it that makes no difference.
+pub fn decode_slashes(bytes: &mut Vec<u8>, from: usize) {
+    let (mut read, mut write) = (from, from);
+    while let Some(&byte) = bytes.get(read) {
+        let slash = bytes[read..].starts_with(b"%2F");
+        bytes[write] = if slash { b'/' } else { byte };
+        read += if slash { 3 } else { 1 };
+        write += 1;
+    }
+    bytes.truncate(write);
 }
 
 /// Copies one character written as escapes above 0x7F, in upper case; says how many escapes it took.
@@ -820,6 +836,9 @@ mod tests {
             ("/%25%32%65", "path_encoded_twice"),
             ("/%25%32e", "path_encoded_twice"),
             ("/%25%31%62", "path_encoded_twice"),
+            ("/%2541", "path_encoded_twice"),
+            ("/%253f", "path_encoded_twice"),
+            ("/%25c0%25ae", "path_encoded_twice"),
             ("/%", "target_escape"),
             ("/%4", "target_escape"),
             ("/%4g", "target_escape"),
@@ -876,8 +895,16 @@ mod tests {
     fn an_encoded_slash_is_kept_only_where_it_is_asked_for() {
         let kept = of("GET", "/a%2fb", "a", EncodedSlash::Keep);
         assert_eq!(kept, Ok(("/a%2Fb".into(), "a".into())));
-        // It ends no segment, so that dots beside it are not dot segments; neither does it hide one.
-        assert_eq!(of("GET", "/..%2f../..", "a", EncodedSlash::Keep), Err("path_dot_segment"));
+        // Neither does it hide a dot segment, nor does one stand beside it: who decodes it first would resolve that.
+        for dots in ["/..%2f../..", "/..%2fa", "/a%2f..", "/a%2f%2e%2fb", "/a%2F.", "/a/%2e%2e%2f"] {
+            assert_eq!(of("GET", dots, "a", EncodedSlash::Keep), Err("path_dot_segment"), "{dots}");
+        }
+        for kept in ["/a%2F%2Fb", "/https:%2F%2Fa.example%2F", "/%2F", "/a.%2F.b"] {
+            assert_eq!(of("GET", kept, "a", EncodedSlash::Keep), Ok((kept.into(), "a".into())));
+        }
+        let mut path = b"x/a%2Fb%2F%20".to_vec();
+        decode_slashes(&mut path, 1);
+        assert_eq!(path, b"x/a/b/%20");
     }
 
     #[test]

@@ -79,6 +79,7 @@ const CODES: &[&str] = &[
     include_str!("codes/31-authorize.md"),
     include_str!("codes/32-limits.md"),
     include_str!("codes/33-contract.md"),
+    include_str!("codes/34-response.md"),
     include_str!("codes/40-upstream.md"),
     include_str!("codes/50-ourselves.md"),
     include_str!("codes/60-operation.md"),

@@ -104,6 +104,9 @@ families! {
     DriverInfo Info "ringwall_driver_info" "The event loop driver of each core.";
     ConfigGeneration Gauge "ringwall_config_generation" "Generation of the configuration in force.";
     ConfigLastReloadSuccess Gauge "ringwall_config_last_reload_success" "1 if the last reload was taken, 0 if it was refused.";
+    ConfigSwitch Histogram "ringwall_config_switch_seconds" "How long a change of configuration held a core up.";
+    ConfigSpread Gauge "ringwall_config_spread_seconds" "How long the last change of configuration took to reach every core.";
+    ConfigsAlive Gauge "ringwall_config_alive" "Configurations in memory: the one in force, and those that exchanges still use.";
     ExceptionsExpired Gauge "ringwall_exceptions_expired" "Exceptions of the configuration whose date has passed.";
     Connections Gauge "ringwall_connections" "Open client connections.";
     HttpRequests Counter "ringwall_http_requests_total" "Requests finished, by status; a status of 0 means that no answer was sent.";

@@ -345,6 +345,8 @@ pub(super) struct CoreCounters {
     pub(super) busy_ns: Counter,
     pub(super) idle_ns: Counter,
     pub(super) panics: Counter,
+    /// Changes of the configuration, by what they took.
+    pub(super) switches: Histogram<16>,
     pub(super) refusals_spilled: Counter,
     pub(super) uncounted: Counter,
 }
@@ -363,6 +365,7 @@ impl CoreCounters {
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),
             panics: Counter::default(),
+            switches: Histogram::default(),
             refusals_spilled: Counter::default(),
             uncounted: Counter::default(),
         };
@@ -610,6 +613,11 @@ impl CoreMetrics {
     /// A panic was caught.
     pub fn panic(&self) {
         self.counters.panics.bump();
+    }
+
+    /// The core runs another configuration; going over to it took so long, during which nobody else had a turn.
+    pub fn switched(&self, took_ns: u64) {
+        self.counters.switches.observe(bucket_of(&OVERHEAD_FIRST, &OVERHEAD_BOUNDS_NS, took_ns), took_ns);
     }
 
     /// Time spent working and waiting since the last call, nanoseconds.

@@ -276,6 +276,15 @@ impl Registry {
                 family,
                 self.cores.iter().map(|core| core.refusals_spilled.load() + core.uncounted.load()),
             ),
+            Family::ConfigSwitch => {
+                let mut buckets = [0; 16];
+                let mut sum_ns = 0u64;
+                for core in &self.cores {
+                    add_counts(&mut buckets, &core.switches.buckets);
+                    sum_ns = sum_ns.wrapping_add(core.switches.sum_ns.load());
+                }
+                page.histogram(family, "", &OVERHEAD_BOUNDS_NS, &buckets, sum_ns, &[]);
+            }
             Family::Panics => per_core(page, family, self.cores.iter().map(|core| core.panics.load())),
             Family::CoreBusySeconds => {
                 for (core, counters) in self.cores.iter().enumerate() {
@@ -298,6 +307,8 @@ impl Registry {
             | Family::DriverInfo
             | Family::ConfigGeneration
             | Family::ConfigLastReloadSuccess
+            | Family::ConfigSpread
+            | Family::ConfigsAlive
             | Family::ExceptionsExpired
             | Family::LimitTableUsed
             | Family::CertificateExpiry

@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
-use crate::http::Reason;
 use crate::http::field::Known;
-use crate::http::forwarded::{self, ClientField};
-use crate::http::target::{EncodedSlash, canonical};
+use crate::http::target::{PATH_SLASH_ENCODED, Place, Scheme, TARGET_SCHEME, canonical, decode_slashes};
+use crate::http::{Method, Reason};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::serve::Client;
-use crate::route::Lookup;
+use crate::route::{Lookup, MethodSet};
 use crate::snapshot::{Listener, Operation, Snapshot};
 
 /// The host is not served here.
@@ -20,6 +19,16 @@ pub const METHOD_UNKNOWN: Reason = Reason::client("method_unknown", 2122, 405, "
 /// This listener only sends clients to its TLS twin.
 pub const TLS_REQUIRED: Reason = Reason::client("tls_required", 2123, 308, "Use https");
 
+/// What a request means.
+#[derive(Clone, Copy, Debug)]
+pub enum Meant<'s> {
+    /// This operation.
+    Operation(&'s Operation),
+    /// OPTIONS of a path that has operations, none of which is called so: it asks which methods there are, and `Allow` says
+    /// it (RFC 9110 §9.3.7).
+    Methods,
+}
+
 /// Finds the operation. Fills in the client's address, the canonical target and the operation's index.
 ///
 /// # Errors
@@ -28,9 +37,12 @@ pub fn operation<'s>(
     x: &mut Exchange,
     client: &Client<'_>,
     snapshot: &'s Snapshot,
-) -> Result<&'s Operation, Reason> {
+) -> Result<Meant<'s>, Reason> {
     x.client = client_address(x, client.listener);
-    x.target = canonical(&x.request.bytes, &x.request.table, EncodedSlash::Refuse, &mut x.canonical)?;
+    x.target = canonical(&x.request.bytes, &x.request.table, snapshot.encoded_slash, &mut x.canonical)?;
+    if let Some(scheme) = x.target.scheme {
+        fits_connection(scheme, x, client.listener)?;
+    }
     if !client.listener.serves(x.host()) {
         return Err(HOST_UNKNOWN);
     }
@@ -38,23 +50,74 @@ pub fn operation<'s>(
         redirect(x);
         return Err(TLS_REQUIRED);
     }
+    if x.target.encoded_slash {
+        keep_encoded_slash(x, snapshot)?;
+    }
     match snapshot.router.find(x.host(), x.path(), x.method()) {
         Lookup::Found { value, .. } => {
             let operation = snapshot.operations.get(value as usize).ok_or(ROUTE_UNKNOWN)?;
             x.operation = value;
             x.api = operation.api;
-            Ok(operation)
+            match operation.methods {
+                Some(methods) if !methods.contains(x.method()) => allowed(x, methods),
+                _ => Ok(Meant::Operation(operation)),
+            }
         }
         Lookup::HostUnknown => Err(HOST_UNKNOWN),
         Lookup::NotFound => Err(ROUTE_UNKNOWN),
-        Lookup::MethodNotAllowed { allow } => {
-            // RFC 9110 §15.5.6: a 405 must say what is allowed.
-            x.answer_inserts.extend_from_slice(b"allow: ");
-            allow.write(&mut x.answer_inserts);
-            x.answer_inserts.extend_from_slice(b"\r\n");
-            Err(METHOD_UNKNOWN)
-        }
+        Lookup::MethodNotAllowed { allow } => allowed(x, allow),
     }
+}
+
+/// The path is served, but not with this method: what it may be asked is told either way.
+#[cold]
+fn allowed<'s>(x: &mut Exchange, methods: MethodSet) -> Result<Meant<'s>, Reason> {
+    // RFC 9110 §15.5.6: a 405 must say what is allowed.
+    x.answer_inserts.extend_from_slice(b"allow: ");
+    methods.with(Method::Options).write(&mut x.answer_inserts);
+    x.answer_inserts.extend_from_slice(b"\r\n");
+    match x.method() {
+        Method::Options => Ok(Meant::Methods),
+        _ => Err(METHOD_UNKNOWN),
+    }
+}
+
+/// RFC 9110 §7.4: a target in absolute-form that names another scheme than the one it came by was meant for somebody else.
+/// A trusted proxy may have ended TLS before us.
+fn fits_connection(scheme: Scheme, x: &Exchange, listener: &Listener) -> Result<(), Reason> {
+    let secure = scheme == Scheme::Https;
+    let ended_before = secure && is_trusted(&x.peer.ip(), listener);
+    if secure == listener.secure || ended_before { Ok(()) } else { Err(TARGET_SCHEME) }
+}
+
+/// An encoded slash is kept where the operation asks for it, and where the path would be no other operation's if the slash
+/// were one: an origin that makes no difference must not be led past what was authorised.
+#[cold]
+fn keep_encoded_slash(x: &mut Exchange, snapshot: &Snapshot) -> Result<(), Reason> {
+    let kept = match snapshot.router.find(x.host(), x.path(), x.method()) {
+        Lookup::Found { value, .. } => value,
+        _ => return Err(PATH_SLASH_ENCODED),
+    };
+    if !snapshot.operations.get(kept as usize).is_some_and(|operation| operation.keeps_encoded_slash) {
+        return Err(PATH_SLASH_ENCODED);
+    }
+    let mut scratch = std::mem::take(&mut x.canonical);
+    let from = scratch.len();
+    match x.target.path {
+        Place::Head(span) => scratch.extend_from_slice(span.of(&x.request.bytes)),
+        Place::Scratch(span) => scratch.extend_from_within(usize::from(span.start)..span.end()),
+    }
+    decode_slashes(&mut scratch, from);
+    let host = x.target.host.of(&x.request.bytes, &scratch);
+    let decoded = snapshot.router.find(host, &scratch[from..], x.method());
+    let another = match decoded {
+        Lookup::Found { value, .. } => value != kept,
+        Lookup::MethodNotAllowed { .. } => true,
+        Lookup::NotFound | Lookup::HostUnknown => false,
+    };
+    scratch.truncate(from);
+    x.canonical = scratch;
+    if another { Err(PATH_SLASH_ENCODED) } else { Ok(()) }
 }
 
 /// The same place under https, for a listener that serves nothing else.
@@ -71,23 +134,63 @@ fn redirect(x: &mut Exchange) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The connection's source, or whom trusted proxies name ([`forwarded::client`]).
-fn client_address(x: &mut Exchange, listener: &Listener) -> IpAddr {
-    let source = x.source.ip();
-    if listener.trusted_proxies.is_empty() || !x.hearsay {
-        return source;
+/// The peer, or, where trusted proxies speak for it, the nearest address in `X-Forwarded-For` that is not itself a
+/// trusted proxy: read from the right, because everything to the left of that was written by somebody unknown.
+fn client_address(x: &Exchange, listener: &Listener) -> IpAddr {
+    let peer = x.peer.ip();
+    let trusted = |address: &IpAddr| is_trusted(address, listener);
+    if listener.trusted_proxies.is_empty() || !trusted(&peer) {
+        return peer;
     }
-    let known = match listener.client_field {
-        ClientField::XForwardedFor => Known::XForwardedFor,
-        ClientField::Forwarded => Known::Forwarded,
-    };
-    let Exchange { request, hops, .. } = x;
-    let lines = request.table.fields.find_all(known).rev().map(|(_, field)| field.value().of(&request.bytes));
-    forwarded::client(
-        source,
-        listener.client_field,
-        lines,
-        |address| listener.trusted_proxies.contains(address),
-        hops,
-    )
+    let mut nearest = peer;
+    let mut values: [&[u8]; 8] = [&[]; 8];
+    let mut count = 0;
+    for (_, field) in x.fields().find_all(Known::XForwardedFor) {
+        if count < values.len() {
+            values[count] = field.value().of(x.head_bytes());
+            count += 1;
+        }
+    }
+    for value in values[..count].iter().rev() {
+        for member in value.rsplit(|&byte| byte == b',') {
+            let Some(address) = parse_address(member.trim_ascii()) else { return nearest };
+            nearest = address;
+            if !trusted(&address) {
+                return nearest;
+            }
+        }
+    }
+    nearest
+}
+
+fn is_trusted(address: &IpAddr, listener: &Listener) -> bool {
+    listener.trusted_proxies.iter().any(|network| network.contains(address))
+}
+
+/// An address as proxies write it: bare, with a port, or an IPv6 address in brackets.
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    if let Ok(socket) = text.parse::<std::net::SocketAddr>() {
+        return Some(socket.ip().to_canonical());
+    }
+    text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_the_forms_that_proxies_write() {
+        assert_eq!(parse_address(b"192.0.2.1"), "192.0.2.1".parse().ok());
+        assert_eq!(parse_address(b"192.0.2.1:80"), "192.0.2.1".parse().ok());
+        assert_eq!(parse_address(b"[2001:db8::1]"), "2001:db8::1".parse().ok());
+        assert_eq!(parse_address(b"[2001:db8::1]:443"), "2001:db8::1".parse().ok());
+        assert_eq!(parse_address(b"::ffff:192.0.2.1"), "192.0.2.1".parse().ok());
+        assert_eq!(parse_address(b"unknown"), None);
+        assert_eq!(parse_address(b""), None);
+    }
 }

@@ -2,12 +2,14 @@
 
 use crate::h1::body::{Incoming, POST_BYTES_MAX};
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, push_framing, push_status_line};
-use crate::http::field::{FieldSet, FieldTable};
+use crate::http::field::Known;
 use crate::http::{BodyLength, Fault, Method, Reason, Version};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::serve::{Client, End, finish};
-use crate::policy::respond::headers::secure_response;
+use crate::policy::admit::maintenance::MAINTENANCE;
+use crate::policy::respond::headers::{secure_answer, takes_strict_transport};
+use crate::snapshot::Keep;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline};
 
@@ -42,7 +44,7 @@ fn put_on_record(x: &mut Exchange, client: &Client<'_>, reason: Reason, core: &C
     x.facts.reason = Some(reason);
     x.facts.status = reason.status;
     x.facts.audited = true;
-    let kept = state.audit(x, client.listener_index, client.view, &core.clock);
+    let kept = state.audit(x, client.listener.id, client.view, &core.clock);
     if kept || !client.view.snapshot.refuse_unrecorded {
         return reason;
     }
@@ -83,9 +85,12 @@ pub async fn fixed(
     // What has already arrived of the body is passed over.
     while matches!(incoming.piece(), Ok(crate::h1::body::Piece::Data(_))) {}
     let broken = x.facts.reason.is_some_and(|reason| ends_connection(&reason));
-    let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && !core.is_draining();
+    let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && client.goes_on(core);
     let mut out = Buffer::of(body.len() + x.answer_inserts.len() + x.response_inserts.len() + 512);
-    encode(x, status, body, content_type, keep, client.listener.secure, &mut out);
+    let named = x.secure && takes_strict_transport(x.host());
+    let strict =
+        named && x.operation(&client.view.snapshot).is_none_or(|operation| operation.strict_transport);
+    encode(x, status, body, content_type, keep, strict, &mut out);
     let length = out.len();
     let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
     core.deadline(client.transport, Deadline::StreamIdle, until_ms);
@@ -107,7 +112,7 @@ fn encode(
     body: &[u8],
     content_type: &str,
     keep: bool,
-    secure: bool,
+    strict_transport: bool,
     out: &mut Buffer,
 ) {
     push_status_line(out, status);
@@ -116,14 +121,14 @@ fn encode(
     } else if x.request.table.version == Version::Http10 {
         out.extend_from_slice(CONNECTION_KEEP_ALIVE);
     }
-    if !content_type.is_empty() {
+    if !content_type.is_empty() && !x.decided.contains(Known::ContentType) {
         out.extend_from_slice(b"content-type: ");
         out.extend_from_slice(content_type.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(&x.answer_inserts);
     out.extend_from_slice(&x.response_inserts);
-    secure_response(&FieldTable::default(), secure, &mut FieldSet::EMPTY.clone(), out);
+    secure_answer(x.decided, strict_transport, out);
     match status {
         // RFC 9110 §8.6: no Content-Length in a 204.
         204 => push_framing(out, BodyLength::None),
@@ -134,9 +139,28 @@ fn encode(
     }
 }
 
+/// Says where a redirect leads: to `location`, and whatever of the request's own target is kept. The host is always that of the
+/// configuration: what follows it begins with the slash of a canonical path, or with a question mark.
+pub fn redirect(x: &mut Exchange, location: &str, keep: Keep) {
+    let mut out = std::mem::take(&mut x.answer_inserts);
+    out.extend_from_slice(b"location: ");
+    out.extend_from_slice(location.as_bytes());
+    if keep == Keep::Path {
+        out.extend_from_slice(x.path());
+    }
+    if let Some(query) = x.query().filter(|_| keep != Keep::Nothing) {
+        out.push(b'?');
+        out.extend_from_slice(query);
+    }
+    out.extend_from_slice(b"\r\n");
+    x.answer_inserts = out;
+}
+
 /// Whether a refusal leaves doubt about where the next message begins.
 fn ends_connection(reason: &Reason) -> bool {
-    (2000..2120).contains(&reason.code) || (2200..2300).contains(&reason.code)
+    (2000..2120).contains(&reason.code)
+        || (2180..2200).contains(&reason.code)
+        || (2200..2300).contains(&reason.code)
 }
 
 /// The problem document of a reason (RFC 9457).
@@ -182,6 +206,7 @@ fn proxy_status(x: &mut Exchange, reason: &Reason) {
         (Fault::Upstream, _) if reason.code == 4000 => "connection_refused",
         (Fault::Upstream, _) if reason.code == 4001 => "dns_error",
         (Fault::Upstream, _) => "connection_terminated",
+        (Fault::Ringwall, _) if *reason == MAINTENANCE => "destination_unavailable",
         (Fault::Ringwall, _) => "proxy_internal_error",
     };
     let out = &mut x.answer_inserts;

@@ -7,12 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use crate::http::Reason;
-use crate::http::field::{FieldSet, FieldTable, Known};
+use crate::http::field::{FieldSet, FieldTable, Known, KnownSet};
 use crate::http::head::{Method, RequestTable, ResponseTable};
 use crate::http::target::Target;
 use crate::observe::{RequestId, TargetId};
 use crate::policy::Mode;
 use crate::policy::identify::Identity;
+use crate::policy::respond::headers::Edits;
 use crate::snapshot::{Operation, Snapshot};
 use crate::worker::Buffer;
 use crate::worker::transport::Agreed;
@@ -40,14 +41,8 @@ pub struct Exchange {
     pub canonical: Vec<u8>,
     /// The peer of the connection.
     pub peer: SocketAddr,
-    /// Where the connection comes from: the peer, or whom it names in the PROXY protocol.
-    pub source: SocketAddr,
-    /// Whether what a request says of earlier hops counts, if its source is trusted.
-    pub hearsay: bool,
-    /// The client: the source, or whom trusted proxies name.
+    /// The client: the peer, or whom trusted proxies name.
     pub client: IpAddr,
-    /// The addresses that trusted proxies named and that were believed, nearest first; the last one is the client's.
-    pub hops: Vec<IpAddr>,
     /// Whether the client's connection is TLS.
     pub secure: bool,
     /// What was agreed with the client about it.
@@ -70,6 +65,8 @@ pub struct Exchange {
     pub response_inserts: Vec<u8>,
     /// Encoded lines that are added to an answer of ours only: `WWW-Authenticate`, `Allow`, `Retry-After`.
     pub answer_inserts: Vec<u8>,
+    /// Known fields of an answer of ours about which the operator has decided.
+    pub decided: KnownSet,
     /// The body, where the operation holds it: decoded, complete.
     pub body: Buffer,
     /// What the upstream answered.
@@ -122,10 +119,7 @@ impl Exchange {
             target: Target::default(),
             canonical: Vec::with_capacity(256),
             peer: nobody,
-            source: nobody,
-            hearsay: true,
             client: nobody.ip(),
-            hops: Vec::new(),
             secure: false,
             agreed: Agreed::default(),
             id: RequestId::NONE,
@@ -137,6 +131,7 @@ impl Exchange {
             inserts: Vec::with_capacity(1024),
             response_inserts: Vec::with_capacity(512),
             answer_inserts: Vec::with_capacity(256),
+            decided: KnownSet::EMPTY,
             body: Buffer::empty(),
             response: Head::default(),
             response_skip: FieldSet::EMPTY,
@@ -154,7 +149,6 @@ impl Exchange {
         self.request.bytes = Buffer::empty();
         self.request.table.reset();
         self.target = Target::default();
-        self.hops.clear();
         self.canonical.clear();
         self.operation = u32::MAX;
         self.api = u32::MAX;
@@ -163,6 +157,7 @@ impl Exchange {
         self.inserts.clear();
         self.response_inserts.clear();
         self.answer_inserts.clear();
+        self.decided = KnownSet::EMPTY;
         self.body = Buffer::empty();
         self.reset_response();
         self.violations.clear();
@@ -238,6 +233,12 @@ impl Exchange {
     /// Adds a line to an answer of ours.
     pub fn insert_answer(&mut self, name: &[u8], value: &[u8]) {
         line(&mut self.answer_inserts, name, value);
+    }
+
+    /// Applies the operator's edits to an answer of ours that stands for an upstream's.
+    pub fn edit_answer(&mut self, edits: &Edits) {
+        self.response_inserts.extend_from_slice(edits.lines());
+        self.decided = edits.decided();
     }
 
     /// The name of the policy that refused, or nothing.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::h1::body::{Incoming, transfer};
-use crate::h1::encode::{RequestLine, encode_request};
+use crate::h1::encode::{CONNECTION_CLOSE, RequestLine, encode_request};
 use crate::h1::parse::{Parse, parse_response};
 use crate::http::field::FieldSet;
 use crate::http::field::Known;
@@ -20,7 +20,7 @@ use crate::pipeline::serve::Client;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::{UPSTREAM_UNRESOLVED, connect};
+use crate::upstream::connect::connect;
 use crate::upstream::pool::{Connection, CoreUpstream, InFlight};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport};
@@ -147,11 +147,11 @@ async fn attempt(
     total_ms: u64,
 ) -> Result<Lent, Lost> {
     let upstream = &route.upstream.upstream;
-    let Some(member) = route.upstream.choose(tried, 0, core.clock.coarse_ns()) else {
-        let reason = if upstream.members().unresolved { UPSTREAM_UNRESOLVED } else { UPSTREAM_EMPTY };
+    let Some(mut member) = route.upstream.choose(tried, 0, core.clock.coarse_ns()) else {
+        let reason = upstream.members().absence().unwrap_or(UPSTREAM_EMPTY);
         return Err(Lost { fail: Fail::Upstream(reason), again: false });
     };
-    let guard = member.begin();
+    let mut guard = member.begin();
     x.facts.target = member.target;
     let kept = route.upstream.take(&member, core.coarse_ms());
     let reused = kept.is_some();
@@ -162,10 +162,21 @@ async fn attempt(
     let connection = match kept {
         Some(connection) => connection,
         // Nothing was sent: another member may be asked, whatever the method.
-        None => connect(upstream, &member.member, core, total_ms).await.map_err(|reason| Lost {
-            fail: Fail::Upstream(reason),
-            again: route.upstream.view().pools.len() > 1,
-        })?,
+        None => {
+            let (reached, connection) =
+                connect(route.upstream, &member, core, total_ms).await.map_err(|reason| Lost {
+                    fail: Fail::Upstream(reason),
+                    again: route.upstream.view().pools.len() > 1,
+                })?;
+            if !Rc::ptr_eq(&reached, &member) {
+                // Another address of its host was there first.
+                tried.add(reached.member.number);
+                x.facts.target = reached.target;
+                guard = reached.begin();
+                member = reached;
+            }
+            connection
+        }
     };
 
     // What has been read from the client and sent on cannot be sent again.
@@ -185,6 +196,8 @@ async fn attempt(
     match sent_and_answered {
         Ok((head_bytes, request_sent)) => Ok(Lent { connection, request_sent, head_bytes, guard }),
         Err(fail) => {
+            // What has left of a request that is given up must not pass for one: its end is a reset.
+            connection.transport.socket().set_open_ended(true);
             let untouched = x.response.bytes.is_empty();
             let closed = matches!(fail, Fail::Upstream(reason) if reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET);
             // RFC 9110 §9.2.2: a request is sent again only if its method is idempotent, and only here, where a kept
@@ -264,6 +277,11 @@ async fn send_and_read(
     let request_sent = matches!(uploaded, Some(Ok(_)));
     match (answered, uploaded) {
         (Ok(head_bytes), _) => Ok((head_bytes, request_sent)),
+        (Err(_), Some(Err(fail @ Fail::Client(_)))) => {
+            // The upstream has the beginning of a request that will never be whole: a close could be taken for its end.
+            to.socket().set_open_ended(true);
+            Err(fail)
+        }
         (Err(_), Some(Err(fail))) => Err(fail),
         (Err(fail), _) => Err(fail),
     }
@@ -363,21 +381,26 @@ pub fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
     let mut inserts = std::mem::take(&mut x.inserts);
     forwarded_fields(x, client, &mut inserts);
     law::push_field(&mut inserts, b"X-Request-Id", &x.request_id);
+    if x.request.table.body_unanticipated {
+        // An origin that ignores this body must not find a request in it.
+        inserts.extend_from_slice(CONNECTION_CLOSE);
+    }
     identity_fields(x, route.api, &mut inserts);
     route.operation.request_edits.apply(&x.request.table.fields, &x.request.bytes, &mut skip, &mut inserts);
     x.inserts = inserts;
     x.skip = skip;
 }
 
-/// `X-Forwarded-*`: what was believed of trusted proxies is told on, what anybody else said is not, so that the first address
-/// is the client's.
+/// `X-Forwarded-*`: what trusted proxies said is kept, what anybody else said is not.
 fn forwarded_fields(x: &Exchange, client: &Client<'_>, inserts: &mut Vec<u8>) {
     let told = law::Client {
-        address: x.source.ip(),
+        address: x.peer.ip(),
         proto: if client.listener.secure { b"https" } else { b"http" },
-        host: x.request.table.host.of(&x.request.bytes),
+        host: x.host(),
     };
-    law::x_forwarded_for(inserts, x.hops.iter().rev().copied(), &told);
+    let trusted = x.client != x.peer.ip();
+    let before = x.fields().find_all(Known::XForwardedFor).map(|(_, field)| field.value().of(x.head_bytes()));
+    law::x_forwarded_for(inserts, before.filter(|_| trusted), &told);
     law::x_forwarded_proto_host(inserts, &told);
 }
 
@@ -421,14 +444,28 @@ pub fn encode(x: &Exchange, route: &Route<'_>, authority: &[u8], framing: BodyLe
     let mut skip = x.skip;
     let mut inserts: &[u8] = &x.inserts;
     let mut with_host;
-    if route.host_of_upstream {
+    if route.host_of_upstream || !x.request.table.host_plain {
         skip = skip.union(hosts(x));
-        with_host = Buffer::of(authority.len() + inserts.len() + 16);
-        law::push_field(&mut with_host, b"Host", authority);
+        with_host = Buffer::of(authority.len().max(x.host().len()) + inserts.len() + 24);
+        match route.host_of_upstream {
+            true => law::push_field(&mut with_host, b"Host", authority),
+            false => canonical_host(x, &mut with_host),
+        }
         with_host.extend_from_slice(inserts);
         inserts = &with_host;
     }
     encode_request(out, &line, &x.request.bytes, &x.request.table.fields, &skip, inserts, framing);
+}
+
+/// The host that was routed by and logged, in the same bytes.
+fn canonical_host(x: &Exchange, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Host: ");
+    out.extend_from_slice(x.host());
+    if x.target.port != 0 {
+        out.push(b':');
+        out.extend_from_slice(itoa::Buffer::new().format(x.target.port).as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn hosts(x: &Exchange) -> FieldSet {

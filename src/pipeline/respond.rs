@@ -1,14 +1,15 @@
 //! Sending the response back: edits and security fields, one framing of ours, and the upstream's connection returned to its
 //! pool when both messages are over.
 
-use crate::h1::body::{Incoming, Origin, transfer};
+use crate::h1::body::{Incoming, Origin, RESPONSE_SIZE, transfer};
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, encode_response};
+use crate::http::field::Known;
 use crate::http::{BodyLength, Method, Version, forward as law};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::forward::{Broken, Lent, Route};
 use crate::pipeline::serve::Client;
-use crate::policy::respond::headers::secure_response;
+use crate::policy::respond::headers::{secure_response, takes_strict_transport};
 use crate::worker::Buffer;
 use crate::worker::core::Core;
 
@@ -18,7 +19,7 @@ const HEAD_ROOM: usize = 512;
 /// Sends the response whose head stands in `x.response`. Says whether the client's connection may be kept.
 ///
 /// # Errors
-/// Either side failed; the client has seen part of the response by then.
+/// Either side failed, and the client has seen part of the response; or nothing of it, because it is too large.
 pub async fn respond(
     x: &mut Exchange,
     client: &Client<'_>,
@@ -27,25 +28,36 @@ pub async fn respond(
     route: &Route<'_>,
     core: &Core,
 ) -> Result<bool, Broken> {
+    let response_max = route.operation.response_max;
+    // What is declared to be too long is refused while nothing of it has been passed on.
+    if matches!(x.response.table.framing, BodyLength::Length(length) if length > response_max) {
+        return Err(Broken::Before(Fail::Upstream(RESPONSE_SIZE)));
+    }
     let old_client = x.request.table.version == Version::Http10;
     let upstream_framing = x.response.table.framing;
+    let times = &route.operation.timeouts;
+    let lifetime = if is_event_stream(x) { times.lifetime_of_events } else { times.lifetime };
     let framing = client_framing(x, old_client);
     // An early response leaves the rest of the request's body behind it, where nobody will read it.
     let keep = x.request.table.keep_alive
         && lent.request_sent
         && incoming.is_complete()
         && framing != BodyLength::UntilClose
-        && !core.is_draining();
+        && client.goes_on(core);
 
     // What came with the head leaves with it.
     let mut out = Buffer::of(x.response.bytes.len() + x.response_inserts.len() + HEAD_ROOM);
+    let lines_bytes = x.response_inserts.len();
     encode_head(x, route, framing, keep, old_client, &mut out);
     x.facts.status = x.response.table.status;
     // The head has been written anew: what was received now only serves the body behind it.
     let received = std::mem::take(&mut x.response.bytes);
-    let mut body = Incoming::within(upstream_framing, Origin::Upstream, received, lent.head_bytes, u64::MAX);
-    let times = &route.operation.timeouts;
-    body.set_times(times.stream_idle, core.coarse_ms() + times.lifetime);
+    let mut body =
+        Incoming::within(upstream_framing, Origin::Upstream, received, lent.head_bytes, response_max);
+    body.set_times(times.stream_idle, core.coarse_ms() + lifetime);
+    if x.request.table.te_trailers {
+        body.keep_trailers();
+    }
     let open_ended = framing == BodyLength::UntilClose;
     if open_ended {
         client.transport.socket().set_open_ended(true);
@@ -64,15 +76,32 @@ pub async fn respond(
         Ok(count) => {
             x.facts.bytes_out += count;
             client.transport.socket().clear_deadline();
-            let reusable = x.response.table.keep_alive && lent.request_sent && body.rest().is_empty();
+            let reusable = x.response.table.keep_alive
+                && lent.request_sent
+                && !x.request.table.body_unanticipated
+                && body.rest().is_empty();
             if reusable && upstream_framing != BodyLength::UntilClose {
                 route.upstream.keep(lent.guard.member(), lent.connection, core.coarse_ms());
             }
             drop(lent.guard);
             Ok(keep)
         }
+        Err(fail) if !body.has_begun() => {
+            // The client has not seen a byte of it: it gets an answer of ours instead.
+            x.response_inserts.truncate(lines_bytes);
+            client.transport.socket().set_open_ended(false);
+            Err(Broken::Before(fail))
+        }
         Err(fail) => Err(Broken::After(fail)),
     }
+}
+
+/// Whether the response is a stream of events that is meant to last (HTML, server-sent events).
+fn is_event_stream(x: &Exchange) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    let value = x.response.table.fields.value(&x.response.bytes, Known::ContentType).unwrap_or_default();
+    let (start, rest) = value.split_at(value.len().min(TYPE.len()));
+    start.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
 }
 
 /// The framing that the client gets.
@@ -101,7 +130,9 @@ pub fn encode_head(
     let mut inserts = std::mem::take(&mut x.response_inserts);
     let fields = &x.response.table.fields;
     route.operation.response_edits.apply(fields, &x.response.bytes, &mut skip, &mut inserts);
-    secure_response(fields, route.operation.strict_transport && x.secure, &mut skip, &mut inserts);
+    let strict = x.secure && route.operation.strict_transport && takes_strict_transport(x.host());
+    let decided = route.operation.response_edits.decided();
+    secure_response(fields, &x.response.bytes, decided, strict, &mut skip, &mut inserts);
     if !keep {
         inserts.extend_from_slice(CONNECTION_CLOSE);
     } else if old_client {

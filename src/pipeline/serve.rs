@@ -2,11 +2,14 @@
 //! request meets stands here, in order.
 
 use crate::h1::body::{Incoming, Origin};
-use crate::http::BodyLength;
+use crate::h1::flaw::{FIELD_COUNT, HEAD_SIZE};
+use crate::h1::parse::TARGET_SIZE;
+use crate::http::{BodyLength, Reason, RequestTable};
+use crate::pipeline::admit::{self, Meant};
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::{admit, answer, forward, gather};
+use crate::pipeline::{answer, forward, gather};
 use crate::policy::Verdict;
-use crate::snapshot::{Action, CoreView, Listener, Timeouts};
+use crate::snapshot::{Action, CoreView, HeadMax, Listener, Timeouts};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Transport};
 
@@ -17,13 +20,16 @@ pub struct Client<'a> {
     pub transport: &'a Transport,
     /// The listener that accepted it.
     pub listener: &'a Listener,
-    /// Its index in the snapshot.
-    pub listener_index: usize,
     /// What the core ran when the request came.
     pub view: &'a CoreView,
 }
 
 impl Client<'_> {
+    /// Whether its connection may go on after this answer, as far as we are concerned.
+    pub fn goes_on(&self, core: &Core) -> bool {
+        !core.is_draining() && !self.listener.is_leaving()
+    }
+
     /// How long the client may take to read the next piece of what is sent to it, in milliseconds.
     pub fn stream_idle_ms(&self, x: &Exchange) -> u64 {
         x.operation(&self.view.snapshot)
@@ -57,7 +63,7 @@ pub async fn serve(
 ) -> End {
     let framing = x.request.table.framing;
     let mut incoming = Incoming::new(framing, Origin::Client, &x.request.bytes[head_bytes..], u64::MAX);
-    let end = walk(x, client, view, &mut incoming, core).await;
+    let end = walk(x, client, view, head_bytes, &mut incoming, core).await;
     x.facts.bytes_in += incoming.received() - end.rest.len() as u64;
     end
 }
@@ -67,6 +73,7 @@ async fn walk(
     x: &mut Exchange,
     client: &Client<'_>,
     view: &CoreView,
+    head_bytes: usize,
     incoming: &mut Incoming,
     core: &Core,
 ) -> End {
@@ -74,9 +81,16 @@ async fn walk(
 
     // Which operation, in the one canonical form that everything below uses.
     let operation = match admit::operation(x, client, &view.snapshot) {
-        Ok(operation) => operation,
+        Ok(Meant::Operation(operation)) => operation,
+        Ok(Meant::Methods) => return answer::fixed(x, client, incoming, 204, b"", "", core).await,
         Err(reason) => return answer::refuse(x, client, incoming, reason, core).await,
     };
+
+    if let Some(max) = &operation.head_max
+        && let Some(reason) = too_large(&x.request.table, head_bytes, max)
+    {
+        return answer::refuse(x, client, incoming, reason, core).await;
+    }
 
     // What can be said of the head alone: address, identity, grants, limits.
     let verdict = {
@@ -101,11 +115,13 @@ async fn walk(
         Action::Closed => {
             answer::refuse(x, client, incoming, crate::policy::authorize::allow::OPERATION_CLOSED, core).await
         }
-        Action::Redirect { location, status } => {
-            x.insert_answer(b"location", location.as_bytes());
+        Action::Redirect { location, status, keep } => {
+            answer::redirect(x, location, *keep);
+            x.edit_answer(&operation.response_edits);
             answer::fixed(x, client, incoming, *status, b"", "", core).await
         }
         Action::Respond { status, body, content_type } => {
+            x.edit_answer(&operation.response_edits);
             answer::fixed(x, client, incoming, *status, body, content_type, core).await
         }
         Action::Forward { upstream, rewrite, host_of_upstream } => {
@@ -142,6 +158,18 @@ async fn walk(
             }
         }
     }
+}
+
+/// Which bound of its operation a head exceeds, if it does.
+#[cold]
+fn too_large(table: &RequestTable, head_bytes: usize, max: &HeadMax) -> Option<Reason> {
+    if usize::from(table.target_span.len) > max.target {
+        return Some(TARGET_SIZE);
+    }
+    if head_bytes > max.head {
+        return Some(HEAD_SIZE);
+    }
+    (table.fields.len() > max.fields).then_some(FIELD_COUNT)
 }
 
 /// The exchange went well; what is behind the body is the next request.

@@ -8,6 +8,7 @@
 //! what is forwarded. [`Chain::run_head`] sees to the refusal; a policy that has effects asks [`Exchange::enforcing`]
 //! before it makes them.
 
+pub mod admit;
 pub mod authorize;
 pub mod identify;
 pub mod limit;
@@ -29,6 +30,8 @@ pub enum Stage {
     Authorize,
     /// How often?
     Limit,
+    /// Does the head say what its body may be?
+    Declare,
     /// Is the message within its contract?
     Validate,
     /// What goes back.
@@ -68,12 +71,16 @@ pub trait Policy: Sized + 'static {
 /// The policies that exist, compiled: a static `match`, no `dyn`.
 #[derive(Debug)]
 pub enum Compiled {
+    /// Is anything served at all?
+    Maintenance(admit::maintenance::Maintenance),
     /// Who is it?
     Login(identify::Logins),
     /// May they?
     Allow(authorize::allow::Allow),
     /// How often?
     Limits(limit::rate::Limits),
+    /// Does the body say that it is what it may be?
+    ContentType(validate::content_type::ContentType),
     /// Is the body what the schema says?
     Schema(validate::json_schema::JsonSchema),
 }
@@ -81,9 +88,11 @@ pub enum Compiled {
 impl Compiled {
     fn apply(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
         match self {
+            Compiled::Maintenance(policy) => policy.apply(x, core),
             Compiled::Login(policy) => policy.apply(x, core),
             Compiled::Allow(policy) => policy.apply(x, core),
             Compiled::Limits(policy) => policy.apply(x, core),
+            Compiled::ContentType(policy) => policy.apply(x, core),
             Compiled::Schema(policy) => policy.apply(x, core),
         }
     }
@@ -95,15 +104,19 @@ impl Compiled {
             Compiled::Allow(_) => 1,
             Compiled::Limits(_) => 2,
             Compiled::Schema(_) => 3,
+            Compiled::ContentType(_) => 4,
+            Compiled::Maintenance(_) => 5,
         }
     }
 
     /// The key in the configuration, and the label in metrics.
     pub const fn name(&self) -> &'static str {
         match self {
+            Compiled::Maintenance(_) => admit::maintenance::Maintenance::NAME,
             Compiled::Login(_) => identify::Logins::NAME,
             Compiled::Allow(_) => authorize::allow::Allow::NAME,
             Compiled::Limits(_) => limit::rate::Limits::NAME,
+            Compiled::ContentType(_) => validate::content_type::ContentType::NAME,
             Compiled::Schema(_) => validate::json_schema::JsonSchema::NAME,
         }
     }
@@ -115,6 +128,8 @@ pub const NAMES: &[&str] = &[
     authorize::allow::Allow::NAME,
     limit::rate::Limits::NAME,
     validate::json_schema::JsonSchema::NAME,
+    validate::content_type::ContentType::NAME,
+    admit::maintenance::Maintenance::NAME,
 ];
 
 /// One policy in its place.

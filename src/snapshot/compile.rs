@@ -1,10 +1,9 @@
 //! From the typed configuration to a [`Snapshot`]: aside, with all errors at once, touching nothing that runs.
 
-mod listen;
-
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
@@ -14,23 +13,27 @@ use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
-use crate::control::address_lists::AddressLists;
 use crate::control::process_log::{Code as LogCode, Line};
 use crate::control::{Parts, exchange};
 use crate::http::forward::RenamedIdentity;
+use crate::http::target::EncodedSlash;
 use crate::http::{HeadLimits, Method};
 use crate::jose::KeySet;
+use crate::policy::admit::maintenance::Maintenance;
 use crate::policy::authorize::allow::{Allow, Grant, Who};
 use crate::policy::identify::compile::Upkeep;
 use crate::policy::identify::{self, Login, LoginId, Logins};
 use crate::policy::limit::charge::Tables;
 use crate::policy::limit::rate;
 use crate::policy::respond::headers::Edits;
+use crate::policy::validate::content_type::ContentType;
 use crate::policy::validate::json_schema::JsonSchema;
 use crate::policy::{Chain, Compiled, Link, Mode, Stage};
-use crate::route::{BaseId, RouteError, RouterBuilder};
+use crate::route::{BaseId, MethodSet, RouteError, RouterBuilder};
 use crate::snapshot::names::SnapshotNames;
-use crate::snapshot::{self, Action, Api, IdentityFields, Listener, Operation, Rewrite, Snapshot};
+use crate::snapshot::{
+    self, Action, Api, HeadMax, IdentityFields, Keep, Listener, Operation, Rewrite, Snapshot,
+};
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::tickets::Tickets;
 use crate::tls::{ClientProfile, ServerProfile};
@@ -68,8 +71,8 @@ pub struct Kept {
     made: HashMap<Vec<String>, (Arc<CertifiedKey>, i64)>,
     /// What is worth knowing of the last configuration, and no error.
     notes: Vec<ConfigError>,
-    /// Who may connect to which listener.
-    lists: AddressLists,
+    /// What runs, from which listeners have their numbers and those that leave are known.
+    pub running: Option<Arc<Snapshot>>,
 }
 
 /// Everything that makes two upstreams the same.
@@ -77,9 +80,8 @@ pub struct Kept {
 struct UpstreamKey(String);
 
 impl Kept {
-    /// Changes the keys of session tickets where it is time, and frees what is no longer used. Called every second or so.
-    pub fn tend(&mut self) {
-        self.lists.tend();
+    /// Changes the keys of session tickets where it is time. Called every second or so.
+    pub fn tend(&self) {
         for tickets in self.tickets.values() {
             if tickets.tend(monotonic_s()).is_err() {
                 Line::warn(TICKETS_STAY).emit();
@@ -101,6 +103,9 @@ impl Kept {
         Ok(made)
     }
 }
+
+/// Numbers the listeners of this process.
+static NEXT_LISTENER: AtomicU32 = AtomicU32::new(1);
 
 /// Compiles a configuration. `kept` carries over what reloads must not disturb; without `parts` (a check) nothing is
 /// resolved, fetched or probed.
@@ -136,15 +141,23 @@ pub fn compile(
         Arc::new(Tables::new(bytes, cores))
     }));
     let tables_there = Arc::clone(&tables);
-    let mut compiler =
-        Compiler { errors, config, parts, logins: logins.logins, claims, tables: tables_there };
+    let mut compiler = Compiler {
+        errors,
+        config,
+        parts,
+        logins: logins.logins,
+        claims,
+        tables: tables_there,
+        widest: HeadLimits::DEFAULT,
+    };
+    compiler.widest = compiler.head_limits();
     let listeners = compiler.listeners(kept);
     let upstreams = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
-    if compiler.errors.is_empty() {
-        let named: Vec<_> = config.listen.iter().filter_map(listen::source).collect();
-        kept.lists.retain(&named);
-    }
+    let encoded_slash = match operations.iter().any(|operation| operation.keeps_encoded_slash) {
+        true => EncodedSlash::Keep,
+        false => EncodedSlash::Refuse,
+    };
     match (router, compiler.errors.is_empty()) {
         (Some(router), true) => Ok(Snapshot {
             generation,
@@ -157,6 +170,7 @@ pub fn compile(
             logins: config.login.names().map(Box::from).collect(),
             watched: logins.watched,
             tables,
+            encoded_slash,
             refuse_unrecorded: config
                 .audit
                 .as_ref()
@@ -174,25 +188,34 @@ struct Compiler<'c> {
     /// Those that limits count by.
     claims: Vec<String>,
     tables: Arc<Tables>,
+    /// The bounds of heads before their operation is known.
+    widest: HeadLimits,
 }
 
 impl Compiler<'_> {
-    fn listeners(&mut self, kept: &mut Kept) -> Vec<Listener> {
-        let mut sizes = HeadLimits::DEFAULT;
-        // The head is read before its API is known: the widest bound that any API asks for counts for all.
-        for (_, api) in self.config.apis.iter() {
-            let api = api.sizes_of(None).in_force();
-            sizes.target_bytes_max = sizes.target_bytes_max.max(narrow(api.target_bytes_max));
-            sizes.head_bytes_max = sizes.head_bytes_max.max(narrow(api.head_bytes_max));
-            sizes.fields_max = sizes.fields_max.max(narrow(api.fields_max));
-        }
+    fn listeners(&mut self, kept: &mut Kept) -> Vec<Arc<Listener>> {
+        let sizes = self.widest.clone();
         let config = self.config;
-        config
+        let running = kept.running.clone();
+        // Those of the same address keep their numbers; of several at port 0, in their order.
+        let mut before: Vec<&Arc<Listener>> = running
+            .iter()
+            .flat_map(|running| &running.listeners)
+            .filter(|known| !known.is_leaving())
+            .collect();
+        let mut listeners: Vec<Arc<Listener>> = config
             .listen
             .iter()
             .map(|listener| {
                 let tls = self.server_profile(listener, kept);
-                Listener {
+                let name = listener.address.value.to_string();
+                let known = before.iter().position(|known| *known.name == *name);
+                Arc::new(Listener {
+                    id: match known {
+                        Some(place) => before.remove(place).id,
+                        None => NEXT_LISTENER.fetch_add(1, Ordering::Relaxed),
+                    },
+                    leaving_ms: AtomicU64::new(0),
                     name: listener.address.value.to_string().into(),
                     domains: listener
                         .domains
@@ -202,17 +225,52 @@ impl Compiler<'_> {
                     secure: tls.is_some(),
                     tls,
                     handshake_ms: 5_000,
-                    gate: self.gate(listener, kept),
-                    trusted_proxies: listen::trusted_proxies(listener),
-                    client_field: listen::client_field(listener),
-                    proxy_protocol: listen::proxy_versions(listener),
+                    trusted_proxies: listener.trusted_proxies.iter().map(|network| network.value).collect(),
                     redirect: listener.redirect.is_some(),
                     head_limits: sizes.clone(),
                     head_ms: 10_000,
                     idle_ms: 60_000,
-                }
+                })
             })
-            .collect()
+            .collect();
+        // Who is connected over one that leaves still gets an answer to what is asked before that is noticed.
+        listeners.extend(before.into_iter().cloned());
+        let now_ms = monotonic_ms();
+        let left = running.iter().flat_map(|running| &running.listeners).filter(|known| {
+            let since_ms = known.leaving_ms.load(Ordering::Relaxed);
+            since_ms != 0 && now_ms.saturating_sub(since_ms) < known.idle_ms + LEAVING_MARGIN_MS
+        });
+        listeners.extend(left.cloned());
+        listeners
+    }
+
+    /// The head is read before its operation is known: the widest bound that any asks for counts for all at first, and the
+    /// operation's own ([`Self::head_max`]) as soon as it is known.
+    fn head_limits(&self) -> HeadLimits {
+        let mut sizes = HeadLimits::DEFAULT;
+        for (_, api) in self.config.apis.iter() {
+            let operations = api.operations().into_iter().flat_map(|operations| operations.iter());
+            for operation in std::iter::once(None).chain(operations.map(|(_, operation)| Some(operation))) {
+                let wanted = api.sizes_of(operation).in_force();
+                sizes.target_bytes_max = sizes.target_bytes_max.max(narrow(wanted.target_bytes_max));
+                sizes.head_bytes_max = sizes.head_bytes_max.max(narrow(wanted.head_bytes_max));
+                sizes.fields_max = sizes.fields_max.max(narrow(wanted.fields_max));
+            }
+        }
+        sizes
+    }
+
+    fn head_max(&self, sizes: &written::SizesInForce) -> Option<HeadMax> {
+        let own = HeadMax {
+            target: narrow(sizes.target_bytes_max),
+            head: narrow(sizes.head_bytes_max),
+            fields: narrow(sizes.fields_max),
+        };
+        let widest = &self.widest;
+        let narrower = own.target < widest.target_bytes_max
+            || own.head < widest.head_bytes_max
+            || own.fields < widest.fields_max;
+        narrower.then_some(own)
     }
 
     fn server_profile(&mut self, listener: &written::Listener, kept: &mut Kept) -> Option<ServerProfile> {
@@ -341,30 +399,34 @@ impl Compiler<'_> {
 
     /// A target, without its members yet.
     fn origin(&mut self, upstream: &written::Upstream, target: &Spanned<written::Target>) -> Option<Origin> {
-        let written::Host::Net(host, port) = &target.value.host else {
-            self.errors.push(
-                ConfigError::new(UNIX_SOCKET, "Unix sockets are not in this version", target.span)
-                    .expected("`http://HOST:PORT` or `https://HOST:PORT`"),
-            );
-            return None;
-        };
-        let authority = match (target.value.https, port) {
-            (true, 443) | (false, 80) => host.as_str().to_owned(),
-            _ => format!("{host}:{port}"),
-        };
-        let address = match host.ip() {
-            Some(ip) => Some(SocketAddr::new(ip, *port)),
-            // RFC 6761 §6.3: this name never leaves the machine.
-            None if host.as_str() == "localhost" => Some(SocketAddr::from(([127, 0, 0, 1], *port))),
-            None => None,
-        };
-        let whence = match (address, self.parts) {
-            (Some(address), _) => Whence::Fixed(address),
-            (None, Some(parts)) => Whence::Named(parts.names.addresses(host.as_str()), *port),
-            (None, None) => Whence::Nowhere,
+        let (authority, whence) = match &target.value.host {
+            written::Host::Unix(path) => ("localhost".to_owned(), Whence::Fixed(path.as_path().into())),
+            written::Host::Net(host, port) => {
+                let authority = match (target.value.https, port) {
+                    (true, 443) | (false, 80) => host.as_str().to_owned(),
+                    _ => format!("{host}:{port}"),
+                };
+                let address = match host.ip() {
+                    Some(ip) => Some(SocketAddr::new(ip, *port)),
+                    // RFC 6761 §6.3: this name never leaves the machine.
+                    None if host.as_str() == "localhost" => Some(SocketAddr::from(([127, 0, 0, 1], *port))),
+                    None => None,
+                };
+                let whence = match (address, self.parts) {
+                    (Some(address), _) => Whence::Fixed(address.into()),
+                    (None, Some(parts)) => Whence::Named(parts.names.addresses(host.as_str()), *port),
+                    (None, None) => Whence::Nowhere,
+                };
+                (authority, whence)
+            }
         };
         let tls = match target.value.https {
-            true => Some(self.client_profile(upstream, host.as_str(), target.span)?),
+            true => match &target.value.host {
+                written::Host::Net(host, _) => {
+                    Some(self.client_profile(upstream, host.as_str(), target.span)?)
+                }
+                written::Host::Unix(_) => None,
+            },
             false => None,
         };
         let trust = if tls.is_some() { trust_identity(&upstream.trust) } else { 0 };
@@ -487,9 +549,13 @@ impl Compiler<'_> {
             action: self.action(api, operation),
             request_edits: edits_of(&edits.request),
             response_edits: edits_of(&edits.response),
+            methods: methods_of(api),
+            head_max: self.head_max(&sizes),
             body_max: sizes.body_bytes_max,
+            response_max: sizes.response_bytes_max,
             timeouts: self.timeouts(api, operation),
             strict_transport,
+            keeps_encoded_slash: api.keeps_encoded_slash(operation),
         }
     }
 
@@ -503,16 +569,21 @@ impl Compiler<'_> {
             total: in_milliseconds(written.total),
             stream_idle: in_milliseconds(written.stream_idle),
             lifetime: in_milliseconds(written.lifetime),
+            lifetime_of_events: in_milliseconds(written.lifetime_of_events),
         }
     }
 
     fn action(&mut self, api: &written::Api, operation: Option<&written::Operation>) -> Action {
         match operation.map(|operation| &operation.route) {
             Some(written::Route::Redirect(redirect)) => {
-                return Action::Redirect {
-                    location: redirect.to.value.as_str().into(),
-                    status: redirect.status,
+                let to = redirect.to.value.as_str();
+                let (location, keep) = match redirect.keep {
+                    written::Keep::Nothing => (to, Keep::Nothing),
+                    written::Keep::Query => (to, Keep::Query),
+                    // The path that follows has a slash of its own.
+                    written::Keep::Path => (to.trim_end_matches('/'), Keep::Path),
                 };
+                return Action::Redirect { location: location.into(), status: redirect.status, keep };
             }
             Some(written::Route::Respond(respond)) => {
                 return Action::Respond {
@@ -550,6 +621,11 @@ impl Compiler<'_> {
             links.push(link(Stage::Authorize, Mode::Enforce, Compiled::Allow(Allow::default())));
             return links;
         }
+        let maintenance = self.config.node.maintenance.iter().chain(&api.maintenance);
+        links.extend(maintenance.map(|maintenance| {
+            let policy = Compiled::Maintenance(Maintenance::compile(maintenance));
+            link(Stage::Admit, Mode::Enforce, policy)
+        }));
         if let Some(login) = self.login_of(api) {
             links.push(link(Stage::Identify, Mode::Enforce, Compiled::Login(login)));
         }
@@ -561,9 +637,17 @@ impl Compiler<'_> {
         }
         if let Some(body) = api.body_of(operation) {
             let sizes = api.sizes_of(operation).in_force();
-            match JsonSchema::compile(body, sizes.body_bytes_max, sizes.json_depth_max) {
-                Ok(schema) => links.push(link(Stage::Validate, mode(body.mode), Compiled::Schema(schema))),
-                Err(errors) => self.errors.extend(errors),
+            links.extend(ContentType::compile(body).map(|content_type| {
+                link(Stage::Declare, mode(body.mode), Compiled::ContentType(content_type))
+            }));
+            let schema = body.schema.as_ref();
+            match schema.map(|schema| JsonSchema::compile(schema, sizes.body_bytes_max, sizes.json_depth_max))
+            {
+                Some(Ok(schema)) => {
+                    links.push(link(Stage::Validate, mode(body.mode), Compiled::Schema(schema)));
+                }
+                Some(Err(errors)) => self.errors.extend(errors),
+                None => {}
             }
         }
         if let Some(allow) = &api.allow {
@@ -633,6 +717,17 @@ pub fn mode(written: written::Mode) -> Mode {
     }
 }
 
+/// The methods of a raw API that lists them. GET implies HEAD.
+fn methods_of(api: &written::Api) -> Option<MethodSet> {
+    let listed = api.methods.iter().map(|method| method.value.0);
+    (!api.methods.is_empty()).then(|| {
+        listed.fold(MethodSet::default(), |set, method| match method {
+            Method::Get => set.with(Method::Get).with(Method::Head),
+            method => set.with(method),
+        })
+    })
+}
+
 fn edits_of(edits: &written::Edits) -> Edits {
     let mut compiled = Edits::default();
     for name in &edits.remove {
@@ -670,6 +765,14 @@ fn trust_identity(trust: &written::Trust) -> u64 {
         written::Trust::File(path) => (3u8, std::fs::read(&path.value.0).ok()).hash(&mut hasher),
     }
     hasher.finish() | 1
+}
+
+/// How much longer than its connections may be idle a listener that leaves is known.
+const LEAVING_MARGIN_MS: u64 = 10_000;
+
+/// Milliseconds of a clock that does not step back.
+fn monotonic_ms() -> u64 {
+    crate::sys::thread::monotonic_ns() / 1_000_000
 }
 
 /// Seconds of a clock that does not step back.

@@ -9,18 +9,17 @@ pub mod names;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::accept::gate::Gate;
-use crate::accept::prefixes::AddressSet;
-use crate::accept::proxy_protocol::Versions;
 use crate::control::watch::Subscription;
 use crate::http::HeadLimits;
 use crate::http::forward::RenamedIdentity;
-use crate::http::forwarded::ClientField;
+use crate::http::target::EncodedSlash;
+use crate::observe::ListenerId;
 use crate::policy::Chain;
 use crate::policy::limit::charge::Tables;
 use crate::policy::respond::headers::Edits;
-use crate::route::Router;
+use crate::route::{MethodSet, Router};
 use crate::upstream::Upstream;
 use crate::upstream::pool::CoreUpstream;
 
@@ -28,8 +27,8 @@ use crate::upstream::pool::CoreUpstream;
 pub struct Snapshot {
     /// Counts up with each reload.
     pub generation: u64,
-    /// Where connections come in.
-    pub listeners: Vec<Listener>,
+    /// Where connections come in: those of the configuration in its order, then those that leave.
+    pub listeners: Vec<Arc<Listener>>,
     /// Which operation a request means.
     pub router: Router,
     /// The APIs, by index.
@@ -46,6 +45,8 @@ pub struct Snapshot {
     pub watched: Vec<Subscription>,
     /// The counters of all limits, the same over all snapshots.
     pub tables: Arc<Tables>,
+    /// Whether some operation takes `%2F` in its path, so that the router has to see it.
+    pub encoded_slash: EncodedSlash,
     /// `audit.on_full: refuse`: a refusal that cannot be put on record is answered 503.
     pub refuse_unrecorded: bool,
 }
@@ -59,9 +60,29 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
+impl Snapshot {
+    /// The listener with this [id](Listener::id); `None` once it has left.
+    #[inline]
+    pub fn listener(&self, id: u32) -> Option<&Listener> {
+        // A node has a handful of them.
+        self.listeners.iter().find(|listener| listener.id == id).map(|listener| &**listener)
+    }
+
+    /// What logs and metrics call it.
+    #[inline]
+    pub fn listener_name(&self, id: u32) -> ListenerId {
+        let place = self.listeners.iter().position(|listener| listener.id == id);
+        place.map_or_else(ListenerId::default, |place| self.names.listener(place))
+    }
+}
+
 /// Where connections come in.
 #[derive(Debug)]
 pub struct Listener {
+    /// Its number: the same in all snapshots while the configuration has it, and never another's.
+    pub id: u32,
+    /// Since when the configuration has it no more, monotonic milliseconds; 0 while it does.
+    pub leaving_ms: AtomicU64,
     /// The name in logs: the address as written.
     pub name: Box<str>,
     /// Hosts that are served here; empty: any valid one.
@@ -72,14 +93,8 @@ pub struct Listener {
     pub tls: Option<crate::tls::ServerProfile>,
     /// A handshake must be complete within this many milliseconds.
     pub handshake_ms: u64,
-    /// Who may connect, where that is not everybody.
-    pub gate: Option<Arc<Gate>>,
-    /// Whose forwarding fields and PROXY headers count.
-    pub trusted_proxies: AddressSet,
-    /// The field of theirs that names the client.
-    pub client_field: ClientField,
-    /// The versions of the PROXY header that connections begin with, where they do.
-    pub proxy_protocol: Option<Versions>,
+    /// Whose forwarding fields count.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// `redirect: https`: nothing is served here but the way there.
     pub redirect: bool,
     /// Bounds of a request head.
@@ -91,6 +106,12 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether the configuration has it no more: nobody is accepted, and connections end with their next answer.
+    #[inline]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving_ms.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether `host` (canonical) is served here.
     pub fn serves(&self, host: &[u8]) -> bool {
         self.domains.is_empty() || self.domains.iter().any(|domain| **domain == *host)
@@ -153,12 +174,31 @@ pub struct Operation {
     pub request_edits: Edits,
     /// Edits of the response.
     pub response_edits: Edits,
+    /// The methods that are served; `None`: all that get here.
+    pub methods: Option<MethodSet>,
+    /// Bounds of a request head, where they are narrower than those of the listeners.
+    pub head_max: Option<HeadMax>,
     /// Most bytes of a request body.
     pub body_max: u64,
+    /// Most bytes of a response body.
+    pub response_max: u64,
     /// How long its exchanges may take.
     pub timeouts: Timeouts,
     /// Whether `Strict-Transport-Security` may be sent.
     pub strict_transport: bool,
+    /// Whether its path may hold `%2F`.
+    pub keeps_encoded_slash: bool,
+}
+
+/// Bounds of a request head that are known only once its operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadMax {
+    /// Bytes of the target.
+    pub target: usize,
+    /// Bytes of the whole head.
+    pub head: usize,
+    /// Fields.
+    pub fields: usize,
 }
 
 /// How long the exchanges of an operation may take, in milliseconds.
@@ -172,12 +212,19 @@ pub struct Timeouts {
     pub stream_idle: u64,
     /// From the answer's head to its last byte. Default 1 h.
     pub lifetime: u64,
+    /// The same of an answer that is a stream of server-sent events. Default 24 h.
+    pub lifetime_of_events: u64,
 }
 
 impl Timeouts {
     /// Where no operation says otherwise.
-    pub const DEFAULT: Timeouts =
-        Timeouts { first_byte: 30_000, total: 60_000, stream_idle: 60_000, lifetime: 3_600_000 };
+    pub const DEFAULT: Timeouts = Timeouts {
+        first_byte: 30_000,
+        total: 60_000,
+        stream_idle: 60_000,
+        lifetime: 3_600_000,
+        lifetime_of_events: 24 * 3_600_000,
+    };
 }
 
 /// Where an operation goes.
@@ -194,10 +241,12 @@ pub enum Action {
     },
     /// To another place: `Location` is this text.
     Redirect {
-        /// The value of `Location`.
+        /// The value of `Location`, or what it begins with.
         location: Box<str>,
         /// The status.
         status: u16,
+        /// What of the request's target follows.
+        keep: Keep,
     },
     /// A fixed answer.
     Respond {
@@ -210,6 +259,17 @@ pub enum Action {
     },
     /// Nowhere: closed.
     Closed,
+}
+
+/// What of a request's target follows that of a redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Nothing,
+    /// The query.
+    Query,
+    /// The path and the query.
+    Path,
 }
 
 /// A path that replaces the API's base.
@@ -237,15 +297,24 @@ impl CoreView {
         let upstreams: Vec<Rc<CoreUpstream>> = snapshot
             .upstreams
             .iter()
-            .map(|upstream| match known.iter().find(|kept| kept.upstream.name == upstream.name) {
+            .enumerate()
+            .map(|(place, upstream)| match named(known, place, &upstream.name) {
                 Some(kept) if kept.upstream.id == upstream.id => Rc::clone(kept),
                 before => Rc::new(CoreUpstream::new(Arc::clone(upstream), core, before.map(|kept| &**kept))),
             })
             .collect();
-        for gone in known.iter().filter(|old| !upstreams.iter().any(|kept| Rc::ptr_eq(kept, old))) {
-            let next = upstreams.iter().find(|next| next.upstream.name == gone.upstream.name);
-            gone.retire(next.map(|next| &**next));
+        for (place, gone) in known.iter().enumerate() {
+            let next = named(&upstreams, place, &gone.upstream.name);
+            if next.is_none_or(|next| !Rc::ptr_eq(next, gone)) {
+                gone.retire(next.map(|next| &**next));
+            }
         }
         CoreView { snapshot, upstreams }
     }
+}
+
+/// The one of this name, which mostly stands where it stood: a configuration of thousands is gone through once.
+fn named<'k>(known: &'k [Rc<CoreUpstream>], place: usize, name: &str) -> Option<&'k Rc<CoreUpstream>> {
+    let same = |upstream: &&Rc<CoreUpstream>| *upstream.upstream.name == *name;
+    known.get(place).filter(same).or_else(|| known.iter().find(same))
 }

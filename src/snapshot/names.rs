@@ -65,7 +65,7 @@ impl SnapshotNames {
             .unwrap_or_default()
     }
 
-    /// Of a listener.
+    /// Of a listener, by its place among those of the snapshot.
     pub fn listener(&self, index: usize) -> ListenerId {
         self.registered.as_ref().and_then(|names| names.listeners.get(index)).copied().unwrap_or_default()
     }

@@ -4,7 +4,9 @@
 //! operation and names the obligation that makes it sound.
 #![allow(unsafe_code)]
 
+pub mod address;
 pub mod burst;
+pub mod descriptors;
 pub mod epoll;
 pub mod lanes;
 pub mod memory;

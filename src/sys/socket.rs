@@ -7,6 +7,9 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use crate::sys::address::{Address, UNIX_PATH_BYTES_MAX};
 
 /// What a peek at the receive queue showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +44,18 @@ fn check_size(result: libc::ssize_t) -> io::Result<usize> {
 /// Opens a listening socket with `SO_REUSEADDR`, `SO_REUSEPORT` (one per core) and `CLOEXEC`; non-blocking.
 ///
 /// # Errors
-/// Those of `socket`, `setsockopt`, `bind` and `listen`.
+/// Those of [`bind`] and [`start_listening`].
 pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = bind(address)?;
+    start_listening(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// The first half of [`listen`]: the address is taken, and nobody can connect yet.
+///
+/// # Errors
+/// Those of `socket`, `setsockopt` and `bind`.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = stream_socket(&address, true)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -55,31 +68,67 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpList
     let (storage, length) = to_sockaddr(&address);
     // SAFETY: `storage` is a valid sockaddr of `length` bytes for the duration of the call.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), length) })?;
-    // SAFETY: plain integers.
-    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) })?;
     Ok(std::net::TcpListener::from(socket))
 }
 
-/// Starts a connection without waiting: the socket becomes writable when it is there or has failed
-/// (then [`take_error`] tells). `blocking` is what the driver wants of the socket afterwards.
+/// The second half of [`listen`]. On a socket that listens already it changes the backlog.
 ///
 /// # Errors
-/// Those of `socket` and `connect`, except that the connection is under way.
-pub fn connect_start(address: SocketAddr) -> io::Result<std::net::TcpStream> {
-    let socket = stream_socket(&address, true)?;
-    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    let (storage, length) = to_sockaddr(&address);
+/// Those of `listen`.
+pub fn start_listening(socket: &std::net::TcpListener, backlog: i32) -> io::Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(|_| ())
+}
+
+/// Makes a listening socket of somebody else's making what [`listen`] would have made, as far as that can be had later; the
+/// address is not looked at.
+///
+/// # Errors
+/// It is no TCP socket that listens, or those of `setsockopt` and `fcntl`.
+pub fn adopt_listener(socket: &std::net::TcpListener) -> io::Result<()> {
+    let is_tcp = option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL)? == libc::IPPROTO_TCP;
+    if !is_tcp || option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no TCP socket that listens"));
+    }
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    socket.set_nonblocking(true)
+}
+
+/// Whether more sockets may share the address of this one (`SO_REUSEPORT`).
+pub fn shares_its_address(socket: &std::net::TcpListener) -> bool {
+    option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
+}
+
+/// Starts a connection without waiting: the socket becomes writable when it is there or has failed
+/// (then [`take_error`] tells). It is non-blocking; what the driver wants of it afterwards is the caller's to set.
+///
+/// # Errors
+/// Those of `socket` and `connect`, except that the connection is under way. `WouldBlock` is a Unix socket whose queue
+/// is full: there is nothing to wait for, but it may be tried again.
+pub fn connect_start(address: &Address) -> io::Result<std::net::TcpStream> {
+    let (socket, (storage, length)) = match address {
+        Address::Tcp(address) => {
+            let socket = stream_socket(address, true)?;
+            set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+            (socket, to_sockaddr(address))
+        }
+        Address::Unix(path) => (family_socket(libc::AF_UNIX, true)?, unix_sockaddr(path)?),
+    };
     // SAFETY: `storage` is a valid sockaddr of `length` bytes for the duration of the call.
     match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const storage).cast(), length) }) {
         Ok(_) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
+    // The type says TCP; what is done with it (receive, send, shut down) is the same for every stream socket.
     Ok(std::net::TcpStream::from(socket))
 }
 
 fn stream_socket(address: &SocketAddr, nonblocking: bool) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    family_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, nonblocking)
+}
+
+fn family_socket(family: libc::c_int, nonblocking: bool) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
     // SAFETY: plain integers; the descriptor is checked before it is owned.
     let fd = check(unsafe { libc::socket(family, flags, 0) })?;
@@ -100,19 +149,18 @@ fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: libc::c_int) 
 /// # Errors
 /// Those of `getsockopt`.
 pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
+    let value = option(&fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
+    Ok((value != 0).then(|| io::Error::from_raw_os_error(value)))
+}
+
+fn option(socket: &impl AsRawFd, level: i32, name: i32) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length = mem::size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `value` and `length` are valid for writes and agree in size.
     check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ERROR,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     })?;
-    Ok((value != 0).then(|| io::Error::from_raw_os_error(value)))
+    Ok(value)
 }
 
 /// Makes a socket blocking or not. The ring wants blocking sockets (a non-blocking one fails a pending
@@ -165,37 +213,6 @@ pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::R
     // SAFETY: the kernel wrote `received` ≤ `wanted` bytes behind the current length.
     unsafe { buffer.set_len(buffer.len() + received) };
     Ok(received)
-}
-
-/// Copies what is there into the spare capacity of `buffer`, as much as fits, and extends it; it stays in the queue.
-/// `Ok(0)` is the end of the stream. Never waits.
-///
-/// # Errors
-/// As [`recv_now`].
-pub fn peek_now(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    let spare = buffer.spare_capacity_mut();
-    debug_assert!(!spare.is_empty(), "a look into a full buffer would read as the end of the stream");
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: the spare capacity is writable for its length.
-    let seen =
-        check_size(unsafe { libc::recv(fd.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), flags) })?;
-    // SAFETY: the kernel wrote `seen` bytes, no more than were spare, behind the current length.
-    unsafe { buffer.set_len(buffer.len() + seen) };
-    Ok(seen)
-}
-
-/// The address that a socket has on this machine.
-///
-/// # Errors
-/// Those of `getsockname`; a family that is none of IP.
-pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
-    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-    let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    // SAFETY: `storage` is writable for `length` bytes.
-    check(unsafe { libc::getsockname(fd.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut length) })?;
-    // SAFETY: zeroed storage is a valid `sockaddr_storage`; the kernel wrote a prefix of it.
-    let storage = unsafe { storage.assume_init() };
-    from_sockaddr(&storage).ok_or_else(|| io::Error::other("a socket of no IP family"))
 }
 
 /// Sends as much of `bytes` as the socket takes now. Never waits, never raises SIGPIPE.
@@ -275,8 +292,10 @@ pub fn abort(fd: BorrowedFd<'_>) {
     nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
     let length = mem::size_of::<libc::sockaddr>() as libc::socklen_t;
     // SAFETY: `nobody` lives across the call and `length` is its size. "Connecting" to nobody is how a TCP socket is taken
-    // apart at once (connect(2)); failure means that it already is.
-    let _ = unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, length) };
+    // apart at once (connect(2)); failure means that it already is, or that it is a Unix socket, which knows no reset.
+    if unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, length) } != 0 {
+        shutdown(fd, Shutdown::Both);
+    }
 }
 
 fn to_sockaddr(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
@@ -307,6 +326,26 @@ fn to_sockaddr(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t
             (storage, mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t)
         }
     }
+}
+
+fn unix_sockaddr(path: &Path) -> io::Result<(libc::sockaddr_storage, libc::socklen_t)> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() || bytes.len() > UNIX_PATH_BYTES_MAX || bytes.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a Unix socket"));
+    }
+    // SAFETY: all-zero is a valid sockaddr_un.
+    let mut plain: libc::sockaddr_un = unsafe { mem::zeroed() };
+    plain.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (place, byte) in plain.sun_path.iter_mut().zip(bytes) {
+        *place = *byte as libc::c_char;
+    }
+    // SAFETY: all-zero is a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    // SAFETY: sockaddr_storage is larger and at least as aligned as sockaddr_un.
+    unsafe { (&raw mut storage).cast::<libc::sockaddr_un>().write(plain) };
+    let length = mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + 1;
+    Ok((storage, length as libc::socklen_t))
 }
 
 fn from_sockaddr(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
@@ -387,8 +426,6 @@ mod tests {
         let mut first = [0; 1];
         server.read_exact(&mut first).expect("one byte, so that the rest is surely there");
         assert_eq!(peek(server.as_fd()), Peek::Data);
-        assert_eq!(peek_now(server.as_fd(), &mut buffer).expect("peek"), 4);
-        buffer.clear();
         assert_eq!(recv_now(server.as_fd(), &mut buffer, 2).expect("recv"), 2);
         assert_eq!(recv_now(server.as_fd(), &mut buffer, 8).expect("recv"), 2);
         assert_eq!(buffer, b"ello");
@@ -402,12 +439,33 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_is_connected_to_and_one_that_nobody_has_is_not() {
+        let path = std::env::temp_dir().join(format!("ringwall-connect-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let address = Address::from(&*path);
+        let absent = connect_start(&address).expect_err("nobody there");
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let mut client = connect_start(&address).expect("connected");
+        let (mut server, _) = listener.accept().expect("accepted");
+        client.write_all(b"hello").expect("sent");
+        let mut received = [0; 5];
+        server.read_exact(&mut received).expect("received");
+        drop(listener);
+        let gone = connect_start(&address).expect_err("nobody listens");
+        assert_eq!(gone.kind(), io::ErrorKind::ConnectionRefused);
+        let _ = std::fs::remove_file(&path);
+        let long = Address::from(Path::new(&"a".repeat(UNIX_PATH_BYTES_MAX + 1)));
+        assert_eq!(connect_start(&long).expect_err("too long").kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
     fn a_refused_connection_is_told_by_take_error() {
         let gone = {
             let listener = listen(loopback(), 8).expect("listen");
             listener.local_addr().expect("bound")
         };
-        match connect_start(gone) {
+        match connect_start(&gone.into()) {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
             Ok(stream) => {
                 let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLOUT, revents: 0 };

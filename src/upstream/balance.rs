@@ -252,7 +252,7 @@ mod tests {
             .enumerate()
             .map(|(index, (weight, priority))| Origin {
                 name: format!("http://127.0.0.1:{}", index + 1).into(),
-                whence: Whence::Fixed(([127, 0, 0, 1], index as u16 + 1).into()),
+                whence: Whence::Fixed(std::net::SocketAddr::from(([127, 0, 0, 1], index as u16 + 1)).into()),
                 authority: "a".into(),
                 tls: None,
                 trust: 0,

@@ -1,14 +1,23 @@
-//! A new connection to a member, within one deadline.
+//! A new connection to a member, within one deadline; where its name has addresses of both families, a race.
+//!
+//! RFC 8305: a connection that does not stand after [`HEAD_START_MS`] gets a rival to an address of the other family of the
+//! same host, and so does at once one that fails; who stands first carries the request. A path that is broken for one
+//! family (mostly IPv6) then costs a quarter of a second, once per connection, and no request.
 
+use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
 
 use crate::http::Reason;
 use crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT;
-use crate::sys::socket::connect_start;
-use crate::upstream::pool::Connection;
-use crate::upstream::{Member, Permit, Upstream};
+use crate::sys::address::Address;
+use crate::sys::socket::{Shutdown, connect_start};
+use crate::upstream::Permit;
+use crate::upstream::pool::{Connection, CoreMember, CoreUpstream};
 use crate::worker::core::Core;
+use crate::worker::turn::pause;
 use crate::worker::{Deadline, Socket, Transport};
 
 /// The upstream refuses connections, or cannot be reached.
@@ -20,39 +29,66 @@ pub const UPSTREAM_UNRESOLVED: Reason =
 /// All connections that the upstream may have are in use.
 pub const UPSTREAM_CONNECTIONS: Reason =
     Reason::upstream("upstream_connections", 4002, 503, "The upstream has no free connection");
+/// RFC 8305 §5, "Connection Attempt Delay": a rival starts so much later; the recommended value.
+pub const HEAD_START_MS: u64 = 250;
+/// How long a Unix socket with a full queue is left alone before it is tried again.
+const QUEUE_FULL_PAUSE_MS: u64 = 5;
 
-/// Opens a connection to a member, by `latest_ms` (monotonic milliseconds) at the latest.
+/// Opens a connection to a member, by `latest_ms` (monotonic milliseconds) at the latest. It may lead to another address
+/// of the same host than the one that was asked for: who it is comes with it.
 ///
 /// # Errors
 /// `upstream_connections` at the cap, `upstream_connect_timeout` past the deadline, `upstream_refused` when it cannot be
 /// reached, and what its TLS has to say.
 pub async fn connect(
-    upstream: &Upstream,
-    member: &Member,
+    from: &CoreUpstream,
+    member: &Rc<CoreMember>,
     core: &Core,
     latest_ms: u64,
-) -> Result<Connection, Reason> {
-    let permit = member.admit(upstream.connections_max).ok_or(UPSTREAM_CONNECTIONS)?;
-    let deadline_ms = (core.now_ms() + upstream.timeouts.connect).min(latest_ms);
-    let (socket, result) = attempt(member.key.address, core, deadline_ms).await;
-    match (socket, result) {
-        (Some(socket), Ok(())) => secure(socket, member, permit, core).await,
-        (Some(socket), Err(_)) if socket.expired().is_some() => Err(UPSTREAM_CONNECT_TIMEOUT),
-        _ => Err(UPSTREAM_REFUSED),
+) -> Result<(Rc<CoreMember>, Connection), Reason> {
+    let most = from.upstream.connections_max;
+    let permit = member.member.admit(most).ok_or(UPSTREAM_CONNECTIONS)?;
+    let deadline_ms = (core.now_ms() + from.upstream.timeouts.connect).min(latest_ms);
+    let started = start(&member.member.key.address, core, deadline_ms).await;
+    let rival = rival(from, member, core.coarse_ms());
+    let (member, permit, socket) = match (started, rival) {
+        (Ok(socket), None) => {
+            stands(&socket, core).await.map_err(|_| reason(&socket))?;
+            (Rc::clone(member), permit, socket)
+        }
+        (Err(error), None) => return Err(reason_of(&error)),
+        (started, Some(rival)) => {
+            let first = Runner { member: Rc::clone(member), permit, socket: started };
+            // The race is large and rare: it does not make every exchange larger.
+            Box::pin(race(first, rival, most, core, deadline_ms)).await?
+        }
+    };
+    let connection = secure(socket, &member, permit, core).await?;
+    Ok((member, connection))
+}
+
+/// Starts the connection. A Unix socket whose queue is full is tried again until the deadline.
+async fn start(address: &Address, core: &Core, deadline_ms: u64) -> io::Result<Socket> {
+    loop {
+        match connect_start(address) {
+            Ok(stream) => {
+                let socket = Socket::new(stream, core.driver)?;
+                socket.set_deadline(&core.sweep, Deadline::Connect, deadline_ms);
+                return Ok(socket);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if core.now_ms() >= deadline_ms {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                pause(QUEUE_FULL_PAUSE_MS).await;
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
-async fn attempt(address: SocketAddr, core: &Core, deadline_ms: u64) -> (Option<Socket>, io::Result<()>) {
-    let socket = match connect_start(address).and_then(|stream| Socket::new(stream, core.driver)) {
-        Ok(socket) => socket,
-        Err(error) => return (None, Err(error)),
-    };
-    socket.set_deadline(&core.sweep, Deadline::Connect, deadline_ms);
-    let result = established(&socket, core).await;
-    (Some(socket), result)
-}
-
-async fn established(socket: &Socket, core: &Core) -> io::Result<()> {
+/// Waits until the connection stands. Loses nothing when it is dropped.
+async fn stands(socket: &Socket, core: &Core) -> io::Result<()> {
     socket.writable().await?;
     if socket.expired().is_some() {
         return Err(io::ErrorKind::TimedOut.into());
@@ -64,8 +100,144 @@ async fn established(socket: &Socket, core: &Core) -> io::Result<()> {
     }
 }
 
-async fn secure(socket: Socket, member: &Member, permit: Permit, core: &Core) -> Result<Connection, Reason> {
-    let transport = match &member.tls {
+fn reason(socket: &Socket) -> Reason {
+    match socket.expired() {
+        Some(_) => UPSTREAM_CONNECT_TIMEOUT,
+        None => UPSTREAM_REFUSED,
+    }
+}
+
+fn reason_of(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::TimedOut => UPSTREAM_CONNECT_TIMEOUT,
+        _ => UPSTREAM_REFUSED,
+    }
+}
+
+/// The member to race against: an address of the other family of the same host, that requests may go to; the one with the
+/// fewest of them. O(members), per connection.
+fn rival(from: &CoreUpstream, member: &Rc<CoreMember>, now_ms: u64) -> Option<Rc<CoreMember>> {
+    let family = member.member.key.address.ip()?.is_ipv4();
+    let view = from.view();
+    let seats = &view.members.seats;
+    let host = seats.iter().find(|seat| seat.member.number == member.member.number)?.host;
+    let others = seats.iter().zip(&view.pools).filter(|(seat, _)| {
+        let other = seat.member.key.address.ip().is_some_and(|ip| ip.is_ipv4() != family);
+        other && seat.host == host && seat.member.is_available(now_ms)
+    });
+    others.map(|(_, pool)| pool).min_by_key(|pool| pool.in_flight()).cloned()
+}
+
+/// Who takes part in a race.
+struct Runner {
+    member: Rc<CoreMember>,
+    permit: Permit,
+    socket: io::Result<Socket>,
+}
+
+async fn race(
+    first: Runner,
+    rival: Rc<CoreMember>,
+    most: u32,
+    core: &Core,
+    deadline_ms: u64,
+) -> Result<(Rc<CoreMember>, Permit, Socket), Reason> {
+    let mut failure = None;
+    let leading = match first.socket {
+        Err(error) => {
+            failure = Some(reason_of(&error));
+            None
+        }
+        Ok(socket) => match within_head_start(&socket, core).await {
+            Some(Ok(())) => return Ok((first.member, first.permit, socket)),
+            Some(Err(_)) => {
+                failure = Some(reason(&socket));
+                None
+            }
+            None => Some(socket),
+        },
+    };
+    // RFC 8305 §5: the next attempt starts when the one before has failed, or has had its time.
+    let second = match rival.member.admit(most) {
+        Some(permit) => match start(&rival.member.key.address, core, deadline_ms).await {
+            Ok(socket) => Some((permit, socket)),
+            Err(_) => None,
+        },
+        None => None,
+    };
+    match (leading, second) {
+        (None, None) => Err(failure.unwrap_or(UPSTREAM_REFUSED)),
+        (Some(socket), None) => match stands(&socket, core).await {
+            Ok(()) => Ok((first.member, first.permit, socket)),
+            Err(_) => Err(reason(&socket)),
+        },
+        (None, Some((permit, socket))) => match stands(&socket, core).await {
+            Ok(()) => Ok((rival, permit, socket)),
+            Err(_) => Err(failure.unwrap_or_else(|| reason(&socket))),
+        },
+        (Some(one), Some((permit, two))) => {
+            let winner = either(&one, &two, core).await;
+            // Whoever lost may still be under way: its end is not waited for.
+            match winner {
+                Some(Winner::First) => {
+                    two.shutdown(Shutdown::Both);
+                    Ok((first.member, first.permit, one))
+                }
+                Some(Winner::Second) => {
+                    one.shutdown(Shutdown::Both);
+                    Ok((rival, permit, two))
+                }
+                None => Err(reason(&one)),
+            }
+        }
+    }
+}
+
+/// How the first connection went, if that was known before its head start was over.
+async fn within_head_start(socket: &Socket, core: &Core) -> Option<io::Result<()>> {
+    let mut standing = pin!(stands(socket, core));
+    let mut over = pause(HEAD_START_MS);
+    poll_fn(|context| match standing.as_mut().poll(context) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => over.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
+enum Winner {
+    First,
+    Second,
+}
+
+/// Which of the two stands first; `None` when neither does.
+async fn either(one: &Socket, two: &Socket, core: &Core) -> Option<Winner> {
+    let (mut one, mut two) = (pin!(stands(one, core)), pin!(stands(two, core)));
+    let (mut one_failed, mut two_failed) = (false, false);
+    poll_fn(|context| {
+        if !one_failed && let Poll::Ready(result) = one.as_mut().poll(context) {
+            if result.is_ok() {
+                return Poll::Ready(Some(Winner::First));
+            }
+            one_failed = true;
+        }
+        if !two_failed && let Poll::Ready(result) = two.as_mut().poll(context) {
+            if result.is_ok() {
+                return Poll::Ready(Some(Winner::Second));
+            }
+            two_failed = true;
+        }
+        if one_failed && two_failed { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
+}
+
+async fn secure(
+    socket: Socket,
+    member: &CoreMember,
+    permit: Permit,
+    core: &Core,
+) -> Result<Connection, Reason> {
+    let transport = match &member.member.tls {
         None => Transport::Plain(socket),
         Some(profile) => Transport::Tls(Box::new(profile.connect(socket).await?)),
     };

@@ -3,7 +3,6 @@
 //! A member lives as long as somebody counts it among an upstream's, over reloads and over new answers of the resolver, so
 //! that what is known of it is not lost: its health, its open connections, what it did to the last requests.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -11,6 +10,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::control::health;
 use crate::observe::TargetId;
+use crate::sys::address::Address;
 use crate::tls::ClientProfile;
 
 /// Numbers the members of this process.
@@ -22,7 +22,7 @@ pub struct MemberKey {
     /// What logs and metrics call it: scheme, host and port.
     pub name: Box<str>,
     /// Where it is.
-    pub address: SocketAddr,
+    pub address: Address,
     /// `host[:port]` for the `Host` field where the client's is not kept.
     pub authority: Box<str>,
     /// Tells apart whom it is trusted by; 0 is plain HTTP.
@@ -135,7 +135,7 @@ impl Drop for Permit {
 pub(super) fn of_port(port: u16) -> Arc<Member> {
     let key = MemberKey {
         name: format!("http://127.0.0.1:{port}").into(),
-        address: SocketAddr::from(([127, 0, 0, 1], port)),
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], port)).into(),
         authority: format!("127.0.0.1:{port}").into(),
         trust: 0,
         probe: None,

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::{dns, exchange, health};
+use crate::http::Reason;
 use crate::observe::TargetId;
+use crate::sys::address::Address;
 use crate::tls::ClientProfile;
+use crate::upstream::Balance;
+use crate::upstream::connect::UPSTREAM_UNRESOLVED;
 use crate::upstream::maglev::Maglev;
 use crate::upstream::member::{Member, MemberKey};
-use crate::upstream::{Balance, Upstream};
 
 /// The most members of one upstream; those beyond are left out.
 pub const MEMBERS_MAX: usize = 1_024;
@@ -40,7 +43,7 @@ pub struct Origin {
 /// Where members come from.
 pub enum Whence {
     /// One at an address.
-    Fixed(SocketAddr),
+    Fixed(Address),
     /// One at each address that a name points to now; the port.
     Named(Arc<dns::Addresses>, u16),
     /// Nobody resolves the name: a configuration that is only checked.
@@ -77,8 +80,8 @@ pub struct Seat {
     pub weight: u16,
     /// It gets requests only when those of lower numbers are all down.
     pub priority: u8,
-    /// Index of the target as written that it comes from.
-    pub origin: u16,
+    /// The same for all addresses of one host, and only for those.
+    pub host: u32,
 }
 
 /// All members of an upstream, as of now.
@@ -103,7 +106,7 @@ impl Members {
         before: &Members,
     ) -> Members {
         let mut members = Members::default();
-        for (index, origin) in origins.iter().enumerate() {
+        for (host, origin) in (0..).zip(origins) {
             let mut seat = |key: MemberKey| {
                 if members.seats.len() >= MEMBERS_MAX
                     || members.seats.iter().any(|seat| seat.member.key == key)
@@ -114,25 +117,19 @@ impl Members {
                 let member = match known {
                     Some(seat) => Arc::clone(&seat.member),
                     None => {
-                        let health = prober.map(|prober| prober.probe(upstream, origin, key.address));
+                        let health = prober.map(|prober| prober.probe(upstream, origin, &key.address));
                         Arc::new(Member::new(key, origin.tls.clone(), health))
                     }
                 };
-                let origin_index = u16::try_from(index).unwrap_or(u16::MAX);
-                members.seats.push(Seat {
-                    member,
-                    weight: origin.weight,
-                    priority: origin.priority,
-                    origin: origin_index,
-                });
+                members.seats.push(Seat { member, weight: origin.weight, priority: origin.priority, host });
             };
             match &origin.whence {
-                Whence::Fixed(address) => seat(origin.key(&origin.name, *address, prober)),
+                Whence::Fixed(address) => seat(origin.key(&origin.name, address.clone(), prober)),
                 Whence::Named(addresses, port) => {
                     let current = addresses.current();
                     for address in current.iter() {
                         let at = SocketAddr::new(*address, *port);
-                        seat(origin.key(&origin.name_at(*address, *port), at, prober));
+                        seat(origin.key(&origin.name_at(*address, *port), at.into(), prober));
                     }
                     members.unresolved |= current.is_empty();
                 }
@@ -145,6 +142,11 @@ impl Members {
             members.maglev = Maglev::new(members.seats.iter().map(|seat| (seat.member.name(), seat.weight)));
         }
         members
+    }
+
+    /// Why there are none, where that is the fault of names.
+    pub fn absence(&self) -> Option<Reason> {
+        self.unresolved.then_some(UPSTREAM_UNRESOLVED)
     }
 
     /// The share of a member among the others.
@@ -169,7 +171,7 @@ impl Members {
 }
 
 impl Origin {
-    fn key(&self, name: &str, address: SocketAddr, prober: Option<&Prober>) -> MemberKey {
+    fn key(&self, name: &str, address: Address, prober: Option<&Prober>) -> MemberKey {
         MemberKey {
             name: name.into(),
             address,
@@ -188,9 +190,9 @@ impl Origin {
 
 impl Prober {
     /// A probe trusts whom requests trust, and no other.
-    fn probe(&self, upstream: &str, origin: &Origin, address: SocketAddr) -> Arc<health::Target> {
-        let destination = health::Destination::Address(address);
-        let mut probe = health::Probe::new(upstream, destination, &origin.authority, &self.path, self.every);
+    fn probe(&self, upstream: &str, origin: &Origin, address: &Address) -> Arc<health::Target> {
+        let mut probe =
+            health::Probe::new(upstream, address.clone(), &origin.authority, &self.path, self.every);
         let tls = origin.tls.as_ref().map(|profile| {
             probe.tls_identity = origin.trust;
             exchange::TlsTo { config: profile.config(), name: profile.name() }

@@ -1,6 +1,7 @@
 //! One core: everything that its tasks share, and nothing that another core touches.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::pipeline::exchange::Exchange;
 use crate::snapshot::{CoreView, Snapshot};
+use crate::worker::desk::Desk;
 use crate::worker::spare::Spare;
 use crate::worker::state::CoreState;
 use crate::worker::{Clock, Deadline, Driver, Sweep, Transport};
@@ -33,6 +35,8 @@ pub struct Node {
     pub panics: AtomicU64,
     /// Connections open on all cores.
     pub connections: AtomicU64,
+    /// What lies between the control side and each core.
+    pub desks: Vec<Desk>,
 }
 
 impl Node {
@@ -44,14 +48,33 @@ impl Node {
             draining: AtomicBool::new(false),
             panics: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            desks: Vec::new(),
         }
     }
 
-    /// Publishes a new snapshot; the cores notice at their next request.
-    pub fn publish(&self, snapshot: Snapshot) {
+    /// The same, with a desk for each of `cores` cores.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn with_desks(snapshot: Snapshot, cores: usize) -> io::Result<Node> {
+        let desks = (0..cores).map(|_| Desk::new()).collect::<io::Result<_>>()?;
+        Ok(Node { desks, ..Node::new(snapshot) })
+    }
+
+    /// Publishes a new snapshot and rings; the cores notice at their next request, or now. Returns the one before: whoever
+    /// holds it until nobody else does frees it, so that no core has to.
+    #[must_use = "whoever drops it last frees it"]
+    pub fn publish(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         let generation = snapshot.generation;
-        self.snapshot.store(Arc::new(snapshot));
+        let before = self.snapshot.swap(snapshot);
         self.generation.store(generation, Ordering::Release);
+        self.ring();
+        before
+    }
+
+    /// Has all cores look.
+    pub fn ring(&self) {
+        self.desks.iter().for_each(Desk::ring);
     }
 }
 
@@ -76,9 +99,10 @@ pub struct Core {
     pub connections: Cell<usize>,
     /// Loops that accept, or still let in who waited when the node began to drain.
     pub accepting: Cell<usize>,
-    /// Whether nobody else is accepted, and who is to be told when that is so.
+    /// Whether nobody else is accepted.
     closed: Cell<bool>,
-    waiting_for_close: RefCell<WaitingForClose>,
+    /// Who is to be told when that, or the listeners, have changed.
+    waiting_for_change: RefCell<WaitingForChange>,
 }
 
 impl Core {
@@ -86,6 +110,9 @@ impl Core {
     pub fn new(index: usize, driver: Driver, node: Arc<Node>, state: CoreState) -> Core {
         let clock = Clock::new();
         let snapshot = node.snapshot.load_full();
+        if let Some(desk) = node.desks.get(index) {
+            desk.runs(snapshot.generation);
+        }
         Core {
             index,
             driver,
@@ -98,7 +125,7 @@ impl Core {
             connections: Cell::new(0),
             accepting: Cell::new(0),
             closed: Cell::new(false),
-            waiting_for_close: RefCell::default(),
+            waiting_for_change: RefCell::default(),
         }
     }
 
@@ -129,12 +156,30 @@ impl Core {
 
     #[cold]
     fn switch(&self) -> Rc<CoreView> {
+        let begun_ns = self.clock.now_ns();
         let snapshot = self.node.snapshot.load_full();
-        let mut view = self.view.borrow_mut();
-        let next = Rc::new(CoreView::new(snapshot, self.index, Some(&view)));
-        self.state.borrow_mut().switch(&next.snapshot);
-        *view = Rc::clone(&next);
+        let next = {
+            let mut view = self.view.borrow_mut();
+            let next = Rc::new(CoreView::new(snapshot, self.index, Some(&view)));
+            // The last references to what ran before are held by the control side: nothing large is freed here.
+            *view = Rc::clone(&next);
+            next
+        };
+        // A listener may have gone.
+        self.waiting_for_change.borrow_mut().wake();
+        if let Some(desk) = self.node.desks.get(self.index) {
+            desk.runs(next.snapshot.generation);
+        }
+        let mut state = self.state.borrow_mut();
+        state.switch(&next.snapshot);
+        state.metrics.switched(self.clock.now_ns().saturating_sub(begun_ns));
+        drop(state);
         next
+    }
+
+    /// What the control side has laid on this core's desk.
+    pub fn desk(&self) -> Option<&Desk> {
+        self.node.desks.get(self.index)
     }
 
     /// Whether connections should end after their current exchange.
@@ -142,20 +187,30 @@ impl Core {
         self.node.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody else is accepted.
-    pub fn is_closed(&self) -> bool {
-        self.closed.get()
+    /// Whether nobody else is accepted on this listener.
+    pub fn is_closed(&self, listener: u32) -> bool {
+        self.closed.get() || self.view().snapshot.listener(listener).is_none_or(|found| found.is_leaving())
     }
 
-    /// Wakes the task that accepts on the listener of this index when nobody else is to be accepted.
-    pub fn wake_at_close(&self, listener: usize, waker: &Waker) {
-        self.waiting_for_close.borrow_mut().set(listener, waker);
+    /// A place among those that [`Core::wake_at_change`] wakes, for a task that accepts.
+    pub fn take_place(&self) -> usize {
+        self.waiting_for_change.borrow_mut().take_place()
+    }
+
+    /// Gives a place back.
+    pub fn give_place(&self, place: usize) {
+        self.waiting_for_change.borrow_mut().give_place(place);
+    }
+
+    /// Wakes the task that accepts in this place when it may be that nobody else is to be accepted.
+    pub fn wake_at_change(&self, place: usize, waker: &Waker) {
+        self.waiting_for_change.borrow_mut().set(place, waker);
     }
 
     /// Nobody else comes in, but for who is already waiting: the accept loops see to that.
     fn close(&self) {
         self.closed.set(true);
-        self.waiting_for_close.borrow_mut().wake();
+        self.waiting_for_change.borrow_mut().wake();
     }
 
     /// Whether the node drains and nothing is left to do here.
@@ -192,6 +247,9 @@ impl Core {
             state.limit.give_back(&view.snapshot.tables, self.clock.coarse_ns());
             state.tick(self.clock.coarse_ns());
         }
+        if let Some(desk) = self.desk() {
+            desk.lives(now_ms);
+        }
         if self.is_draining() {
             self.close();
             self.sweep.expire_idle(now_ms, DRAINING_FIRST_MS);
@@ -204,18 +262,34 @@ impl Core {
 /// The tasks that accept, each in its place: whose waker one is cannot be told from it (two of one task may well say that they
 /// wake different ones).
 #[derive(Debug, Default)]
-struct WaitingForClose(Vec<Option<Waker>>);
+struct WaitingForChange {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
 
-impl WaitingForClose {
-    fn set(&mut self, place: usize, waker: &Waker) {
-        if self.0.len() <= place {
-            self.0.resize_with(place + 1, || None);
+impl WaitingForChange {
+    fn take_place(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            self.wakers.len() - 1
+        })
+    }
+
+    fn give_place(&mut self, place: usize) {
+        if let Some(waker) = self.wakers.get_mut(place) {
+            *waker = None;
+            self.free.push(place);
         }
-        self.0[place] = Some(waker.clone());
+    }
+
+    fn set(&mut self, place: usize, waker: &Waker) {
+        if let Some(waiting) = self.wakers.get_mut(place) {
+            *waiting = Some(waker.clone());
+        }
     }
 
     fn wake(&mut self) {
-        self.0.drain(..).flatten().for_each(Waker::wake);
+        self.wakers.iter_mut().filter_map(Option::take).for_each(Waker::wake);
     }
 }
 
@@ -251,16 +325,23 @@ mod tests {
     #[test]
     fn a_loop_that_waits_again_and_again_has_one_place_and_is_woken_once() {
         let counted: [Arc<Counted>; 2] = std::array::from_fn(|_| Arc::new(Counted(AtomicUsize::new(0))));
-        let mut waiting = WaitingForClose::default();
+        let mut waiting = WaitingForChange::default();
+        let places = [waiting.take_place(), waiting.take_place()];
         for _ in 0..1000 {
             // Another waker each time, as some runtimes make them.
-            waiting.set(1, &Waker::from(Arc::new(Counted(AtomicUsize::new(0)))));
-            waiting.set(1, &Waker::from(Arc::clone(&counted[1])));
-            waiting.set(0, &Waker::from(Arc::clone(&counted[0])));
+            waiting.set(places[1], &Waker::from(Arc::new(Counted(AtomicUsize::new(0)))));
+            waiting.set(places[1], &Waker::from(Arc::clone(&counted[1])));
+            waiting.set(places[0], &Waker::from(Arc::clone(&counted[0])));
         }
-        assert_eq!(waiting.0.len(), 2);
+        assert_eq!(waiting.wakers.len(), 2);
+        waiting.wake();
         waiting.wake();
         assert!(counted.iter().all(|counted| counted.0.load(Ordering::Relaxed) == 1));
-        assert!(waiting.0.is_empty());
+        // Listeners that come and go leave nothing behind.
+        for _ in 0..1000 {
+            waiting.give_place(places[1]);
+            assert_eq!(waiting.take_place(), places[1]);
+        }
+        assert_eq!(waiting.wakers.len(), 2);
     }
 }

@@ -6,6 +6,7 @@
 pub mod buffer;
 pub mod clock;
 pub mod core;
+pub mod desk;
 pub mod driver;
 pub mod guard;
 mod outbox;

@@ -1,21 +1,23 @@
 //! The life of a data thread: pin, choose a driver, listen, serve until the node drains.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accept::accept_loop;
+use crate::control::doorbell::Heard;
 use crate::h1::downstream::stretch;
 use crate::worker::core::{Core, Node, count_panic};
+use crate::worker::desk::{Desk, Order};
 use crate::worker::driver::{Choice, Loop, Wanted};
 use crate::worker::guard::Guarded;
 use crate::worker::slots::Slots;
 use crate::worker::state::CoreState;
 use crate::worker::sweep::TICK_MS;
 
-/// What a data thread is given.
+/// What a data thread is given. The sockets that it accepts on come by its desk.
 pub struct Seat {
     /// Its number, from 0.
     pub index: usize,
@@ -23,15 +25,17 @@ pub struct Seat {
     pub cpu: Option<usize>,
     /// Which driver is wanted.
     pub driver: Wanted,
-    /// Its listening sockets, in the order of the snapshot's listeners.
-    pub listeners: Vec<TcpListener>,
     /// What is shared.
     pub node: Arc<Node>,
     /// Its policies' state and its rings.
     pub state: CoreState,
 }
 
-/// Runs a core on the calling thread until the node has drained. `started` is told the driver, once the core accepts.
+/// Pause after the driver could not wait for the bell.
+const DEAF_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs a core on the calling thread until the node has drained. `started` is told the driver, once the core accepts on
+/// what lies on its desk.
 ///
 /// # Errors
 /// No driver works, or a listening socket cannot be registered.
@@ -43,12 +47,19 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
     let result = runtime.block_on(async move {
         let core = Rc::new(Core::new(seat.index, choice.driver, seat.node, seat.state));
         let slots = Rc::new(Slots::new(stretch));
-        for (index, listener) in seat.listeners.into_iter().enumerate() {
-            let listener = monoio::net::TcpListener::from_std(listener)?;
-            monoio::spawn(Guarded::new(
-                accept_loop(Rc::clone(&core), listener, index, Rc::clone(&slots)),
-                count_panic,
-            ));
+        let accept = {
+            let (core, slots) = (Rc::clone(&core), Rc::clone(&slots));
+            move |listener, socket| {
+                let socket = monoio::net::TcpListener::from_std(socket)?;
+                let work = accept_loop(Rc::clone(&core), socket, listener, Rc::clone(&slots));
+                monoio::spawn(Guarded::new(work, count_panic));
+                Ok(())
+            }
+        };
+        obey(&core, &accept)?;
+        if let Some(ear) = core.desk().map(Desk::ear).transpose()? {
+            let ear = monoio::net::UnixStream::from_std(ear)?;
+            monoio::spawn(Guarded::new(attend(Rc::clone(&core), ear, accept), count_panic));
         }
         started(choice);
         sweep(&core, || slots.trim()).await;
@@ -60,6 +71,39 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
     result
 }
 
+/// Does what lies on the core's desk.
+fn obey(core: &Core, accept: &impl Fn(u32, TcpListener) -> io::Result<()>) -> io::Result<()> {
+    let Some(desk) = core.desk() else { return Ok(()) };
+    let mut result = Ok(());
+    while let Some(order) = desk.take() {
+        // Whoever lays a socket there has published its listener: what runs now knows it.
+        drop(core.view());
+        match order {
+            Order::Listen { listener, socket } => result = result.and(accept(listener, socket)),
+        }
+    }
+    result
+}
+
+/// Looks when the bell is rung, until whoever rings is gone.
+async fn attend(
+    core: Rc<Core>,
+    ear: monoio::net::UnixStream,
+    accept: impl Fn(u32, TcpListener) -> io::Result<()>,
+) {
+    loop {
+        if ear.readable(false).await.is_err() {
+            monoio::time::sleep(DEAF_PAUSE).await;
+        }
+        if core.desk().is_none_or(|desk| desk.hear() == Heard::Gone) {
+            return;
+        }
+        drop(core.view());
+        // A ring registers nothing, and epoll fails for want of memory only: the node goes on with its other sockets.
+        let _ = obey(&core, &accept);
+    }
+}
+
 /// Ten times a second until the core has drained.
 async fn sweep(core: &Rc<Core>, trim: impl Fn()) {
     while !core.is_drained() {
@@ -67,28 +111,6 @@ async fn sweep(core: &Rc<Core>, trim: impl Fn()) {
         core.tick();
         trim();
     }
-}
-
-/// Opens one listening socket per core and address, in the order of `addresses`.
-///
-/// # Errors
-/// Those of `bind` and `listen`, with the address.
-pub fn listen_all(addresses: &[SocketAddr], cores: usize) -> io::Result<Vec<Vec<TcpListener>>> {
-    let mut bound: Vec<SocketAddr> = addresses.to_vec();
-    (0..cores)
-        .map(|_| {
-            bound
-                .iter_mut()
-                .map(|address| {
-                    let listener = crate::sys::socket::listen(*address, BACKLOG)
-                        .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
-                    // Port 0 means: one free port, the same on every core.
-                    *address = listener.local_addr()?;
-                    Ok(listener)
-                })
-                .collect()
-        })
-        .collect()
 }
 
 /// Connections that may wait to be accepted, per core and address; the kernel caps it at `somaxconn`.

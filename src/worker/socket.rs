@@ -14,9 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -285,49 +284,6 @@ impl Socket {
         result
     }
 
-    /// Waits until something is there, and copies as much of it as fits behind what `buffer` holds; it stays in the socket.
-    /// `Ok(0)` is the end.
-    ///
-    /// # Errors
-    /// Those of the driver and of `recv`.
-    pub async fn peek(&self, buffer: &mut Buffer) -> io::Result<usize> {
-        loop {
-            self.readable().await?;
-            match socket::peek_now(self.fd(), buffer) {
-                Err(error) if would_block(&error) => self.shared.arrival.emptied(),
-                result => return result,
-            }
-        }
-    }
-
-    /// Takes `count` bytes that [`Socket::peek`] has shown off the socket.
-    ///
-    /// # Errors
-    /// Those of `recv`.
-    pub fn pass_over(&self, count: usize) -> io::Result<()> {
-        let mut left = count;
-        let mut passed = Buffer::of(count);
-        while left > 0 {
-            passed.clear();
-            let taken = socket::recv_now(self.fd(), &mut passed, left)?;
-            if taken == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            // There may be more behind it.
-            self.shared.arrival.received(taken, taken);
-            left -= taken;
-        }
-        Ok(())
-    }
-
-    /// Its address on this machine.
-    ///
-    /// # Errors
-    /// Those of `getsockname`.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        socket::local_address(self.fd())
-    }
-
     /// Sends `buffer[range]` and keeps the buffer. What was posted before goes first.
     ///
     /// # Errors
@@ -450,12 +406,6 @@ impl Socket {
     /// Whether such a message is under way.
     pub fn is_open_ended(&self) -> bool {
         self.shared.open_ended.get()
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd()
     }
 }
 

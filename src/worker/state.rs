@@ -99,7 +99,7 @@ impl CoreState {
     }
 
     /// Puts a refusal on record before it is answered. False: there was no room, which is counted.
-    pub fn audit(&self, x: &Exchange, listener: usize, view: &CoreView, clock: &Clock) -> bool {
+    pub fn audit(&self, x: &Exchange, listener: u32, view: &CoreView, clock: &Clock) -> bool {
         let now_ns = clock.now_ns();
         let taken = Taken::until(now_ns, &x.facts);
         self.log.audit(&describe(x, listener, &view.snapshot, &taken, clock.unix_ns(now_ns))).is_ok()
@@ -157,7 +157,7 @@ impl Taken {
 #[inline]
 fn describe<'x>(
     x: &'x Exchange,
-    listener: usize,
+    listener: u32,
     snapshot: &Snapshot,
     taken: &Taken,
     unix_ns: u64,
@@ -171,7 +171,7 @@ fn describe<'x>(
     let mut record = AccessRecord {
         time_ms: unix_ns / 1_000_000,
         request_id: x.id,
-        listener: names.listener(listener),
+        listener: snapshot.listener_name(listener),
         client: Some(x.client),
         peer: Some(x.peer),
         tls: x.agreed.version,

@@ -5,9 +5,11 @@
 //! accept, I/O and timers. Each poll of a task therefore has a budget, and a task that has used it up waits for a timer:
 //! one that wakes itself would be run again before anything else.
 //!
-//! Called by what loops over operations: requests of one connection, pieces of a body, records of a session.
+//! Called by what loops over operations: requests of one connection, pieces of a body, records of a session; [`pause`] by
+//! what connects.
 
 use std::cell::Cell;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// Steps of one poll: requests of a stretch, receives of a body or a session. At most 64 receives of 256 KiB.
@@ -20,6 +22,11 @@ thread_local! {
 /// A task is polled: its budget is whole.
 pub(super) fn begin() {
     LEFT.set(STEPS);
+}
+
+/// Ends after `ms` milliseconds. A timer is large, so it lives in a box: for what happens now and then, not per request.
+pub fn pause(ms: u64) -> Pin<Box<impl Future<Output = ()>>> {
+    Box::pin(monoio::time::sleep(Duration::from_millis(ms)))
 }
 
 /// Takes a step. Costs a thread-local load and store; past the budget it waits, a millisecond at most, until everybody else

@@ -13,8 +13,10 @@ const TOKENS: &str = include_str!("../../config/examples/tokens.yaml");
 const OBSERVE: &str = include_str!("../../config/examples/observe-first.yaml");
 const CLOSED: &str = include_str!("../../config/examples/closed-corner.yaml");
 const BALANCER: &str = include_str!("../../config/examples/behind-a-load-balancer.yaml");
-const LISTS: &str = include_str!("../../config/examples/address-lists.yaml");
 const LOCAL: &str = include_str!("../../config/examples/local-development.yaml");
+
+const MAINTENANCE: &str = include_str!("../../config/examples/maintenance.yaml");
+const UPLOADS: &str = include_str!("../../config/examples/uploads.yaml");
 
 /// The third of the smallest forms that must work, most of which belongs to a later version.
 const OPENAPI: &str = r#"
@@ -67,7 +69,7 @@ fn found(text: &str) -> Vec<(u16, usize)> {
 
 #[test]
 fn the_examples_pass() {
-    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, LISTS] {
+    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, MAINTENANCE, UPLOADS] {
         if let Err(errors) = check(text) {
             panic!("{errors}");
         }
@@ -175,12 +177,12 @@ const SLIPS: &[Slip] = &[
     (DROP_IN, "key: shop.key", "keyy: shop.key", &[(1003, "keyy:")]),
     (DROP_IN, "cert: shop.pem", "cert: shop.pem, cert: b.pem", &[(1004, "cert: b.pem")]),
     (DROP_IN, "key: shop.key", "key: shop.key, client_ca: ca.pem", &[(1009, "client_ca")]),
-    (DROP_IN, TLS, "tls: { cert: shop.pem, key: shop.key }, proxy_protocol: v2", &[(1171, "v2")]),
-    (BALANCER, "[10.0.0.0/8]", "[10.0.0.0/8]\n  proxy_protocol: v3", &[(1017, "v3")]),
-    (BALANCER, "trusted_proxies: [10.0.0.0/8]", "client_address: forwarded", &[(1172, "forwarded")]),
-    (BALANCER, "trusted_proxies", "deny_addresses: 10.0.0.0/8\n  allow_addresses", &[(1173, "10.0.0.0/8\n")]),
-    (BALANCER, "trusted_proxies: [10.0.0.0/8]", "deny_addresses: [abuse.list]", &[(1033, "abuse.list")]),
-    (BALANCER, "trusted_proxies: [10.0.0.0/8]", "deny_addresses: { fil: abuse.list }", &[(1003, "fil:")]),
+    (
+        DROP_IN,
+        TLS,
+        "tls: { cert: shop.pem, key: shop.key }, proxy_protocol: true",
+        &[(1009, "proxy_protocol")],
+    ),
     (BALANCER, "10.0.0.0/8", "0.0.0.0/0", &[(1108, "0.0.0.0/0")]),
     (BALANCER, "10.0.0.0/8", "10.1.2.3/8", &[(1033, "10.1.2.3/8")]),
     (BALANCER, "10.0.0.0/8", "balancer", &[(1033, "balancer]")]),
@@ -315,6 +317,39 @@ const SLIPS: &[Slip] = &[
     (CLOSED, "closed: true", "closed: true, allow: { who: anyone }", &[(1509, "{ who: anyone } }\n  moved")]),
     (CLOSED, "closed: true", "closed: true, to: shop", &[(1415, "shop }\n  moved")]),
     (CLOSED, "base: /private", "base: /old", &[(1404, "moved:")]),
+    // Bodies, methods, maintenance, redirects.
+    (UPLOADS, "types: text/plain, ", "", &[(1435, "charsets: [utf-8, iso")]),
+    (UPLOADS, "text/plain", "text", &[(1436, "text, charsets")]),
+    (UPLOADS, "text/plain", "text/*", &[(1436, "text/*")]),
+    (UPLOADS, "text/plain", "unknown/unknown", &[(1436, "unknown/unknown")]),
+    (UPLOADS, "text/plain", "text/plain; charset=utf-8", &[(1436, "text/plain; charset")]),
+    (UPLOADS, "image/png", "multipart/form-data; boundary=x", &[(1436, "multipart/form-data; boundary")]),
+    (UPLOADS, "iso-8859-1", "\"utf 8\"", &[(1436, "\"utf 8\"")]),
+    (UPLOADS, "types: text/plain", "types: text/plain, schema: s.json", &[(1436, "text/plain, schema")]),
+    (UPLOADS, "response: 16MiB", "response: 2048GiB", &[(1008, "2048GiB")]),
+    (UPLOADS, "    to: files\n", "    to: files\n    methods: GET\n", &[(1440, "GET\n    sizes")]),
+    (MAINTENANCE, "methods: GET", "methods: GTE", &[(1437, "GTE")]),
+    (MAINTENANCE, "methods: GET", "methods: [GET, TRACE]", &[(1437, "TRACE]")]),
+    (MAINTENANCE, "methods: GET", "methods: PROPFIND", &[(1437, "PROPFIND")]),
+    (MAINTENANCE, "2999-06-30T18:00Z", "2999-06-30T18:00", &[(1438, "2999-06-30T18:00,")]),
+    (MAINTENANCE, "2999-06-30T18:00Z", "tomorrow", &[(1438, "tomorrow")]),
+    (MAINTENANCE, "reason: \"the database moves\", ", "", &[(1005, "until:")]),
+    (MAINTENANCE, "192.0.2.0/24", "192.0.2.1/24", &[(1033, "192.0.2.1/24")]),
+    (
+        MAINTENANCE,
+        "\"https://shop.example.com/\"",
+        "\"https://shop.example.com/?a=b\"",
+        &[(1439, "\"https://shop.example.com/?")],
+    ),
+    (MAINTENANCE, "keep: path", "keep: all", &[(1017, "all }")]),
+    (CLOSED, "closed: true", "closed: true, maintenance: a test", &[(1415, "a test }")]),
+    (CLOSED, "closed: true", "closed: true, methods: GET", &[(1415, "GET }\n  moved")]),
+    (
+        DROP_IN,
+        TO,
+        "    to: shop\n    headers: { request: { set: { X-HTTP-Method-Override: PUT } } }\n",
+        &[(1424, "X-HTTP-Method")],
+    ),
     // Operations.
     (KEYS, LIST, "get /orders\n      getOrder", &[(1413, "get /orders")]),
     (KEYS, LIST, "/orders\n      getOrder", &[(1413, "/orders\n      getOrder")]),

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringwall::control::dns::{Answer, Resolve, Resolving, SystemResolver};
-use ringwall::control::health::{Destination, Probe};
+use ringwall::control::health::Probe;
 use ringwall::control::{Control, Options};
+use ringwall::sys::address::Address;
 
 use crate::control_issuer::{Issuer, Page, control, eventually, options};
 
@@ -100,7 +101,7 @@ fn dns_answer(query: &[u8]) -> Vec<u8> {
     answer
 }
 
-fn probe(destination: Destination, authority: &str) -> Probe {
+fn probe(destination: Address, authority: &str) -> Probe {
     let mut probe =
         Probe::new("orders", destination, authority, "/healthz?deep=1", Duration::from_millis(20));
     probe.timeout = Duration::from_millis(500);
@@ -112,7 +113,7 @@ fn a_target_goes_down_after_two_failures_and_up_after_one_success() {
     let target = Issuer::start(|_| Page::Whole(200, vec![], Vec::new()));
     let control = control();
     let health = &control.parts().health;
-    let probe = probe(Destination::Address(target.address), "orders.test");
+    let probe = probe(target.address.into(), "orders.test");
     let kept = health.target(probe.clone(), None);
     assert!(kept.is_up(), "up until proven down");
     target.wait_for(2);
@@ -134,21 +135,9 @@ fn silence_and_a_closed_port_are_down() {
     let silent = Issuer::start(|_| Page::Silence);
     let closed = Issuer::start(|_| Page::Silence).address;
     let control = control();
-    let mut probe_silent = probe(Destination::Address(silent.address), "orders.test");
+    let mut probe_silent = probe(silent.address.into(), "orders.test");
     probe_silent.timeout = Duration::from_millis(30);
     let silent_target = control.parts().health.target(probe_silent, None);
-    let closed_target =
-        control.parts().health.target(probe(Destination::Address(closed), "orders.test"), None);
+    let closed_target = control.parts().health.target(probe(closed.into(), "orders.test"), None);
     eventually("both down", || !silent_target.is_up() && !closed_target.is_up());
-}
-
-#[test]
-fn a_target_is_found_by_name() {
-    let target = Issuer::start(|_| Page::Whole(200, vec![], Vec::new()));
-    let script: Script = Arc::new(Mutex::new(Ok(vec![Ipv4Addr::LOCALHOST.into()])));
-    let control = scripted(&script, &Arc::default(), &Arc::default());
-    let destination = Destination::Name("orders.internal".to_owned(), target.address.port());
-    let kept = control.parts().health.target(probe(destination, "orders.internal"), None);
-    target.wait_for(1);
-    assert!(kept.is_up());
 }

@@ -49,10 +49,12 @@ fn report_signals() {
             Event::ReopenLogs(_) => println!("reopen"),
             Event::Drain(_) => println!("drain"),
             Event::Status(_) => println!("status"),
+            Event::Upgrade(None, _) => println!("upgrade"),
             Event::Stop => {
                 println!("stop");
                 std::process::exit(0);
             }
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -80,6 +82,7 @@ fn each_signal_means_what_the_manual_says() {
     for (name, meaning) in [
         ("HUP", "reload"),
         ("USR1", "reopen"),
+        ("USR2", "upgrade"),
         ("HUP", "reload"),
         ("TERM", "drain"),
         ("HUP", "reload"),

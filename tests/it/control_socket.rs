@@ -27,6 +27,8 @@ fn serving(
                 Event::Status(reply) => reply.send(respond("status")),
                 Event::ReopenLogs(reply) => reply.send(respond("reopen-logs")),
                 Event::Drain(reply) => reply.send(respond("drain")),
+                Event::Rollback(reply) => reply.send(respond("rollback")),
+                Event::Upgrade(None, reply) => reply.send(respond("upgrade")),
                 other => panic!("{other:?}"),
             }
         }
@@ -48,18 +50,20 @@ fn every_verb_reaches_the_supervisor_and_its_answer_comes_back() {
     let directory = Directory::new("verbs");
     let path = directory.path("control.sock");
     let (_control, supervisor) =
-        serving(&path, 4, |verb| Response::done(serde_json::json!({ "verb": verb })));
+        serving(&path, 6, |verb| Response::done(serde_json::json!({ "verb": verb })));
     for (verb, name) in [
         (Verb::Reload, "reload"),
         (Verb::Status, "status"),
         (Verb::ReopenLogs, "reopen-logs"),
         (Verb::Drain, "drain"),
+        (Verb::Rollback, "rollback"),
+        (Verb::Upgrade, "upgrade"),
     ] {
         let response = call(&path, verb).expect("a response");
         assert!(response.ok);
         assert_eq!(response.result["verb"], name);
     }
-    supervisor.join().expect("four events");
+    supervisor.join().expect("six events");
 }
 
 #[test]

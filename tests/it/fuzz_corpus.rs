@@ -17,8 +17,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("log_line", fuzzing::log_line),
     ("client_hello", fuzzing::client_hello),
     ("address_list", fuzzing::address_list),
-    ("forwarded", fuzzing::forwarded),
-    ("proxy_protocol", fuzzing::proxy_protocol),
+    ("media_type", fuzzing::media_type),
 ];
 
 #[test]

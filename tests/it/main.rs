@@ -1,6 +1,5 @@
 //! The integration tests: one binary, one file per subject.
 
-mod addresses;
 mod audit;
 mod certificates;
 mod check;
@@ -14,15 +13,23 @@ mod control_process;
 mod control_socket;
 mod control_watch;
 mod demo;
+mod desync;
+mod desync_cases;
+mod discovery;
 mod examples;
+mod fixed_answers;
 mod fuzz_corpus;
+mod hygiene;
 mod jose;
 mod json_parsing;
 mod json_schema;
 mod json_schema_generator;
 mod limiter;
 mod log_formats;
+mod media_types;
+mod methods;
 mod metrics;
+mod name_server;
 mod nginx;
 mod node;
 mod observe;
@@ -30,7 +37,6 @@ mod openid;
 mod operate;
 mod probes;
 mod proxy;
-mod proxy_protocol;
 mod tidy;
 mod timeouts;
 mod tls;

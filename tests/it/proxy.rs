@@ -488,7 +488,7 @@ apis:
     assert_eq!(ask("GET /v1/orders").status, 200);
     assert_eq!(ask("GET /v1/nothing").status, 404);
     let method = ask("DELETE /v1/orders/7");
-    assert_eq!((method.status, method.field("allow")), (405, Some("GET, HEAD")));
+    assert_eq!((method.status, method.field("allow")), (405, Some("GET, HEAD, OPTIONS")));
     let old = ask("GET /v1/old");
     assert_eq!(old.field("location"), Some("https://example.com/new"), "{}", old.head);
     let gone = ask("GET /v1/gone");

@@ -69,6 +69,8 @@ fn serve(arguments: &Arguments) -> Result<bool, String> {
         strict: false,
         quiet: true,
         silent_log: true,
+        pid_file: None,
+        hands_over: false,
     };
     let running = start(settings).map_err(|error| {
         super::run::tell(&error);

@@ -3,11 +3,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+use jiff::civil::Date;
+
 use super::super::bind::{Bind, Named, Spanned};
 use super::super::error::{Code, ConfigError};
 use super::super::model::policy::How;
 use super::super::model::{
-    Allow, Api, Draft, Edits, Grant, HeaderEdits, Operation, Route, Scoped, Surface, Who,
+    Allow, Api, Draft, Edits, Grant, HeaderEdits, Maintenance, Operation, Route, Scoped, Surface, Who,
 };
 use super::super::source::Span;
 use super::fields::{forbidden_edit, refuses_identity};
@@ -56,10 +58,18 @@ pub const DO_WITHOUT: Code = Code::new(1507);
 pub const GRANT_TWICE: Code = Code::new(1508);
 /// `allow` in a closed API.
 pub const ALLOW_CLOSED: Code = Code::new(1509);
+/// Methods are listed where operations name theirs.
+pub const METHODS_WITHOUT: Code = Code::new(1440);
+/// A maintenance that is over.
+pub const MAINTENANCE_OVER: Code = Code::new(1441);
 /// Nobody may call an operation.
 pub const NOBODY: Code = Code::new(1510);
 
-pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
+/// `encoded_slash` where no request is forwarded.
+pub const SLASH_UNUSED: Code = Code::new(1430);
+
+pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>, today: Date) {
+    over(draft.node.maintenance.as_ref(), bind, today);
     let Some(apis) = &draft.apis else { return };
     for (name, api) in apis.iter() {
         destination(draft, api, name, bind);
@@ -71,6 +81,8 @@ pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
             }
         }
         closed(api, bind);
+        methods(api, bind);
+        over(api.maintenance.as_ref(), bind, today);
         allow(draft, api, name, bind);
         limit::check(draft, api, bind);
         identity(api, bind);
@@ -185,6 +197,13 @@ fn one_operation(api: &Api, operation: &Operation, bind: &mut Bind<'_>) {
         ),
         _ => {}
     }
+    if let (Some(slash), false) = (operation.encoded_slash, matches!(operation.route, Route::Forward)) {
+        bind.error(
+            ConfigError::new(SLASH_UNUSED, "this operation is not forwarded", slash.span)
+                .why("an encoded slash is kept only where an upstream needs it")
+                .fix("delete `encoded_slash`"),
+        );
+    }
     inner(&operation.limits, (!api.limits.is_empty()).then(|| api.limits[0].span), "limits", bind);
     inner(&operation.sizes, api.sizes.map(|_| api.span), "sizes", bind);
     inner(&operation.timeouts, api.timeouts.map(|_| api.span), "timeouts", bind);
@@ -219,7 +238,10 @@ fn closed(api: &Api, bind: &mut Bind<'_>) {
     unused.extend(api.to.as_ref().map(|to| ("to", to.upstream.span)));
     unused.extend(api.limits.first().map(|limit| ("limits", limit.span)));
     unused.extend(api.body.as_ref().map(|body| ("body", body.span)));
+    unused.extend(api.encoded_slash.map(|slash| ("encoded_slash", slash.span)));
     unused.extend(api.identity.first().map(|(name, _)| ("identity", name.span)));
+    unused.extend(api.methods.first().map(|method| ("methods", method.span)));
+    unused.extend(api.maintenance.as_ref().map(|maintenance| ("maintenance", maintenance.span)));
     for (key, span) in unused {
         bind.error(
             ConfigError::new(CLOSED_KEYS, format!("`{key}` means nothing in a closed API"), span)
@@ -232,6 +254,27 @@ fn closed(api: &Api, bind: &mut Bind<'_>) {
             ConfigError::new(ALLOW_CLOSED, "a closed API admits nobody", allow.span)
                 .also(*closed, "closed here")
                 .fix("delete `allow`, or `closed`"),
+        );
+    }
+}
+
+fn methods(api: &Api, bind: &mut Bind<'_>) {
+    if let (Some(Surface::Operations(operations)), Some(first)) = (&api.surface, api.methods.first()) {
+        bind.error(
+            ConfigError::new(METHODS_WITHOUT, "operations name their methods themselves", first.span)
+                .also(operations.span, "these operations")
+                .fix("delete `methods`"),
+        );
+    }
+}
+
+fn over(maintenance: Option<&Maintenance>, bind: &mut Bind<'_>, today: Date) {
+    if let Some(until) = maintenance.and_then(|maintenance| maintenance.until.as_ref())
+        && until.value.is_before(today)
+    {
+        bind.note(
+            ConfigError::note(MAINTENANCE_OVER, "this maintenance is over", until.span)
+                .fix("delete `maintenance`, so that nobody wonders"),
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::unit::HeaderName;
 use crate::http::Known;
+use crate::http::field::twin_of;
 use crate::http::forward::is_identity;
 
 /// Fields that frame a message, belong to one connection, or say where it goes: written by Ringwall alone.
@@ -30,6 +31,12 @@ pub(super) fn forbidden_edit(name: &HeaderName, request: bool) -> Option<&'stati
     }
     if request && is_forwarding(name) {
         return Some("it tells upstreams where a request came from: Ringwall writes it on every request");
+    }
+    if request && (Known::of(name.as_bytes()).is_override() || twin_of(name.as_bytes()).is_override()) {
+        return Some(
+            "it tells upstreams to see another method or path than the one that was authorized: Ringwall \
+             drops it from every request",
+        );
     }
     None
 }
@@ -88,6 +95,11 @@ mod tests {
             let name = HeaderName::parse(name).unwrap();
             assert!(forbidden_edit(&name, true).is_some(), "{name:?}");
             assert!(forbidden_edit(&name, false).is_some(), "{name:?}");
+        }
+        for name in ["X-HTTP-Method-Override", "x-method-override", "X-HTTP-Method", "X-Original-URL"] {
+            let name = HeaderName::parse(name).unwrap();
+            assert!(forbidden_edit(&name, true).is_some(), "{name:?}");
+            assert!(forbidden_edit(&name, false).is_none(), "{name:?}");
         }
         let forwarded = HeaderName::parse("X-Forwarded-For").unwrap();
         assert!(forbidden_edit(&forwarded, true).is_some());

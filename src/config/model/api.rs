@@ -1,13 +1,14 @@
 //! `apis.X` and its operations: what is served, and where it goes.
 
 use super::policy::How;
-use super::{Allow, Body, HeaderEdits, Limit, Reason, Scoped, Sizes, Timeouts};
+use super::{Allow, Body, HeaderEdits, Limit, Maintenance, Reason, Scoped, Sizes, Timeouts};
 use crate::config::bind::{Bind, FromNode, Named, Spanned, malformed};
 use crate::config::error::{Code, ConfigError};
 use crate::config::node::{Node, NodeKind};
 use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
-use crate::config::unit::{BasePath, HeaderName, HeaderValue, HostName, Match, Url};
+use crate::config::unit::{self, BasePath, HeaderName, HeaderValue, HostName, Match, Url};
+use crate::http;
 
 use super::policy::FieldMap;
 
@@ -19,6 +20,10 @@ pub const ACTIONS: Code = Code::new(1409);
 pub const CLOSED: Code = Code::new(1416);
 /// The status of an answer or redirect is out of place.
 pub const STATUS: Code = Code::new(1426);
+/// A method that cannot be listed.
+pub const METHODS: Code = Code::new(1437);
+/// What a redirect keeps has no place behind its target.
+pub const REDIRECT_KEEP: Code = Code::new(1439);
 /// The target of a redirect is not one.
 pub const REDIRECT_TARGET: Code = Code::new(1421);
 
@@ -45,6 +50,12 @@ pub struct Api {
     pub timeouts: Option<Timeouts>,
     /// What the body of every operation must be.
     pub body: Option<Body>,
+    /// The methods that a raw API serves; empty: all.
+    pub methods: Vec<Spanned<RawMethod>>,
+    /// A time in which it serves nothing.
+    pub maintenance: Option<Maintenance>,
+    /// What becomes of `%2F` in a path.
+    pub encoded_slash: Option<Spanned<EncodedSlash>>,
     /// Other names for identity fields: (field, what it holds).
     pub identity: Vec<(Spanned<HeaderName>, Spanned<IdentityField>)>,
     /// Which keys were written: a key that was refused is not missing.
@@ -77,6 +88,10 @@ pub enum Surface {
     Closed(Span),
 }
 
+/// A method that a raw API may serve. GET brings HEAD with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawMethod(pub http::Method);
+
 /// Where the requests of an API go.
 #[derive(Clone, Debug)]
 pub struct To {
@@ -96,6 +111,15 @@ pub enum ClientHost {
     Client,
     /// That of the target.
     Upstream,
+}
+
+/// What becomes of `%2F` in a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodedSlash {
+    /// 400.
+    Refuse,
+    /// It goes on as it is, part of its segment.
+    Keep,
 }
 
 /// What an identity field holds.
@@ -126,6 +150,8 @@ pub struct Operation {
     pub raw: Option<Spanned<String>>,
     /// What its body must be.
     pub body: Option<Scoped<Body>>,
+    /// What becomes of `%2F` in its path; `None`: what its API says.
+    pub encoded_slash: Option<Spanned<EncodedSlash>>,
     /// Limits by rate.
     pub limits: Option<Scoped<Vec<Limit>>>,
     /// Bounds on sizes.
@@ -156,6 +182,20 @@ pub struct Redirect {
     pub to: Spanned<String>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
+    /// What of the request's target goes behind it.
+    pub keep: Keep,
+}
+
+/// What of a request's target goes behind that of a redirect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: everybody is sent to one place.
+    #[default]
+    Nothing,
+    /// The query.
+    Query,
+    /// The path and the query.
+    Path,
 }
 
 /// An answer of our own.
@@ -221,6 +261,12 @@ impl Api {
         }
     }
 
+    /// Whether an operation, or the API itself, takes `%2F` in its path.
+    pub fn keeps_encoded_slash(&self, operation: Option<&Operation>) -> bool {
+        let inner = operation.and_then(|operation| operation.encoded_slash);
+        inner.or(self.encoded_slash).is_some_and(|slash| slash.value == EncodedSlash::Keep)
+    }
+
     /// The limits of the API that an operation keeps. Those of [`Operation::limits`] come on top.
     pub fn limits_of(&self, operation: Option<&Operation>) -> &[Limit] {
         match operation.and_then(|operation| operation.limits.as_ref()) {
@@ -253,6 +299,15 @@ pub static API: Table = Table {
         Key::optional("headers", HeaderEdits::SHAPE, "fields to set and remove"),
         Key::optional("timeouts", Timeouts::SHAPE, "times"),
         Key::optional("body", Body::SHAPE, "what the body of every operation must be"),
+        Key::optional(
+            "methods",
+            <Vec<RawMethod>>::SHAPE,
+            "the methods that a raw API serves; others are 405",
+        )
+        .default("all but CONNECT and TRACE"),
+        Key::optional("maintenance", Maintenance::SHAPE, "answer 503 for a while, for this reason"),
+        Key::optional("encoded_slash", EncodedSlash::SHAPE, "what becomes of `%2F` in a path")
+            .default("refuse"),
         Key::optional("identity", Shape::Named(&IdentityField::SHAPE), "other names for the identity fields")
             .default("`X-Ringwall-Subject` and so on"),
         Key::later("spec", "operations from an OpenAPI document"),
@@ -292,6 +347,8 @@ pub static OPERATION: Table = Table {
         Key::optional("sizes", <Scoped<Sizes>>::SHAPE, "bounds on sizes"),
         Key::optional("headers", <Scoped<HeaderEdits>>::SHAPE, "fields to set and remove"),
         Key::optional("timeouts", <Scoped<Timeouts>>::SHAPE, "times"),
+        Key::optional("encoded_slash", EncodedSlash::SHAPE, "what becomes of `%2F` in its path")
+            .default("what its API says"),
         Key::optional("redirect", Redirect::SHAPE, "answer with a redirect"),
         Key::optional("respond", Respond::SHAPE, "answer without an upstream"),
         Key::optional("raw", Shape::Text("why"), "why the template may end in a tail `{+name}`"),
@@ -311,6 +368,12 @@ pub static REDIRECT: Table = Table {
             "an absolute URL, or a path on the same host",
         ),
         Key::optional("status", Shape::Int, "301, 302, 303, 307 or 308").default("308"),
+        Key::optional(
+            "keep",
+            Keep::SHAPE,
+            "what of the request goes behind it: `path` with query, or `query`",
+        )
+        .default("nothing"),
     ],
 };
 
@@ -378,6 +441,9 @@ impl FromNode for Api {
                 headers: m.optional("headers"),
                 timeouts: m.optional("timeouts"),
                 body: m.optional("body"),
+                methods: m.optional("methods").unwrap_or_default(),
+                maintenance: m.optional("maintenance"),
+                encoded_slash: m.optional("encoded_slash"),
                 identity: identity.map(|map| map.0).unwrap_or_default(),
                 written,
                 span: m.span(),
@@ -429,6 +495,14 @@ impl FromNode for ClientHost {
     }
 }
 
+impl FromNode for EncodedSlash {
+    const SHAPE: Shape = Shape::Word(&["refuse", "keep"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &[("refuse", EncodedSlash::Refuse), ("keep", EncodedSlash::Keep)])
+    }
+}
+
 impl FromNode for IdentityField {
     const SHAPE: Shape = Shape::Word(&["subject", "issuer", "kind", "login", "scopes", "roles"]);
 
@@ -458,6 +532,7 @@ impl FromNode for Operation {
                 route: Route::Forward,
                 raw: None,
                 body: None,
+                encoded_slash: None,
                 limits: None,
                 sizes: None,
                 headers: None,
@@ -479,13 +554,25 @@ impl FromNode for Operation {
                 None => Some(Route::Forward),
             };
             let body = m.optional("body");
+            let encoded_slash = m.optional("encoded_slash");
             let limits = m.optional("limits");
             let sizes = m.optional("sizes");
             let headers = m.optional("headers");
             let timeouts = m.optional("timeouts");
             let matches = m.required("match")?;
             let route = route.unwrap_or_else(|| Route::Respond(Respond::refused()));
-            Some(Operation { matches, route, raw, body, limits, sizes, headers, timeouts, span: m.span() })
+            Some(Operation {
+                matches,
+                route,
+                raw,
+                body,
+                encoded_slash,
+                limits,
+                sizes,
+                headers,
+                timeouts,
+                span: m.span(),
+            })
         })
     }
 }
@@ -497,7 +584,7 @@ impl FromNode for Redirect {
 
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         if !matches!(node.kind, NodeKind::Map(_)) {
-            return redirect_target(node, bind).map(|to| Redirect { to, status: 308 });
+            return redirect_target(node, bind).map(|to| Redirect { to, status: 308, keep: Keep::Nothing });
         }
         bind.map(node, &REDIRECT, |m| {
             let status = match m.node("status") {
@@ -510,13 +597,44 @@ impl FromNode for Redirect {
                     "301, 302, 303, 307 or 308",
                 ),
             };
+            let keep = m.optional::<Keep>("keep").unwrap_or_default();
             let Some(to) = m.node("to") else {
                 m.missing("to");
                 return None;
             };
-            let to = redirect_target(to, m.bind());
-            Some(Redirect { to: to?, status: status? })
+            let to = redirect_target(to, m.bind())?;
+            if keep != Keep::Nothing && to.contains(['?', '#']) {
+                m.error(
+                    ConfigError::new(REDIRECT_KEEP, "what is kept cannot go behind a query", to.span)
+                        .expected("a target without `?` and `#`, or no `keep`"),
+                );
+            }
+            Some(Redirect { to, status: status?, keep })
         })
+    }
+}
+
+impl FromNode for Keep {
+    const SHAPE: Shape = Shape::Word(&["path", "query"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &[("path", Keep::Path), ("query", Keep::Query)])
+    }
+}
+
+impl FromNode for RawMethod {
+    const SHAPE: Shape = Shape::Word(&["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS or QUERY";
+        let text = bind.text(node, EXPECTED)?;
+        match (unit::Method::parse(text), http::Method::of(text.as_bytes())) {
+            (Ok(_), http::Method::Other) => {
+                malformed(bind, node, METHODS, format!("`{text}` cannot be listed"), EXPECTED)
+            }
+            (Ok(_), method) => Some(RawMethod(method)),
+            (Err((problem, _)), _) => malformed(bind, node, METHODS, problem, EXPECTED),
+        }
     }
 }
 

@@ -8,19 +8,21 @@
 pub mod api;
 pub mod listen;
 pub mod login;
+pub mod maintenance;
 pub mod node;
 pub mod policy;
 pub mod upstream;
 
 use jiff::civil::Date;
 
-pub use api::{Api, ClientHost, IdentityField, Operation, Redirect, Respond, Route, Surface, To};
-pub use listen::{AddressEntry, Certificate, ClientAddress, Listener, ProxyProtocol, Tls};
+pub use api::{Api, ClientHost, IdentityField, Keep, Operation, Redirect, Respond, Route, Surface, To};
+pub use listen::{Certificate, Listener, Tls};
 pub use login::{Algorithm, ApiKeys, Claims, JwtKeys, Login, Method, Tokens};
+pub use maintenance::{Maintenance, Moment};
 pub use node::{Audit, Driver, Log, LogFormat, LogTarget, Metrics, NodeSettings, OnFull};
 pub use policy::{
-    Allow, Body, Edits, Grant, HeaderEdits, Limit, LimitKey, Scoped, Sizes, SizesInForce, Timeouts,
-    TimeoutsInForce, Who,
+    Allow, Body, BodyType, Charset, Edits, Grant, HeaderEdits, Limit, LimitKey, Scoped, Sizes, SizesInForce,
+    Timeouts, TimeoutsInForce, Who,
 };
 pub use upstream::{Balance, Health, Host, Pool, Target, Trust, Upstream, UpstreamTimeouts};
 
@@ -91,7 +93,6 @@ pub static TABLES: &[&Table] = &[
     &TOP,
     &listen::LISTENER,
     &listen::CERTIFICATE,
-    &listen::ADDRESS_FILE,
     &upstream::UPSTREAM,
     &upstream::HEALTH,
     &upstream::TIMEOUTS,
@@ -114,6 +115,7 @@ pub static TABLES: &[&Table] = &[
     &node::LOG,
     &node::AUDIT,
     &node::NODE,
+    &maintenance::MAINTENANCE,
     &EXCEPTION_TABLE,
     &GATE_TABLE,
 ];

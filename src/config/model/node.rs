@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::Maintenance;
 use crate::config::bind::{Bind, FromNode, Spanned, malformed};
 use crate::config::error::Code;
 use crate::config::node::Node;
@@ -32,6 +33,8 @@ pub struct NodeSettings {
     pub resolver: Vec<Spanned<SocketAddr>>,
     /// Memory for the counters of limits; 64 MiB.
     pub limit_memory: Option<ByteSize>,
+    /// A time in which nothing is served.
+    pub maintenance: Option<Maintenance>,
     /// The whole map.
     pub span: Span,
 }
@@ -139,6 +142,7 @@ pub static NODE: Table = Table {
         Key::optional("limit_memory", ByteSize::SHAPE, "memory for the counters of limits")
             .default("64MiB")
             .bounds("1MiB", "1024GiB"),
+        Key::optional("maintenance", Maintenance::SHAPE, "answer 503 to all requests for a while"),
     ],
 };
 
@@ -181,6 +185,7 @@ impl FromNode for NodeSettings {
                 control: m.optional("control"),
                 resolver: resolver.into_iter().map(|r| Spanned::new(r.value.0, r.span)).collect(),
                 limit_memory: m.optional("limit_memory"),
+                maintenance: m.optional("maintenance"),
                 span: m.span(),
             })
         })

@@ -10,6 +10,7 @@ use crate::config::node::{Node, NodeKind};
 use crate::config::shape::{Key, Shape, Table, nearest};
 use crate::config::source::Span;
 use crate::config::unit::{ByteSize, FilePath, HeaderName, HeaderValue, Rate};
+use crate::http::media_type::MediaType;
 
 /// `extend` and `replace` together, or beside other keys.
 pub const SCOPE: Code = Code::new(1408);
@@ -21,6 +22,10 @@ pub const ALLOW_EMPTY: Code = Code::new(1506);
 pub const GRANT_WILDCARD: Code = Code::new(1505);
 /// What a limit counts by is not known.
 pub const LIMIT_KEY: Code = Code::new(1602);
+/// Nothing is asked of a body.
+pub const BODY_EMPTY: Code = Code::new(1435);
+/// What a body may say it is does not say it, or contradicts its schema.
+pub const BODY_TYPE: Code = Code::new(1436);
 /// A limit counts by the same thing twice.
 pub const LIMIT_KEY_TWICE: Code = Code::new(1609);
 
@@ -466,6 +471,8 @@ pub struct Sizes {
     pub body: Option<ByteSize>,
     /// Lists and objects within each other in a JSON body; 64.
     pub depth: Option<u64>,
+    /// The body of the answer; no bound.
+    pub response: Option<ByteSize>,
 }
 
 /// [`Sizes`] with the defaults filled in.
@@ -481,6 +488,8 @@ pub struct SizesInForce {
     pub body_bytes_max: u64,
     /// The deepest JSON.
     pub json_depth_max: u64,
+    /// The largest body of an answer, in bytes.
+    pub response_bytes_max: u64,
 }
 
 impl Sizes {
@@ -492,6 +501,7 @@ impl Sizes {
             fields: inner.fields.or(self.fields),
             body: inner.body.or(self.body),
             depth: inner.depth.or(self.depth),
+            response: inner.response.or(self.response),
         }
     }
 
@@ -503,6 +513,7 @@ impl Sizes {
             fields_max: self.fields.unwrap_or(100),
             body_bytes_max: self.body.map_or(1024 * 1024, ByteSize::bytes),
             json_depth_max: self.depth.unwrap_or(64),
+            response_bytes_max: self.response.map_or(u64::MAX, ByteSize::bytes),
         }
     }
 }
@@ -531,6 +542,13 @@ pub static SIZES: Table = Table {
         )
         .default("64")
         .bounds("1", "512"),
+        Key::optional(
+            "response",
+            ByteSize::SHAPE,
+            "the body of an answer of the upstream; beyond it 502, or cut where it has begun",
+        )
+        .default("no bound")
+        .bounds("0B", "1024GiB"),
     ],
 };
 
@@ -545,6 +563,7 @@ impl FromNode for Sizes {
                 fields: m.optional("fields"),
                 body: m.optional("body"),
                 depth: m.optional("depth"),
+                response: m.optional("response"),
             })
         })
     }
@@ -559,7 +578,7 @@ pub struct Timeouts {
     pub total: Option<Duration>,
     /// After the head: no byte in either direction; 60 s.
     pub stream_idle: Option<Duration>,
-    /// After the head: the whole exchange; 1 h.
+    /// After the head: the whole exchange; 1 h, of server-sent events 24 h.
     pub lifetime: Option<Duration>,
 }
 
@@ -574,6 +593,8 @@ pub struct TimeoutsInForce {
     pub stream_idle: Duration,
     /// After the head: the whole exchange.
     pub lifetime: Duration,
+    /// The same of an answer that is a stream of server-sent events.
+    pub lifetime_of_events: Duration,
 }
 
 impl Timeouts {
@@ -594,6 +615,7 @@ impl Timeouts {
             total: self.total.unwrap_or(Duration::from_secs(60)),
             stream_idle: self.stream_idle.unwrap_or(Duration::from_secs(60)),
             lifetime: self.lifetime.unwrap_or(Duration::from_secs(3_600)),
+            lifetime_of_events: self.lifetime.unwrap_or(Duration::from_secs(24 * 3_600)),
         }
     }
 }
@@ -621,7 +643,7 @@ pub static TIMEOUTS: Table = Table {
             .default("60s")
             .bounds("10ms", "1day"),
         Key::optional("lifetime", Duration::SHAPE, "after the head: the whole exchange")
-            .default("1h")
+            .default("1h; 24h where the answer is `text/event-stream`")
             .bounds("1s", "7day"),
     ],
 };
@@ -779,19 +801,53 @@ impl<T: FromNode> FromNode for FieldMap<T> {
 #[derive(Clone, Debug)]
 pub struct Body {
     /// The JSON Schema, in a file.
-    pub schema: Spanned<FilePath>,
+    pub schema: Option<Spanned<FilePath>>,
+    /// The media types that it may say it is; empty: whatever the schema asks for.
+    pub types: Vec<Spanned<BodyType>>,
+    /// The charsets that it may say it is in; `None`: UTF-8.
+    pub charsets: Option<Vec<Spanned<Charset>>>,
     /// Whether it refuses.
     pub mode: Mode,
     /// The whole map.
     pub span: Span,
 }
 
+/// The only charset where none is listed.
+const UTF_8: &str = "utf-8";
+
+impl Body {
+    /// [`Body::charsets`], or the default.
+    pub fn charsets_in_force(&self) -> impl Iterator<Item = &str> {
+        let default = self.charsets.is_none().then_some(UTF_8);
+        default.into_iter().chain(self.charsets.iter().flatten().map(|charset| charset.value.0.as_str()))
+    }
+}
+
+/// A media type without parameters: `application/json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyType(String);
+
+impl BodyType {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of a charset: `utf-8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charset(String);
+
 /// Keys of `body`.
 pub static BODY: Table = Table {
     what: "a body",
     place: "body",
     keys: &[
-        Key::required("schema", FilePath::SHAPE, "the JSON Schema that every body must satisfy, in a file"),
+        Key::optional("schema", FilePath::SHAPE, "the JSON Schema that every body must satisfy, in a file"),
+        Key::optional("types", <Vec<BodyType>>::SHAPE, "the media types that are accepted; others are 415")
+            .default("with a schema, JSON"),
+        Key::optional("charsets", <Vec<Charset>>::SHAPE, "the charsets that are accepted; others are 415")
+            .default("utf-8"),
         Key::optional("mode", Mode::SHAPE, "whether it refuses").default("enforce"),
     ],
 };
@@ -802,7 +858,70 @@ impl FromNode for Body {
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         bind.map(node, &BODY, |m| {
             let mode = m.optional("mode").unwrap_or_default();
-            Some(Body { schema: m.required("schema")?, mode, span: m.span() })
+            let schema = m.optional("schema");
+            let types: Vec<Spanned<BodyType>> = m.optional("types").unwrap_or_default();
+            let charsets = m.optional("charsets");
+            if !m.attempted("schema") && !m.attempted("types") {
+                let span = m.head_span();
+                m.error(
+                    ConfigError::new(BODY_EMPTY, "nothing is asked of the body", span)
+                        .expected("`schema`, `types`, or both")
+                        .fix("add `types: [application/json]`, or a schema"),
+                );
+                return None;
+            }
+            if m.has("schema") {
+                for one in types.iter().filter(|one| !one.is_json()) {
+                    m.error(
+                        ConfigError::new(BODY_TYPE, format!("`{}` is not JSON", one.as_str()), one.span)
+                            .expected("`application/json`, or a type that ends in `+json`")
+                            .why("the schema would refuse every body of this type"),
+                    );
+                }
+            }
+            Some(Body { schema, types, charsets, mode, span: m.span() })
         })
+    }
+}
+
+impl BodyType {
+    fn is_json(&self) -> bool {
+        MediaType::parse(self.0.as_bytes()).is_ok_and(|found| found.is_json())
+    }
+}
+
+impl FromNode for BodyType {
+    const SHAPE: Shape =
+        Shape::Pattern("^[A-Za-z0-9!#$%&'+.^_`|~-]+/[A-Za-z0-9!#$%&'+.^_`|~-]+$", "application/json");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a media type without parameters, such as `application/json`";
+        let text = bind.text(node, EXPECTED)?;
+        // What has parts needs a boundary; here stands the type alone.
+        let whole = format!("{text}; boundary=x");
+        let multipart = text.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
+        let value = if multipart { whole.as_bytes() } else { text.as_bytes() };
+        match MediaType::parse(value) {
+            Ok(found) if found.is_sniffed() => {
+                malformed(bind, node, BODY_TYPE, "this type says nothing: its readers guess", EXPECTED)
+            }
+            Ok(found) if found.essence.len() == text.len() => Some(BodyType(text.to_owned())),
+            _ => malformed(bind, node, BODY_TYPE, "this is not a media type", EXPECTED),
+        }
+    }
+}
+
+impl FromNode for Charset {
+    const SHAPE: Shape = Shape::Pattern("^[A-Za-z0-9][A-Za-z0-9._:+-]*$", "utf-8");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "the name of a charset, such as `utf-8`";
+        let text = bind.text(node, EXPECTED)?;
+        // RFC 2978 §2.3: the characters of charset names that are in use.
+        let fits = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+".contains(&byte));
+        match fits && text.len() <= 40 && text.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+            true => Some(Charset(text.to_owned())),
+            false => malformed(bind, node, BODY_TYPE, "this is not the name of a charset", EXPECTED),
+        }
     }
 }

@@ -9,7 +9,8 @@
 //! default). `mode: observe` counts and lets pass.
 //!
 //! # Answers
-//! 415 `body_content_type` unless the body is declared as JSON without an encoding; 400 for what is not JSON, 413 for what is too
+//! 415 `body_content_type` unless the body is declared as JSON without an encoding, and those of [`super::content_type`] where
+//! its type is declared twice, malformed, or with another charset than UTF-8; 400 for what is not JSON, 413 for what is too
 //! long, 422 `body_schema` with the places for what is JSON but not what was asked for.
 //!
 //! # Cost
@@ -20,12 +21,14 @@
 
 use std::sync::Arc;
 
+use crate::config::bind::Spanned;
 use crate::config::error::{Code, ConfigError};
-use crate::config::model::Body;
+use crate::config::unit::FilePath;
 use crate::http::Reason;
 use crate::http::field::Known;
 use crate::json::{self, JsonLimits};
 use crate::pipeline::exchange::Exchange;
+use crate::policy::validate::content_type::{CONTENT_TYPE_CHARSET, CONTENT_TYPE_MISSING, declared};
 use crate::policy::{Policy, Verdict};
 use crate::schema::{Options, Program};
 use crate::worker::state::CoreState;
@@ -48,13 +51,17 @@ pub struct JsonSchema {
 }
 
 impl JsonSchema {
-    /// Reads and compiles what an operation's `body` names.
+    /// Reads and compiles the file that an operation's `body` names.
     ///
     /// # Errors
     /// The file, or everything that is wrong with the schema: keyword, line and column.
-    pub fn compile(body: &Body, bytes_max: u64, depth_max: u64) -> Result<JsonSchema, Vec<ConfigError>> {
+    pub fn compile(
+        schema: &Spanned<FilePath>,
+        bytes_max: u64,
+        depth_max: u64,
+    ) -> Result<JsonSchema, Vec<ConfigError>> {
         use std::io::Read;
-        let path = &body.schema.value.0;
+        let path = &schema.value.0;
         let mut text = String::new();
         let read = std::fs::File::open(path)
             .and_then(|file| file.take(SCHEMA_BYTES_MAX + 1).read_to_string(&mut text));
@@ -65,7 +72,7 @@ impl JsonSchema {
         };
         if let Some(why) = unreadable {
             let title = format!("the schema {} cannot be read: {why}", path.display());
-            return Err(vec![ConfigError::new(SCHEMA_FILE, title, body.schema.span)]);
+            return Err(vec![ConfigError::new(SCHEMA_FILE, title, schema.span)]);
         }
         let compiled = Program::compile(&text, Options::default()).map_err(|errors| {
             errors
@@ -76,7 +83,7 @@ impl JsonSchema {
                         true => error.message.clone(),
                         false => format!("`{}`: {}", error.keyword, error.message),
                     };
-                    let mut told = ConfigError::new(SCHEMA, format!("{place}: {what}"), body.schema.span);
+                    let mut told = ConfigError::new(SCHEMA, format!("{place}: {what}"), schema.span);
                     if !error.help.is_empty() {
                         told = told.fix(error.help.clone());
                     }
@@ -97,11 +104,8 @@ impl Policy for JsonSchema {
     const NAME: &'static str = "body";
 
     fn apply(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
-        let declared = x.field(Known::ContentType).is_some_and(is_json);
-        let encoded =
-            x.field(Known::ContentEncoding).is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity"));
-        if !declared || encoded {
-            return Verdict::Refuse(&BODY_CONTENT_TYPE);
+        if let Err(reason) = is_plain_json(x) {
+            return Verdict::Refuse(reason);
         }
         match self.program.check(&x.body, &self.limits, &mut core.validate) {
             Ok(()) => Verdict::Continue,
@@ -130,27 +134,22 @@ fn reason_of(reason: Reason) -> &'static Reason {
     DECLARED.into_iter().find(|declared| declared.code == reason.code).unwrap_or(&crate::schema::BODY_SCHEMA)
 }
 
-/// `application/json` or a type with the suffix `+json`, whatever its parameters (RFC 6839 §3.1).
-fn is_json(value: &[u8]) -> bool {
-    let essence = value.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-    if essence.eq_ignore_ascii_case(b"application/json") {
-        return true;
+/// Whether the upstream will read the very text that is judged here: JSON in UTF-8 (RFC 8259 §8.1), not encoded.
+fn is_plain_json(x: &Exchange) -> Result<(), &'static Reason> {
+    let declared = match declared(x) {
+        Err(missing) if *missing == CONTENT_TYPE_MISSING => return Err(&BODY_CONTENT_TYPE),
+        declared => declared?,
+    };
+    let mut codings = x.fields().find_all(Known::ContentEncoding);
+    let encoded = codings.any(|(_, field)| {
+        let coding = field.value().of(x.head_bytes());
+        !coding.eq_ignore_ascii_case(b"identity")
+    });
+    if encoded || !declared.is_json() {
+        return Err(&BODY_CONTENT_TYPE);
     }
-    let suffix = essence.len().checked_sub(5).map(|start| &essence[start..]);
-    essence.contains(&b'/') && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_what_is_declared_as_json() {
-        for json in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
-            assert!(is_json(json.as_bytes()), "{json}");
-        }
-        for other in ["", "text/plain", "application/x-www-form-urlencoded", "+json", "application/jsonx"] {
-            assert!(!is_json(other.as_bytes()), "{other}");
-        }
+    match declared.charset.is_none_or(|charset| charset.eq_ignore_ascii_case(b"utf-8")) {
+        true => Ok(()),
+        false => Err(&CONTENT_TYPE_CHARSET),
     }
 }

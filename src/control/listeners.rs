@@ -1,0 +1,267 @@
+//! The addresses that are listened on: opened, inherited, moved and closed while everything else goes on.
+//!
+//! The supervisor keeps one descriptor of every listening socket, to hand it to another process; the cores have their own. An
+//! address is taken first ([`Doors::bind`]), and only when the rest of the configuration is in order anybody can connect
+//! ([`Plan::listen`]), so that one that is refused has let nobody in.
+//!
+//! A socket that a core closes is gone with its last descriptor, so the supervisor gives up its own ([`Doors::leave`]) before
+//! the cores are told.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use crate::sys::socket::{bind, shares_its_address, start_listening};
+use crate::worker::desk::{Desk, Order};
+use crate::worker::run::BACKLOG;
+
+/// A listening socket of somebody else's: of the process before this one, or of the service manager.
+#[derive(Debug)]
+pub struct Lent {
+    /// The address as the configuration of the one that lends it has it: port 0 stays 0.
+    pub wanted: SocketAddr,
+    /// What it is bound to.
+    pub bound: SocketAddr,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug)]
+pub struct Refused {
+    /// The place of the listener in the configuration.
+    pub place: usize,
+    /// Which address.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+/// One address and its sockets.
+#[derive(Debug)]
+struct Door {
+    /// Of [`crate::snapshot::Listener::id`].
+    listener: u32,
+    wanted: SocketAddr,
+    bound: SocketAddr,
+    /// Each another queue of the kernel's.
+    sockets: Vec<TcpListener>,
+}
+
+/// All addresses that are listened on.
+#[derive(Debug)]
+pub struct Doors {
+    cores: usize,
+    open: Vec<Door>,
+}
+
+/// What a configuration wants, by the place of the listener; `None` where the door is open already.
+#[derive(Debug)]
+pub struct Plan(Vec<Option<Door>>);
+
+impl Doors {
+    /// No door, for so many cores.
+    pub fn new(cores: usize) -> Doors {
+        Doors { cores, open: Vec::new() }
+    }
+
+    /// Takes the addresses that are wanted and not open yet; what is `lent` for one is used for it, and what is left stays
+    /// in `lent`.
+    ///
+    /// # Errors
+    /// The first address that cannot be had. Nothing has changed then.
+    pub fn bind(&self, wanted: &[SocketAddr], lent: &mut Vec<Lent>) -> Result<Plan, Refused> {
+        let mut known: Vec<&Door> = self.open.iter().collect();
+        let mut plan = Vec::with_capacity(wanted.len());
+        for (place, &address) in wanted.iter().enumerate() {
+            if let Some(at) = known.iter().position(|door| door.wanted == address) {
+                known.remove(at);
+                plan.push(None);
+                continue;
+            }
+            let door = Door::new(address, self.cores, lent);
+            plan.push(Some(door.map_err(|error| Refused { place, address, error })?));
+        }
+        Ok(Plan(plan))
+    }
+
+    /// Gives up the sockets of all listeners but these, before the cores close theirs. Returns the addresses.
+    pub fn leave(&mut self, but: &[u32]) -> Vec<SocketAddr> {
+        let gone = self.open.extract_if(.., |door| !but.contains(&door.listener));
+        gone.map(|door| door.bound).collect()
+    }
+
+    /// Has the cores accept at the doors of a plan, whose listeners, by place, are these. They must have been published.
+    /// Returns the addresses.
+    ///
+    /// # Errors
+    /// No descriptor is left for a core, or a core does not take what it is given.
+    pub fn open(&mut self, plan: Plan, listeners: &[u32], desks: &[Desk]) -> io::Result<Vec<SocketAddr>> {
+        let mut opened = Vec::new();
+        let mut result = Ok(());
+        let doors = plan.0.into_iter().zip(listeners);
+        for (mut door, listener) in doors.filter_map(|(door, listener)| Some((door?, *listener))) {
+            door.listener = listener;
+            opened.push(door.bound);
+            result = result.and(door.hand_out(desks));
+            self.open.push(door);
+        }
+        // As the configuration has them.
+        self.open.sort_by_key(|door| listeners.iter().position(|listener| *listener == door.listener));
+        desks.iter().for_each(Desk::ring);
+        result.map(|()| opened)
+    }
+
+    /// The addresses, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.open.iter().map(|door| door.bound).collect()
+    }
+
+    /// Every socket with what it was wanted as.
+    pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, &TcpListener)> {
+        self.open.iter().flat_map(|door| door.sockets.iter().map(|socket| (door.wanted, socket)))
+    }
+}
+
+impl Plan {
+    /// From here on anybody can connect.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on.
+    pub fn listen(&self) -> Result<(), Refused> {
+        for (place, door) in self.0.iter().enumerate() {
+            for socket in door.iter().flat_map(|door| &door.sockets) {
+                let address = door.as_ref().map_or_else(|| SocketAddr::from(([0; 4], 0)), |door| door.bound);
+                start_listening(socket, BACKLOG).map_err(|error| Refused { place, address, error })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses, by place.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.iter().flatten().map(|door| door.bound)
+    }
+}
+
+impl Door {
+    /// A door at `wanted`, with a socket for each core where that can be had.
+    fn new(wanted: SocketAddr, cores: usize, lent: &mut Vec<Lent>) -> io::Result<Door> {
+        // Of several at port 0 each has its own.
+        let first = lent.iter().find(|lent| lent.wanted == wanted).map(|lent| lent.bound);
+        let ours = lent.extract_if(.., |lent| lent.wanted == wanted && Some(lent.bound) == first);
+        let mut sockets: Vec<TcpListener> = ours.map(|lent| lent.socket).collect();
+        let mut bound = first.unwrap_or(wanted);
+        if sockets.is_empty() {
+            for _ in 0..cores {
+                let socket = bind(bound)?;
+                // Port 0 means: one free port, the same on every core.
+                bound = socket.local_addr()?;
+                sockets.push(socket);
+            }
+        } else {
+            while sockets.len() < cores && sockets.iter().all(shares_its_address) {
+                // Whoever made the others may have had rights that we have not: then cores share what there is.
+                match bind(bound) {
+                    Ok(socket) => sockets.push(socket),
+                    Err(_) => break,
+                }
+            }
+        }
+        Ok(Door { listener: 0, wanted, bound, sockets })
+    }
+
+    /// Gives every core its sockets: all have one, and none is left over.
+    fn hand_out(&self, desks: &[Desk]) -> io::Result<()> {
+        let (cores, count) = (desks.len(), self.sockets.len());
+        for (core, desk) in desks.iter().enumerate() {
+            let first = if core < count { core } else { core % count.max(1) };
+            for socket in self.sockets.iter().skip(first).step_by(cores) {
+                let mut order = Order::Listen { listener: self.listener, socket: socket.try_clone()? };
+                let mut tries = 0;
+                while let Err(back) = desk.lay(order) {
+                    // More sockets at once than a desk has room for: the core takes them as it comes to it.
+                    if tries == TRIES_MAX {
+                        return Err(io::Error::other(format!("core {core} does not take its sockets")));
+                    }
+                    tries += 1;
+                    desk.ring();
+                    std::thread::sleep(PAUSE);
+                    order = back;
+                }
+                if core >= count {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How often, and how long each time, a core is waited for whose desk is full.
+const TRIES_MAX: u32 = 2_000;
+const PAUSE: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    /// How many sockets lie on each desk.
+    fn handed_out(sockets: usize, cores: usize) -> Vec<usize> {
+        let first = bind(loopback()).expect("a port");
+        let bound = first.local_addr().expect("bound");
+        let mut all = vec![first];
+        all.extend((1..sockets).map(|_| bind(bound).expect("shared")));
+        let door = Door { listener: 1, wanted: loopback(), bound, sockets: all };
+        let desks: Vec<Desk> = (0..cores).map(|_| Desk::new().expect("a desk")).collect();
+        door.hand_out(&desks).expect("handed out");
+        desks.iter().map(|desk| std::iter::from_fn(|| desk.take()).count()).collect()
+    }
+
+    #[test]
+    fn every_core_has_a_socket_and_no_queue_is_left_alone() {
+        assert_eq!(handed_out(2, 2), [1, 1]);
+        assert_eq!(handed_out(1, 3), [1, 1, 1]);
+        assert_eq!(handed_out(2, 3), [1, 1, 1]);
+        assert_eq!(handed_out(5, 2), [3, 2]);
+        assert_eq!(handed_out(4, 1), [4]);
+    }
+
+    #[test]
+    fn what_is_lent_is_used_for_its_address_and_the_rest_is_left() {
+        let lend = |wanted: SocketAddr| {
+            let socket = bind(wanted).expect("a port");
+            Lent { wanted, bound: socket.local_addr().expect("bound"), socket }
+        };
+        let (one, other) = (lend(loopback()), lend(loopback()));
+        let (first, second) = (one.bound, other.bound);
+        let stranger = lend("127.0.0.2:0".parse().expect("an address"));
+        let mut lent = vec![one, stranger, other];
+        let doors = Doors::new(2);
+        let plan = doors.bind(&[loopback(), loopback()], &mut lent).expect("bound");
+        assert_eq!(plan.addresses().collect::<Vec<_>>(), [first, second]);
+        assert!(plan.0.iter().flatten().all(|door| door.sockets.len() == 2), "one for each core");
+        assert_eq!(lent.len(), 1);
+    }
+
+    #[test]
+    fn an_address_that_somebody_else_has_is_refused_by_its_place() {
+        let holder = TcpListener::bind(loopback()).expect("a port");
+        let taken = holder.local_addr().expect("bound");
+        let refused = Doors::new(1).bind(&[loopback(), taken], &mut Vec::new()).expect_err("taken");
+        assert_eq!((refused.place, refused.error.kind()), (1, io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn nobody_can_connect_before_the_rest_is_in_order() {
+        let plan = Doors::new(1).bind(&[loopback()], &mut Vec::new()).expect("bound");
+        let address = plan.addresses().next().expect("one");
+        assert!(std::net::TcpStream::connect(address).is_err());
+        plan.listen().expect("listens");
+        assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+}

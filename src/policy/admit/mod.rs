@@ -1,0 +1,3 @@
+//! What can be said of a request before anybody asks who sent it.
+
+pub mod maintenance;
