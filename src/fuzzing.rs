@@ -59,3 +59,8 @@ pub fn address_list(data: &[u8]) {
 pub fn media_type(data: &[u8]) {
     crate::http::media_type::law(data);
 }
+
+/// Names of certificates and patterns for them: see [`crate::tls::certificate_names::laws`].
+pub fn certificate_names(data: &[u8]) {
+    crate::tls::certificate_names::laws(data);
+}

@@ -5,7 +5,9 @@
 //! a socket. TLS 1.2 and 1.3, ring's suites; no early data. ring has no post-quantum key exchange: X25519, P-256, P-384.
 
 pub mod certificate;
+pub mod certificate_names;
 pub mod client;
+pub mod client_certificates;
 pub mod hello;
 pub mod server;
 pub mod session;

@@ -18,6 +18,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("client_hello", fuzzing::client_hello),
     ("address_list", fuzzing::address_list),
     ("media_type", fuzzing::media_type),
+    ("certificate_names", fuzzing::certificate_names),
 ];
 
 #[test]
