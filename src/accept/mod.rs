@@ -10,16 +10,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use monoio::net::TcpListener;
 
 use crate::h1::downstream::{self, Link, Stretch};
+use crate::http::Reason;
 use crate::observe::{Handshake, ListenerId};
 use crate::sys::socket::accept;
 use crate::sys::stream::listener_fd;
-use crate::tls::TlsStream;
+use crate::tls::client_certificates::{self, ClientTrust};
 use crate::tls::hello::{Alert, Look, look};
+use crate::tls::{ServerProfile, TlsStream};
 use crate::worker::core::Core;
 use crate::worker::guard::Guarded;
 use crate::worker::run::BACKLOG;
@@ -153,7 +156,7 @@ where
 {
     async move {
         let _open = open;
-        let Some(transport) = secure(socket, index, &core).await else { return };
+        let Some(transport) = secure(socket, &peer, index, &core).await else { return };
         let link = Link { transport, peer, listener: index, used: false };
         downstream::connection(core, link, stretches).await;
     }
@@ -161,7 +164,7 @@ where
 
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
 /// connection stays small.
-async fn secure(socket: Socket, index: u32, core: &Rc<Core>) -> Option<Transport> {
+async fn secure(socket: Socket, peer: &SocketAddr, index: u32, core: &Core) -> Option<Transport> {
     {
         let view = core.view();
         let listener = view.snapshot.listener(index)?;
@@ -170,7 +173,15 @@ async fn secure(socket: Socket, index: u32, core: &Rc<Core>) -> Option<Transport
         }
         socket.set_deadline(&core.sweep, Deadline::Handshake, core.now_ms() + listener.handshake_ms);
     }
-    let stream = Box::pin(shake_hands(socket, index, core)).await;
+    let stream = match Box::pin(shake_hands(socket, index, core)).await {
+        Ok(stream) => Some(stream),
+        Err(reason) => {
+            if let Some(reason) = reason {
+                tell(core, peer, index, &reason);
+            }
+            None
+        }
+    };
     let how = match &stream {
         None => Handshake::Failed,
         Some(stream) if stream.session().is_resumed() => Handshake::Resumed,
@@ -184,12 +195,15 @@ async fn secure(socket: Socket, index: u32, core: &Rc<Core>) -> Option<Transport
 }
 
 /// The hello is looked at first: who asks for somebody else costs no session and no key exchange, who says nothing no buffer.
-async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Option<Box<TlsStream>> {
-    socket.readable().await.ok()?;
+///
+/// # Errors
+/// Why the client was refused, where that is worth telling.
+async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsStream>, Option<Reason>> {
+    socket.readable().await.map_err(|_| None)?;
     let mut wire = Buffer::small();
     let told = loop {
         if !matches!(socket.recv(&mut wire).await, Ok(1..)) {
-            return None;
+            return Err(None);
         }
         match look(&wire) {
             Ok(Look::Complete(hello)) => break Ok(hello),
@@ -203,26 +217,71 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Option<Box<TlsS
         Err(alert) => Err(alert),
         Ok(hello) => {
             let view = core.view();
-            let profile = view.snapshot.listener(index)?.tls.as_ref()?;
+            let profile = view.snapshot.listener(index).and_then(|listener| listener.tls.as_ref());
+            let profile = profile.ok_or(None)?;
             match profile.serves(hello.server_name.as_deref()) {
-                true => Ok(profile.session().ok()?),
+                true => Ok((profile.session().map_err(|_| None)?, Asked::by(profile))),
                 false => Err(Alert::UnrecognizedName),
             }
         }
     };
     match session {
-        Ok(session) => {
+        Ok((session, asked)) => {
             let stream = Box::new(TlsStream::new(socket, session));
-            stream.feed(&wire).ok()?;
+            let fed = stream.feed(&wire);
             drop(wire);
-            stream.handshake().await.ok()?;
-            Some(stream)
+            let result = match fed {
+                Ok(()) => stream.handshake().await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => asked.map_or(Ok(()), |asked| asked.keep(&stream)).map(|()| stream).map_err(Some),
+                Err(error) => Err(refused_certificate(&error)),
+            }
         }
         Err(alert) => {
             socket.send_last(&alert.record());
-            None
+            Err(None)
         }
     }
+}
+
+/// What a handshake asks the client for.
+struct Asked {
+    clients: Arc<ClientTrust>,
+    /// What counted before the handshake.
+    number: u64,
+}
+
+impl Asked {
+    fn by(profile: &ServerProfile) -> Option<Asked> {
+        profile.clients().map(|clients| Asked { clients: Arc::clone(clients), number: clients.number() })
+    }
+
+    /// Keeps what the client has shown.
+    fn keep(&self, stream: &TlsStream) -> Result<(), Reason> {
+        let shown = match stream.session().peer_certificates() {
+            [] => return Ok(()),
+            chain => self.clients.shown(chain, self.number).ok_or(client_certificates::MALFORMED)?,
+        };
+        stream.keep_client_certificate(shown);
+        Ok(())
+    }
+}
+
+/// Why the client's certificate was refused, if that was what the handshake failed for.
+fn refused_certificate(error: &io::Error) -> Option<Reason> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    client_certificates::reason_of_handshake(error).copied()
+}
+
+/// Tells that a connection was refused in its handshake, and why.
+#[cold]
+fn tell(core: &Core, peer: &SocketAddr, index: u32, reason: &Reason) {
+    let view = core.view();
+    let time_ms = core.clock.unix_ns(core.clock.now_ns()) / 1_000_000;
+    let mut state = core.state.borrow_mut();
+    state.record_end(peer, index, reason, &view.snapshot, time_ms);
 }
 
 /// Counts a connection while it is open.

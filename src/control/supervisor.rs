@@ -992,7 +992,7 @@ fn complaints(errors: &Errors) -> Vec<Complaint> {
 }
 
 /// The files whose change is a reload: those of the configuration, and those that it names and that are read with it.
-/// Key stores and key sets are watched by whoever keeps them.
+/// Key stores, key sets and revocation lists are watched by whoever keeps them.
 fn files_of(loaded: &Loaded) -> Vec<PathBuf> {
     let config = &loaded.config;
     let mut files: Vec<PathBuf> =
@@ -1000,6 +1000,12 @@ fn files_of(loaded: &Loaded) -> Vec<PathBuf> {
     for tls in config.listen.iter().filter_map(|listener| listener.tls.as_ref()) {
         if let written::Tls::Files(pairs) = &tls.value {
             files.extend(pairs.iter().flat_map(|pair| [pair.cert.value.0.clone(), pair.key.value.0.clone()]));
+            files.extend(pairs.iter().filter_map(|pair| Some(pair.clients.as_ref()?.file.value.0.clone())));
+        }
+    }
+    for (_, login) in config.login.iter() {
+        if let written::Method::Mtls(certificates) = &login.method {
+            files.push(certificates.ca.value.0.clone());
         }
     }
     for (_, upstream) in config.upstreams.iter() {

@@ -9,6 +9,8 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::serve::Client;
 use crate::route::{Lookup, MethodSet};
 use crate::snapshot::{Listener, Operation, Snapshot};
+use crate::tls::ServerProfile;
+use crate::worker::core::Core;
 
 /// The host is not served here.
 pub const HOST_UNKNOWN: Reason = Reason::client("host_unknown", 2120, 421, "This host is not served here");
@@ -18,6 +20,18 @@ pub const ROUTE_UNKNOWN: Reason = Reason::client("route_unknown", 2121, 404, "No
 pub const METHOD_UNKNOWN: Reason = Reason::client("method_unknown", 2122, 405, "Method not allowed");
 /// This listener only sends clients to its TLS twin.
 pub const TLS_REQUIRED: Reason = Reason::client("tls_required", 2123, 308, "Use https");
+
+/// Sees to the certificate of the client's connection, where its listener asks for one: what was true in the handshake need
+/// not be true any more. Costs a branch where none is asked for.
+///
+/// # Errors
+/// The reason to refuse the request with, which ends the connection.
+pub fn certificate(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Result<(), Reason> {
+    let Some(clients) = client.listener.tls.as_ref().and_then(ServerProfile::clients) else { return Ok(()) };
+    let now_s = core.clock.unix_ns(x.facts.started_ns) / 1_000_000_000;
+    x.certificate = clients.admit(client.transport.client_certificate(), now_s).map_err(|reason| *reason)?;
+    Ok(())
+}
 
 /// What a request means.
 #[derive(Clone, Copy, Debug)]

@@ -15,6 +15,7 @@ use crate::policy::Mode;
 use crate::policy::identify::Identity;
 use crate::policy::respond::headers::Edits;
 use crate::snapshot::{Operation, Snapshot};
+use crate::tls::client_certificates::ClientCertificate;
 use crate::worker::Buffer;
 use crate::worker::transport::Agreed;
 
@@ -55,6 +56,8 @@ pub struct Exchange {
     pub operation: u32,
     /// Index of the API in the snapshot; `u32::MAX` before it is found.
     pub api: u32,
+    /// The certificate of the client's connection, where its listener asks for one.
+    pub certificate: Option<Rc<ClientCertificate>>,
     /// Who is calling, once an enforced login has said so.
     pub identity: Option<Rc<Identity>>,
     /// Fields of the request that are not forwarded.
@@ -126,6 +129,7 @@ impl Exchange {
             request_id: [b'0'; 36],
             operation: u32::MAX,
             api: u32::MAX,
+            certificate: None,
             identity: None,
             skip: FieldSet::EMPTY,
             inserts: Vec::with_capacity(1024),
@@ -152,6 +156,7 @@ impl Exchange {
         self.canonical.clear();
         self.operation = u32::MAX;
         self.api = u32::MAX;
+        self.certificate = None;
         self.identity = None;
         self.skip = FieldSet::EMPTY;
         self.inserts.clear();

@@ -79,6 +79,11 @@ async fn walk(
 ) -> End {
     let framing = x.request.table.framing;
 
+    // Whether the connection may ask at all.
+    if let Err(reason) = admit::certificate(x, client, core) {
+        return answer::refuse(x, client, incoming, reason, core).await;
+    }
+
     // Which operation, in the one canonical form that everything below uses.
     let operation = match admit::operation(x, client, &view.snapshot) {
         Ok(Meant::Operation(operation)) => operation,

@@ -1,5 +1,7 @@
 //! From the typed configuration to a [`Snapshot`]: aside, with all errors at once, touching nothing that runs.
 
+mod clients;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
 use crate::control::process_log::{Code as LogCode, Line};
+use crate::control::watch::Subscription;
 use crate::control::{Parts, exchange};
 use crate::http::forward::RenamedIdentity;
 use crate::http::target::EncodedSlash;
@@ -35,6 +38,7 @@ use crate::snapshot::{
     self, Action, Api, HeadMax, IdentityFields, Keep, Listener, Operation, Rewrite, Snapshot,
 };
 use crate::tls::certificate::{self, Certificate};
+use crate::tls::client_certificates::ClientTrust;
 use crate::tls::tickets::Tickets;
 use crate::tls::{ClientProfile, ServerProfile};
 use crate::upstream::{self, Balance, Origin, Prober, Timeouts, Upstream, Whence};
@@ -73,6 +77,8 @@ pub struct Kept {
     notes: Vec<ConfigError>,
     /// What runs, from which listeners have their numbers and those that leave are known.
     pub running: Option<Arc<Snapshot>>,
+    /// Revocation lists in force.
+    revocation: clients::Revocation,
 }
 
 /// Everything that makes two upstreams the same.
@@ -82,6 +88,7 @@ struct UpstreamKey(String);
 impl Kept {
     /// Changes the keys of session tickets where it is time. Called every second or so.
     pub fn tend(&self) {
+        self.revocation.tend(crate::worker::clock::unix_ms() / 1_000);
         for tickets in self.tickets.values() {
             if tickets.tend(monotonic_s()).is_err() {
                 Line::warn(TICKETS_STAY).emit();
@@ -149,6 +156,8 @@ pub fn compile(
         claims,
         tables: tables_there,
         widest: HeadLimits::DEFAULT,
+        watched: logins.watched,
+        asking: Vec::new(),
     };
     compiler.widest = compiler.head_limits();
     let listeners = compiler.listeners(kept);
@@ -158,6 +167,9 @@ pub fn compile(
         true => EncodedSlash::Keep,
         false => EncodedSlash::Refuse,
     };
+    if compiler.errors.is_empty() {
+        kept.revocation.keep(std::mem::take(&mut compiler.asking));
+    }
     match (router, compiler.errors.is_empty()) {
         (Some(router), true) => Ok(Snapshot {
             generation,
@@ -168,7 +180,7 @@ pub fn compile(
             upstreams,
             names: SnapshotNames::default(),
             logins: config.login.names().map(Box::from).collect(),
-            watched: logins.watched,
+            watched: compiler.watched,
             tables,
             encoded_slash,
             refuse_unrecorded: config
@@ -190,6 +202,10 @@ struct Compiler<'c> {
     tables: Arc<Tables>,
     /// The bounds of heads before their operation is known.
     widest: HeadLimits,
+    /// Keep key stores and revocation lists watched.
+    watched: Vec<Subscription>,
+    /// What the listeners ask of clients.
+    asking: Vec<Arc<ClientTrust>>,
 }
 
 impl Compiler<'_> {
@@ -304,6 +320,15 @@ impl Compiler<'_> {
         };
         if certificates.is_empty() {
             return None;
+        }
+        if let written::Tls::Files(files) = &tls.value
+            && let Some(asked) = files.first().and_then(|file| file.clients.as_ref())
+        {
+            let clients = clients::trust(asked, self, kept)?;
+            self.asking.push(Arc::clone(&clients));
+            return ServerProfile::asking(&certificates, &domains, clients)
+                .map_err(|why| self.error(CERTIFICATE, &why, tls.span))
+                .ok();
         }
         let tickets = match kept.tickets.get(&listener.address.value.to_string()) {
             Some(tickets) => Arc::clone(tickets),

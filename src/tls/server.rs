@@ -1,13 +1,15 @@
-//! What a listener presents: certificates by name, protocol versions, tickets.
+//! What a listener presents: certificates by name, protocol versions, tickets; and what it asks of its clients.
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::tls::certificate::Certificate;
+use crate::tls::client_certificates::{ClientTrust, Verifier};
 use crate::tls::provider;
 use crate::tls::session::Session;
 use crate::tls::tickets::Tickets;
@@ -17,6 +19,7 @@ use crate::tls::tickets::Tickets;
 pub struct ServerProfile {
     config: Arc<ServerConfig>,
     resolver: Arc<ByName>,
+    clients: Option<Arc<ClientTrust>>,
     /// Unix seconds at which the first of its certificates expires.
     pub not_after_s: i64,
 }
@@ -32,20 +35,55 @@ impl ServerProfile {
         domains: &[String],
         tickets: Arc<Tickets>,
     ) -> Result<ServerProfile, String> {
+        let mut profile =
+            ServerProfile::build(certificates, domains, WebPkiClientVerifier::no_client_auth(), None)?;
+        if let Some(config) = Arc::get_mut(&mut profile.config) {
+            config.ticketer = tickets;
+            // One ticket is enough for a client that keeps its connection.
+            config.send_tls13_tickets = 1;
+        }
+        Ok(profile)
+    }
+
+    /// As [`ServerProfile::new`], for a listener that asks its clients for certificates. **It resumes nothing**: a session says
+    /// nothing of what has been revoked since, and one of another listener nothing at all. So there are no tickets, no session
+    /// ids, and what a client brings of either is not looked at.
+    ///
+    /// # Errors
+    /// rustls does not take the combination.
+    pub fn asking(
+        certificates: &[Certificate],
+        domains: &[String],
+        clients: Arc<ClientTrust>,
+    ) -> Result<ServerProfile, String> {
+        let verifier = Arc::new(Verifier::new(Arc::clone(&clients)));
+        ServerProfile::build(certificates, domains, verifier, Some(clients))
+    }
+
+    /// A profile without tickets.
+    fn build(
+        certificates: &[Certificate],
+        domains: &[String],
+        verifier: Arc<dyn ClientCertVerifier>,
+        clients: Option<Arc<ClientTrust>>,
+    ) -> Result<ServerProfile, String> {
         let not_after_s = certificates.iter().map(|certificate| certificate.not_after_s).min().unwrap_or(0);
         let resolver = Arc::new(ByName::new(certificates, domains)?);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = tickets;
+        config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        // One ticket is enough for a client that keeps its connection.
-        config.send_tls13_tickets = 1;
-        Ok(ServerProfile { config: Arc::new(config), resolver, not_after_s })
+        Ok(ServerProfile { config: Arc::new(config), resolver, clients, not_after_s })
+    }
+
+    /// What is asked of clients, if they are asked for certificates.
+    pub fn clients(&self) -> Option<&Arc<ClientTrust>> {
+        self.clients.as_ref()
     }
 
     /// Whether a client that asks for `name`, or for nobody, is served.

@@ -58,6 +58,11 @@ impl Session {
         self.connection.alpn_protocol().is_some()
     }
 
+    /// The chain that the peer has shown and that was verified, its own certificate first; empty without one.
+    pub fn peer_certificates(&self) -> &[rustls::pki_types::CertificateDer<'static>] {
+        self.connection.peer_certificates().unwrap_or_default()
+    }
+
     /// The name that the client asked for, canonical.
     pub fn server_name(&self) -> Option<&str> {
         match &self.connection {

@@ -1,9 +1,11 @@
 //! A socket under a TLS session.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 
+use crate::tls::client_certificates::ClientCertificate;
 use crate::tls::session::Session;
 use crate::worker::{Buffer, Socket, turn};
 
@@ -22,12 +24,29 @@ pub struct TlsStream {
     /// Borrowed only between two waits.
     session: RefCell<Session>,
     closed: Cell<bool>,
+    /// What the client has shown in the handshake.
+    certificate: OnceCell<Rc<ClientCertificate>>,
 }
 
 impl TlsStream {
     /// Couples a session with its socket.
     pub fn new(socket: Socket, session: Session) -> TlsStream {
-        TlsStream { socket, session: RefCell::new(session), closed: Cell::new(false) }
+        TlsStream {
+            socket,
+            session: RefCell::new(session),
+            closed: Cell::new(false),
+            certificate: OnceCell::new(),
+        }
+    }
+
+    /// What the client has shown in the handshake, where it was asked.
+    pub fn client_certificate(&self) -> Option<&Rc<ClientCertificate>> {
+        self.certificate.get()
+    }
+
+    /// Keeps what the client has shown, for as long as the connection lives. Called once, after the handshake.
+    pub fn keep_client_certificate(&self, certificate: ClientCertificate) {
+        let _ = self.certificate.set(Rc::new(certificate));
     }
 
     /// The socket below.

@@ -1,7 +1,9 @@
 //! What policies and the log keep per core. It outlives reloads; what belongs to a configuration is in its view.
 
+use std::net::SocketAddr;
+
 use crate::h1::downstream::Link;
-use crate::http::Version;
+use crate::http::{Reason, Version};
 use crate::jose::cache::Counts;
 use crate::observe::{
     AccessRecord, CoreLog, CoreMetrics, Decision, ExemplarId, Flags, Mode as RecordMode, Protocol,
@@ -11,6 +13,9 @@ use crate::pipeline::exchange::{Exchange, Facts};
 use crate::policy::{Mode, identify, limit, validate};
 use crate::snapshot::{CoreView, Snapshot};
 use crate::worker::Clock;
+
+/// Records of connections that end without a request, per core and tick: a hundred a second. All are counted.
+const ENDS_PER_TICK: u32 = 10;
 
 /// The state of one core that policies may change.
 pub struct CoreState {
@@ -33,6 +38,7 @@ pub struct CoreState {
     tokens_told: Counts,
     cpu_told_ns: u64,
     clock_told_ns: u64,
+    ends_left: u32,
 }
 
 impl CoreState {
@@ -51,6 +57,7 @@ impl CoreState {
             tokens_told: Counts::default(),
             cpu_told_ns: 0,
             clock_told_ns: 0,
+            ends_left: ENDS_PER_TICK,
         }
     }
 
@@ -98,6 +105,35 @@ impl CoreState {
         }
     }
 
+    /// Counts a connection that was refused before it could ask, and writes its record unless there have been too many.
+    pub fn record_end(
+        &mut self,
+        peer: &SocketAddr,
+        listener: u32,
+        reason: &Reason,
+        snapshot: &Snapshot,
+        time_ms: u64,
+    ) {
+        self.metrics.refusal(reason, RecordMode::Enforce);
+        let Some(left) = self.ends_left.checked_sub(1) else { return };
+        self.ends_left = left;
+        let mut record = AccessRecord {
+            time_ms,
+            request_id: self.ids.next(time_ms),
+            listener: snapshot.listener_name(listener),
+            client: Some(peer.ip()),
+            peer: Some(*peer),
+            config: snapshot.generation,
+            ..AccessRecord::default()
+        };
+        record.set_reason(reason, RecordMode::Enforce);
+        self.log.push(&record);
+        if self.log.wants_audit() {
+            // Nothing can be held back for it: a full ring is counted.
+            let _ = self.log.audit(&record);
+        }
+    }
+
     /// Puts a refusal on record before it is answered. False: there was no room, which is counted.
     pub fn audit(&self, x: &Exchange, listener: u32, view: &CoreView, clock: &Clock) -> bool {
         let now_ns = clock.now_ns();
@@ -110,6 +146,7 @@ impl CoreState {
 
     /// Ten times a second.
     pub fn tick(&mut self, now_ns: u64) {
+        self.ends_left = ENDS_PER_TICK;
         let panics = crate::worker::core::panics();
         for _ in self.panics_told..panics {
             self.metrics.panic();

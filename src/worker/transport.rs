@@ -2,10 +2,12 @@
 
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::observe::{Alpn, TlsVersion};
 use crate::sys::socket::Shutdown;
 use crate::tls::TlsStream;
+use crate::tls::client_certificates::ClientCertificate;
 use crate::worker::buffer::Buffer;
 use crate::worker::socket::Socket;
 
@@ -53,6 +55,14 @@ impl Transport {
                     resumed: session.is_resumed(),
                 }
             }
+        }
+    }
+
+    /// The certificate that the client has shown in the handshake, where it was asked for one.
+    pub fn client_certificate(&self) -> Option<&Rc<ClientCertificate>> {
+        match self {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => stream.client_certificate(),
         }
     }
 

@@ -14,6 +14,7 @@ const OBSERVE: &str = include_str!("../../config/examples/observe-first.yaml");
 const CLOSED: &str = include_str!("../../config/examples/closed-corner.yaml");
 const BALANCER: &str = include_str!("../../config/examples/behind-a-load-balancer.yaml");
 const LOCAL: &str = include_str!("../../config/examples/local-development.yaml");
+const CERTIFICATES: &str = include_str!("../../config/examples/client-certificates.yaml");
 
 const MAINTENANCE: &str = include_str!("../../config/examples/maintenance.yaml");
 const UPLOADS: &str = include_str!("../../config/examples/uploads.yaml");
@@ -69,7 +70,8 @@ fn found(text: &str) -> Vec<(u16, usize)> {
 
 #[test]
 fn the_examples_pass() {
-    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, MAINTENANCE, UPLOADS] {
+    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, MAINTENANCE, UPLOADS, CERTIFICATES]
+    {
         if let Err(errors) = check(text) {
             panic!("{errors}");
         }
@@ -176,7 +178,59 @@ const SLIPS: &[Slip] = &[
     (DROP_IN, ", key: shop.key", "", &[(1005, "cert:")]),
     (DROP_IN, "key: shop.key", "keyy: shop.key", &[(1003, "keyy:")]),
     (DROP_IN, "cert: shop.pem", "cert: shop.pem, cert: b.pem", &[(1004, "cert: b.pem")]),
-    (DROP_IN, "key: shop.key", "key: shop.key, client_ca: ca.pem", &[(1009, "client_ca")]),
+    (DROP_IN, "key: shop.key", "key: shop.key, client_ca: [ca.pem, b.pem]", &[(1006, "[ca.pem")]),
+    (DROP_IN, "key: shop.key", "key: shop.key, client_ca: { crl: a.crl }", &[(1005, "crl: a.crl")]),
+    (DROP_IN, "key: shop.key", "key: shop.key, client_ca: { file: ca.pem, depth: 7 }", &[(1008, "7 }")]),
+    (
+        DROP_IN,
+        "key: shop.key",
+        "key: shop.key, client_ca: { file: ca.pem, names: \"dns:*\" }",
+        &[(1151, "\"dns:*\"")],
+    ),
+    (
+        DROP_IN,
+        "key: shop.key",
+        "key: shop.key, client_ca: { file: ca.pem, requird: true }",
+        &[(1003, "requird")],
+    ),
+    (
+        DROP_IN,
+        TLS,
+        "tls: [{ cert: shop.pem, key: shop.key, client_ca: ca.pem }, { cert: b.pem, key: b.key }]",
+        &[(1150, "{ cert: b.pem")],
+    ),
+    (
+        DROP_IN,
+        TLS,
+        "tls: [{ cert: a.pem, key: a.key, client_ca: ca.pem }, { cert: b.pem, key: b.key, client_ca: { file: ca.pem, required: false } }]",
+        &[(1150, "{ file: ca.pem")],
+    ),
+    (
+        CERTIFICATES,
+        "    client_ca: { file: partners-ca.pem, crl: partners.crl, required: false }\n",
+        "",
+        &[(1381, "partners-ca.pem\n    names")],
+    ),
+    (
+        CERTIFICATES,
+        "    names: [\"dns:*.partners.example.com\"]\n",
+        "    names: [\"*.partners.example.com\"]\n",
+        &[(1151, "\"*.partners")],
+    ),
+    (
+        CERTIFICATES,
+        "    names: [",
+        "    trust_domain: \"spiffe://a.example\"\n    names: [",
+        &[(1383, "\"spiffe:")],
+    ),
+    (CERTIFICATES, "    names: [", "    subject: cn\n    names: [", &[(1017, "cn\n")]),
+    (CERTIFICATES, "    names: [", "    store: partners.keys\n    names: [", &[(1310, "store:")]),
+    (
+        CERTIFICATES,
+        "  people: {",
+        "  others: { mtls: partners-ca.pem, names: \"dns:*.partners.example.com\" }\n  people: {",
+        &[(1382, "partners-ca.pem, names: \"dns")],
+    ),
     (
         DROP_IN,
         TLS,
@@ -226,7 +280,8 @@ const SLIPS: &[Slip] = &[
     (KEYS, "store: partners.keys", "store: partners.keys, jwt: keys.json", &[(1302, "jwt:")]),
     (KEYS, "store: partners.keys", "store: partners.keys, issuer: x", &[(1310, "issuer:")]),
     (KEYS, "store: partners.keys", "store: partners.keys, passthrough: yes", &[(1007, "yes")]),
-    (KEYS, "store: partners.keys", "store: partners.keys, mtls: ca.pem", &[(1009, "mtls")]),
+    (KEYS, "store: partners.keys", "store: partners.keys, mtls: ca.pem", &[(1302, "mtls")]),
+    (KEYS, "store: partners.keys", "store: partners.keys, trust_domain: a", &[(1310, "trust_domain")]),
     (KEYS, "\"secret:file:/etc/ringwall/pepper\"", "hunter2", &[(1904, "hunter2")]),
     (KEYS, "\"secret:file:/etc/ringwall/pepper\"", "\"${PEPPER}\"", &[(1903, "\"${PEPPER}")]),
     (KEYS, "\"secret:file:/etc/ringwall/pepper\"", "\"secret:vault:pepper\"", &[(1906, "\"secret:vault")]),
@@ -542,7 +597,7 @@ fn the_reference_file_and_the_examples_satisfy_the_schema_that_editors_use() {
     let schema = ringwall::config::json_schema::json_schema();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let reference = include_str!("../../config/ringwall.yaml");
-    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, reference] {
+    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, CERTIFICATES, reference] {
         let value = to_json(text);
         let errors: Vec<String> = validator
             .iter_errors(&value)

@@ -3,6 +3,7 @@
 mod audit;
 mod certificates;
 mod check;
+mod client_certificates;
 mod codes;
 mod control_admin;
 mod control_fetch;

@@ -3,7 +3,7 @@
 use super::super::bind::{Bind, Spanned};
 use super::super::error::{Code, ConfigError};
 use super::super::model::login::Method;
-use super::super::model::{Draft, JwtKeys, Tokens, Who};
+use super::super::model::{Certificates, Draft, JwtKeys, Tls, Tokens, Who};
 use super::super::unit::Url;
 use super::fields::refuses_credential;
 
@@ -19,10 +19,15 @@ pub const RESERVED: Code = Code::new(1308);
 pub const TOKENS_TWICE: Code = Code::new(1312);
 /// No grant names the login.
 pub const UNUSED: Code = Code::new(1313);
+/// No listener asks for certificates.
+pub const NOT_ASKED: Code = Code::new(1381);
+/// Two logins accept the same certificates.
+pub const CERTIFICATES_TWICE: Code = Code::new(1382);
 
 pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
     let Some(logins) = &draft.login else { return };
     let mut before: Vec<(&Spanned<String>, &Tokens)> = Vec::new();
+    let mut certificates_before: Vec<(&Spanned<String>, &Certificates)> = Vec::new();
     for (name, login) in logins.iter() {
         if name.value == "anyone" {
             bind.error(
@@ -63,6 +68,32 @@ pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
                     );
                 }
                 before.push((name, tokens));
+            }
+            Method::Mtls(certificates) => {
+                asked_for(draft, certificates, bind);
+                let same = certificates_before.iter().find(|(_, other)| {
+                    other.ca.value == certificates.ca.value
+                        && other.trust_domain.as_ref().map(|domain| &domain.value)
+                            == certificates.trust_domain.as_ref().map(|domain| &domain.value)
+                        && other
+                            .names
+                            .iter()
+                            .map(|name| &name.value)
+                            .eq(certificates.names.iter().map(|name| &name.value))
+                });
+                if let Some((first, _)) = same {
+                    bind.error(
+                        ConfigError::new(
+                            CERTIFICATES_TWICE,
+                            format!("`{}` and `{}` accept the same certificates", first.value, name.value),
+                            certificates.ca.span,
+                        )
+                        .also(first.span, "the other one")
+                        .expected("other authorities, another trust domain, or other names")
+                        .why("nobody would ever come in by the second"),
+                    );
+                }
+                certificates_before.push((name, certificates));
             }
         }
         unused(draft, name, bind);
@@ -111,6 +142,23 @@ fn one(tokens: &Tokens, bind: &mut Bind<'_>) {
                 .also(first.span, "first here"),
             );
         }
+    }
+}
+
+/// A login by certificates is of no use where nobody is asked for one.
+fn asked_for(draft: &Draft, certificates: &Certificates, bind: &mut Bind<'_>) {
+    // Listeners that could not be read may ask.
+    let Some(listeners) = &draft.listen else { return };
+    let asks = listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(|tls| match &tls.value {
+        Tls::Files(files) => files.iter().any(|file| file.clients.is_some()),
+        Tls::SelfSigned | Tls::None => false,
+    });
+    if !asks && bind.error_count() == 0 {
+        bind.error(
+            ConfigError::new(NOT_ASKED, "no listener asks clients for certificates", certificates.ca.span)
+                .expected("`tls: { cert, key, client_ca: CA-FILE }` at the listener that these callers use")
+                .why("a certificate is shown in the handshake or not at all"),
+        );
     }
 }
 

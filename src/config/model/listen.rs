@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 
 use super::Exception;
+use super::login::CertificateName;
 use crate::config::bind::{Bind, FromNode, Spanned, not_in_this_version};
-use crate::config::error::Code;
+use crate::config::error::{Code, ConfigError};
 use crate::config::node::{Node, NodeKind};
 use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
@@ -12,6 +13,9 @@ use crate::config::unit::{Address, FilePath, HostName};
 
 /// `redirect` of a listener is not `https`.
 pub const REDIRECT: Code = Code::new(1105);
+
+/// The certificates of one listener ask different things of clients.
+pub const CLIENT_CA_DIFFERS: Code = Code::new(1150);
 
 /// One address to listen on.
 #[derive(Clone, Debug)]
@@ -50,8 +54,42 @@ pub struct Certificate {
     pub cert: Spanned<FilePath>,
     /// The private key; readable by its owner and group only.
     pub key: Spanned<FilePath>,
+    /// What is asked of clients: of all of them, whichever certificate they are shown.
+    pub clients: Option<Spanned<ClientCa>>,
     /// The whole map.
     pub span: Span,
+}
+
+/// What a listener asks of its clients: certificates, and which.
+#[derive(Clone, Debug)]
+pub struct ClientCa {
+    /// The authorities whose certificates are accepted.
+    pub file: Spanned<FilePath>,
+    /// A client without a certificate is refused; if not, it is let in, and operations decide.
+    pub required: bool,
+    /// Revocation lists; if there are any, each certificate of a chain must be in the charge of one.
+    pub crl: Vec<Spanned<FilePath>>,
+    /// Most certificates of authorities between a client's and one of the file.
+    pub depth: u64,
+    /// Of these one must fit a name of the certificate; empty: any does.
+    pub names: Vec<Spanned<CertificateName>>,
+}
+
+impl ClientCa {
+    /// Most authorities between a client's certificate and one of the file, where nothing is said.
+    pub const DEPTH: u64 = 3;
+
+    /// Whether both ask the same, wherever they are written.
+    fn is_like(&self, other: &ClientCa) -> bool {
+        let same = |a: &[Spanned<FilePath>], b: &[Spanned<FilePath>]| {
+            a.iter().map(|file| &file.value).eq(b.iter().map(|file| &file.value))
+        };
+        self.file.value == other.file.value
+            && self.required == other.required
+            && self.depth == other.depth
+            && same(&self.crl, &other.crl)
+            && self.names.iter().map(|name| &name.value).eq(other.names.iter().map(|name| &name.value))
+    }
 }
 
 /// Keys of `listen[]`.
@@ -82,9 +120,69 @@ pub static CERTIFICATE: Table = Table {
     keys: &[
         Key::required("cert", FilePath::SHAPE, "the certificate chain in PEM, leaf first"),
         Key::required("key", FilePath::SHAPE, "the private key in PEM, not readable by others"),
-        Key::later("client_ca", "certificates of clients"),
+        Key::optional(
+            "client_ca",
+            ClientCa::SHAPE,
+            "ask clients for certificates that an authority of this PEM file has issued",
+        )
+        .default("none is asked for"),
     ],
 };
+
+/// Keys of `listen[].tls.client_ca`.
+pub static CLIENT_CA: Table = Table {
+    what: "what is asked of clients",
+    place: "listen[].tls.client_ca",
+    keys: &[
+        Key::required("file", FilePath::SHAPE, "the authorities, in PEM"),
+        Key::optional(
+            "required",
+            Shape::Bool,
+            "refuse clients without a certificate; if not, they are let in, and only operations whose `allow` names an `mtls` login want one",
+        )
+        .default("true"),
+        Key::optional(
+            "crl",
+            <Vec<FilePath>>::SHAPE,
+            "revocation lists, in PEM or DER; watched, and in force without a reload. Each certificate of a chain needs one, and one that is past its next update refuses",
+        )
+        .default("none"),
+        Key::optional(
+            "depth",
+            Shape::Int,
+            "the most certificates of authorities between a client's and one of the file",
+        )
+        .default("3")
+        .bounds("0", "6"),
+        Key::optional(
+            "names",
+            <Vec<CertificateName>>::SHAPE,
+            "one of these must fit a name of the certificate",
+        )
+        .default("any that the authorities have issued"),
+    ],
+};
+
+impl FromNode for ClientCa {
+    const SHAPE: Shape = Shape::Either(&[FilePath::SHAPE, Shape::Map(&CLIENT_CA)]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        if node.scalar().is_some() {
+            let file = FromNode::from_node(node, bind)?;
+            let (crl, names) = (Vec::new(), Vec::new());
+            return Some(ClientCa { file, required: true, crl, depth: ClientCa::DEPTH, names });
+        }
+        bind.map(node, &CLIENT_CA, |m| {
+            Some(ClientCa {
+                required: m.optional("required").unwrap_or(true),
+                crl: m.optional("crl").unwrap_or_default(),
+                depth: m.optional("depth").unwrap_or(ClientCa::DEPTH),
+                names: m.optional("names").unwrap_or_default(),
+                file: m.required("file")?,
+            })
+        })
+    }
+}
 
 impl FromNode for Listener {
     const SHAPE: Shape = Shape::Map(&LISTENER);
@@ -155,6 +253,7 @@ impl FromNode for Tls {
             NodeKind::Refused => None,
             NodeKind::List(_) | NodeKind::Map(_) => {
                 let certificates: Vec<Certificate> = FromNode::from_node(node, bind)?;
+                ask_the_same(&certificates, bind);
                 (!certificates.is_empty()).then_some(Tls::Files(certificates))
             }
         }
@@ -167,7 +266,38 @@ impl FromNode for Certificate {
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         bind.map(node, &CERTIFICATE, |m| {
             let (cert, key) = (m.required("cert"), m.required("key"));
-            Some(Certificate { cert: cert?, key: key?, span: m.span() })
+            let clients = match m.optional("client_ca") {
+                // What was refused is not missing: nobody is let in by a slip.
+                None if m.attempted("client_ca") => return None,
+                clients => clients,
+            };
+            Some(Certificate { cert: cert?, key: key?, clients, span: m.span() })
         })
+    }
+}
+
+/// Who asks for one name and then sends requests for another is on one connection: what is asked of clients counts for the
+/// listener, so it is written the same everywhere.
+fn ask_the_same(certificates: &[Certificate], bind: &mut Bind<'_>) {
+    let Some((first, others)) = certificates.split_first() else { return };
+    for other in others {
+        let same = match (&first.clients, &other.clients) {
+            (None, None) => true,
+            (Some(one), Some(two)) => one.is_like(two),
+            _ => false,
+        };
+        if !same {
+            bind.error(
+                ConfigError::new(
+                    CLIENT_CA_DIFFERS,
+                    "the certificates of one listener ask different things of clients",
+                    other.clients.as_ref().map_or(other.span, |clients| clients.span),
+                )
+                .also(first.clients.as_ref().map_or(first.span, |clients| clients.span), "and here")
+                .expected("the same `client_ca` beside each certificate of the listener")
+                .fix("move what is asked of some clients only to a listener of its own, or say `required: false` and let `allow` decide")
+                .why("a connection that was opened for one name could be used for another"),
+            );
+        }
     }
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::GateMode;
-use crate::config::bind::{Bind, FromNode, Spanned, all_of};
+use crate::config::bind::{Bind, FromNode, Named, Spanned, all_of, malformed};
 use crate::config::error::{Code, ConfigError};
 use crate::config::node::Node;
 use crate::config::secret::SecretRef;
 use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
 use crate::config::unit::{FilePath, HeaderName, Url};
+use crate::tls::certificate_names::{Pattern, is_trust_domain};
 
 /// A login has no method.
 pub const METHOD_MISSING: Code = Code::new(1301);
@@ -23,6 +24,11 @@ pub const AUDIENCE_MISSING: Code = Code::new(1304);
 pub const FOREIGN_KEY: Code = Code::new(1310);
 /// An algorithm that is not known, or that protects nothing.
 pub const ALGORITHM: Code = Code::new(1309);
+
+/// A pattern for names of certificates that is none, or that would fit anybody's.
+pub const CERTIFICATE_NAME: Code = Code::new(1151);
+/// What stands for a trust domain is none.
+pub const TRUST_DOMAIN: Code = Code::new(1383);
 
 /// One way to prove who one is.
 #[derive(Clone, Debug)]
@@ -44,6 +50,98 @@ pub enum Method {
     ApiKey(ApiKeys),
     /// A signed token in `Authorization: Bearer`.
     Jwt(Tokens),
+    /// The certificate of the connection.
+    Mtls(Certificates),
+}
+
+/// Certificates of connections.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    /// The authorities.
+    pub ca: Spanned<FilePath>,
+    /// The SPIFFE trust domain whose SVIDs alone count.
+    pub trust_domain: Option<Spanned<TrustDomain>>,
+    /// Whose names count; empty: those of all that the authorities have issued.
+    pub names: Vec<Spanned<CertificateName>>,
+    /// Which name is the subject.
+    pub subject: Option<CertificateSubject>,
+    /// Roles, and whose they are.
+    pub roles: Named<Vec<Spanned<CertificateName>>>,
+}
+
+/// Whose certificate it is, or which: `dns:…`, `uri:…`, `email:…`, `sha256:…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateName(pub Pattern);
+
+impl FromNode for CertificateName {
+    const SHAPE: Shape = Shape::Pattern("^(dns|uri|email|sha256):.+$", "dns:*.partners.example.com");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        let text = bind.text(node, "a name such as `dns:*.partners.example.com`")?;
+        match Pattern::parse(text) {
+            Ok(pattern) => Some(CertificateName(pattern)),
+            Err(expected) => {
+                malformed(bind, node, CERTIFICATE_NAME, "this says of no certificate whose it is", expected)
+            }
+        }
+    }
+}
+
+/// A SPIFFE trust domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustDomain(pub String);
+
+impl FromNode for TrustDomain {
+    const SHAPE: Shape = Shape::Pattern("^[a-z0-9._-]{1,255}$", "prod.example.com");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str =
+            "a trust domain such as `prod.example.com`: lower-case letters, digits, `.`, `-`, `_`";
+        let text = bind.text(node, EXPECTED)?;
+        match is_trust_domain(text) {
+            true => Some(TrustDomain(text.to_owned())),
+            false => malformed(bind, node, TRUST_DOMAIN, "this is not a SPIFFE trust domain", EXPECTED),
+        }
+    }
+}
+
+/// Which name of a certificate says who its holder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateSubject {
+    /// The first URI.
+    Uri,
+    /// The first DNS name.
+    Dns,
+    /// The first mail address.
+    Email,
+    /// The common name.
+    CommonName,
+}
+
+const SUBJECTS: [(&str, CertificateSubject); 4] = [
+    ("uri", CertificateSubject::Uri),
+    ("dns", CertificateSubject::Dns),
+    ("email", CertificateSubject::Email),
+    ("common_name", CertificateSubject::CommonName),
+];
+
+impl FromNode for CertificateSubject {
+    const SHAPE: Shape = Shape::Word(&["uri", "dns", "email", "common_name"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &SUBJECTS)
+    }
+}
+
+/// Roles, by name, each with the certificates that have it.
+struct Roles(Named<Vec<Spanned<CertificateName>>>);
+
+impl FromNode for Roles {
+    const SHAPE: Shape = Shape::Named(&<Vec<CertificateName>>::SHAPE);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.named(node, "role").map(Roles)
+    }
 }
 
 /// Keys in a field of the request.
@@ -179,7 +277,22 @@ impl FromNode for Algorithm {
 }
 
 /// The methods: the one that is there decides which other keys may be.
-const METHOD_KEYS: [&str; 3] = ["api_key", "jwt", "oidc"];
+const METHOD_KEYS: [&str; 4] = ["api_key", "jwt", "oidc", "mtls"];
+
+/// Keys that belong to one method or a few, and to which.
+const METHODS_OF_KEYS: [(&str, &[&str]); 11] = [
+    ("store", &["api_key"]),
+    ("pepper", &["api_key"]),
+    ("issuer", &["jwt"]),
+    ("audience", &["jwt", "oidc"]),
+    ("algorithms", &["jwt", "oidc"]),
+    ("skew", &["jwt", "oidc"]),
+    ("claims", &["jwt", "oidc"]),
+    ("trust_domain", &["mtls"]),
+    ("names", &["mtls"]),
+    ("subject", &["mtls"]),
+    ("roles", &["mtls"]),
+];
 
 /// Keys of `login.X`.
 pub static LOGIN: Table = Table {
@@ -211,10 +324,36 @@ pub static LOGIN: Table = Table {
             .default("30s")
             .bounds("0s", "5min"),
         Key::optional("claims", Claims::SHAPE, "for `jwt` and `oidc`: which claims hold scopes and roles"),
+        Key::optional(
+            "mtls",
+            FilePath::SHAPE,
+            "certificates of clients that an authority of this PEM file has issued; a listener asks for them with `client_ca`",
+        ),
+        Key::optional(
+            "trust_domain",
+            TrustDomain::SHAPE,
+            "for `mtls`: the SPIFFE trust domain; only its X.509-SVIDs count, and the SPIFFE ID is the subject",
+        ),
+        Key::optional(
+            "names",
+            <Vec<CertificateName>>::SHAPE,
+            "for `mtls`: one of these must fit a name of the certificate, which is then the subject",
+        )
+        .default("any that the authorities have issued"),
+        Key::optional(
+            "subject",
+            CertificateSubject::SHAPE,
+            "for `mtls`: which name of the certificate is the subject",
+        )
+        .default("the name that fits `names`, else the first URI, else the first DNS name"),
+        Key::optional(
+            "roles",
+            Roles::SHAPE,
+            "for `mtls`: the roles of the certificates that fit one of these",
+        )
+        .default("none"),
         Key::optional("passthrough", Shape::Bool, "forward the credential to the upstream").default("false"),
         Key::optional("mode", GateMode::SHAPE, "whether it enforces").default("enforce"),
-        Key::later("mtls", "certificates of clients"),
-        Key::later("trust_domain", "SPIFFE identities"),
     ],
 };
 
@@ -252,7 +391,7 @@ impl FromNode for Login {
             let span = m.span();
             let method = m.one_of(METHODS, &METHOD_KEYS);
             let Some(method) = method else {
-                let present = METHOD_KEYS.iter().any(|key| m.attempted(key)) || m.has("mtls");
+                let present = METHOD_KEYS.iter().any(|key| m.attempted(key));
                 if !present {
                     let names: Vec<String> = METHOD_KEYS.iter().map(|key| format!("`{key}`")).collect();
                     let head = m.head_span();
@@ -267,12 +406,7 @@ impl FromNode for Login {
                 }
                 return None;
             };
-            let foreign: &[&str] = match method {
-                "api_key" => &["issuer", "audience", "algorithms", "skew", "claims"],
-                "jwt" => &["store", "pepper"],
-                _ => &["store", "pepper", "issuer"],
-            };
-            for key in foreign {
+            for (key, _) in METHODS_OF_KEYS.iter().filter(|(_, methods)| !methods.contains(&method)) {
                 if let Some(span) = m.key_span(key) {
                     let error = ConfigError::new(
                         FOREIGN_KEY,
@@ -280,8 +414,9 @@ impl FromNode for Login {
                         span,
                     )
                     .fix("delete it");
-                    m.error(match *key {
-                        "issuer" => error.why("the URL after `oidc` is the issuer"),
+                    m.error(match (*key, method) {
+                        ("issuer", "oidc") => error.why("the URL after `oidc` is the issuer"),
+                        ("roles", _) => error.why("the key file, or `claims`, says which roles somebody has"),
                         _ => error,
                     });
                 }
@@ -295,11 +430,19 @@ impl FromNode for Login {
                     let pepper = pepper.unwrap_or_else(|| SecretRef::refused(span));
                     Method::ApiKey(ApiKeys { header: header?, store, pepper })
                 }
+                "mtls" => Method::Mtls(certificates(m)?),
                 method => Method::Jwt(tokens(m, method)?),
             };
             Some(Login { method, passthrough, mode, span })
         })
     }
+}
+
+fn certificates(m: &mut crate::config::bind::MapBinder<'_, '_, '_>) -> Option<Certificates> {
+    let (trust_domain, names) = (m.optional("trust_domain"), m.optional("names").unwrap_or_default());
+    let (subject, roles) = (m.optional("subject"), m.optional::<Roles>("roles"));
+    let roles = roles.map(|roles| roles.0).unwrap_or_default();
+    Some(Certificates { ca: m.required("mtls")?, trust_domain, names, subject, roles })
 }
 
 fn tokens(m: &mut crate::config::bind::MapBinder<'_, '_, '_>, method: &'static str) -> Option<Tokens> {

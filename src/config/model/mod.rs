@@ -16,8 +16,8 @@ pub mod upstream;
 use jiff::civil::Date;
 
 pub use api::{Api, ClientHost, IdentityField, Keep, Operation, Redirect, Respond, Route, Surface, To};
-pub use listen::{Certificate, Listener, Tls};
-pub use login::{Algorithm, ApiKeys, Claims, JwtKeys, Login, Method, Tokens};
+pub use listen::{Certificate, ClientCa, Listener, Tls};
+pub use login::{Algorithm, ApiKeys, Certificates, Claims, JwtKeys, Login, Method, Tokens};
 pub use maintenance::{Maintenance, Moment};
 pub use node::{Audit, Driver, Log, LogFormat, LogTarget, Metrics, NodeSettings, OnFull};
 pub use policy::{
@@ -93,6 +93,7 @@ pub static TABLES: &[&Table] = &[
     &TOP,
     &listen::LISTENER,
     &listen::CERTIFICATE,
+    &listen::CLIENT_CA,
     &upstream::UPSTREAM,
     &upstream::HEALTH,
     &upstream::TIMEOUTS,

@@ -3,21 +3,24 @@
 //! Not for requests. Called by the snapshot's compiler, and by `check`, which has no control thread and only
 //! wants to know what is wrong.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api_key::{ApiKey, StoreCell};
 use super::jwt::{Jwt, Keys, parse_keys};
 use super::key_store::{KeyStore, PEPPER_BYTES_MIN, Pepper};
+use super::mtls::{Mtls, Rules, SubjectFrom};
 use super::{Login, LoginId, Method};
 use crate::config::model::GateMode;
 use crate::config::model::login as written;
-use crate::config::{Code, ConfigError, Named, Span};
+use crate::config::{Code, ConfigError, Named, Span, Spanned};
 use crate::control::keys::{FILE_BYTES_MAX, KeySource, Keys as Keepers};
 use crate::control::private_file::read_private;
 use crate::control::watch::{Subscription, Watcher};
 use crate::jose::{Algorithm, AlgorithmSet, ClaimPath, Expectations, Key, KeySet, Verifier};
 use crate::policy::Mode;
+use crate::tls::certificate_names::Pattern;
+use crate::tls::client_certificates::Authority;
 
 /// A key store cannot be used.
 pub const STORE_UNUSABLE: Code = Code::new(1330);
@@ -27,6 +30,14 @@ pub const PEPPER_SHORT: Code = Code::new(1331);
 pub const KEYS_UNUSABLE: Code = Code::new(1332);
 /// The expectations of a token login cannot be met.
 pub const EXPECTATIONS: Code = Code::new(1333);
+/// The authorities of a login by certificates cannot be used.
+pub const AUTHORITIES_UNUSABLE: Code = Code::new(1380);
+
+/// Most bytes of a file of authorities.
+pub const AUTHORITIES_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Most certificates of authorities between a client's and one of a login's. The listener has a bound of its own, and has judged
+/// the same chain before.
+const LOGIN_DEPTH: usize = 6;
 
 /// The logins of a configuration, compiled. Dropping it ends the watch on its stores.
 #[derive(Default)]
@@ -64,6 +75,7 @@ pub fn compile(
         let method = match &login.method {
             written::Method::Jwt(tokens) => jwt(id, &name.value, tokens, claims, upkeep).map(Method::Jwt),
             written::Method::ApiKey(keys) => api_key(id, &name.value, keys, upkeep, &mut compiled.watched),
+            written::Method::Mtls(certificates) => mtls(id, &name.value, certificates).map(Method::Mtls),
         };
         match method {
             Ok(method) => {
@@ -153,11 +165,58 @@ fn algorithms(tokens: &written::Tokens) -> AlgorithmSet {
 }
 
 fn read_key_file(path: &PathBuf) -> Result<Vec<u8>, String> {
+    read_bounded(path, FILE_BYTES_MAX)
+}
+
+/// Reads a file that everybody may read.
+///
+/// # Errors
+/// Why it cannot be read, in words for the operator.
+pub fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
     use std::io::Read as _;
     let mut text = Vec::new();
+    // Opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is not a regular file".into());
+    }
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > FILE_BYTES_MAX { Err("it is larger than 1 MiB".into()) } else { Ok(text) }
+    file.take(bytes_max + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > bytes_max {
+        return Err(format!("it is larger than {} MiB", bytes_max / 1024 / 1024));
+    }
+    Ok(text)
+}
+
+fn mtls(id: LoginId, name: &str, written: &written::Certificates) -> Result<Mtls, ConfigError> {
+    let path = &written.ca.value.0;
+    let authority = read_bounded(path, AUTHORITIES_BYTES_MAX)
+        .and_then(|pem| Authority::new(&pem, LOGIN_DEPTH, Vec::new()))
+        .map_err(|why| {
+            let what =
+                format!("the authorities {} of the login `{name}` cannot be used: {why}", path.display());
+            problem(AUTHORITIES_UNUSABLE, what, written.ca.span)
+                .expected("a PEM file with the certificates of the authorities that issue clients theirs")
+        })?;
+    let patterns = |names: &[Spanned<written::CertificateName>]| -> Vec<Pattern> {
+        names.iter().map(|name| name.value.0.clone()).collect()
+    };
+    let rules = Rules {
+        trust_domain: written.trust_domain.as_ref().map(|domain| domain.value.0.as_str().into()),
+        names: patterns(&written.names),
+        subject: match written.subject {
+            None => SubjectFrom::Fitting,
+            Some(written::CertificateSubject::Uri) => SubjectFrom::Uri,
+            Some(written::CertificateSubject::Dns) => SubjectFrom::Dns,
+            Some(written::CertificateSubject::Email) => SubjectFrom::Email,
+            Some(written::CertificateSubject::CommonName) => SubjectFrom::CommonName,
+        },
+        roles: written
+            .roles
+            .iter()
+            .map(|(role, names)| (role.value.as_str().into(), patterns(names)))
+            .collect(),
+    };
+    Ok(Mtls::new(id, name, authority, rules))
 }
 
 fn api_key(
@@ -203,7 +262,6 @@ fn problem(code: Code, title: String, span: Span) -> ConfigError {
 mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;

@@ -29,6 +29,8 @@ pub struct Sought {
     pub bearer: bool,
     /// The fields that hold an API key, case ignored; at most a handful.
     pub key_fields: Vec<Box<str>>,
+    /// The certificate of the connection, which is no field.
+    pub certificate: bool,
 }
 
 /// A credential as it was presented, not yet checked.
@@ -98,6 +100,13 @@ impl Sought {
             challenge.push_str(field);
             challenge.push('"');
         }
+        // Nor has a certificate one. It is shown in the handshake, so this only says what is wanted.
+        if self.certificate {
+            if !challenge.is_empty() {
+                challenge.push_str(", ");
+            }
+            challenge.push_str("ClientCertificate");
+        }
         challenge
     }
 
@@ -125,7 +134,8 @@ mod tests {
     use super::*;
 
     fn sought() -> Sought {
-        Sought { bearer: true, key_fields: vec!["X-API-Key".into(), "X-Partner-Key".into()] }
+        let key_fields = vec!["X-API-Key".into(), "X-Partner-Key".into()];
+        Sought { bearer: true, key_fields, certificate: false }
     }
 
     fn find<'h>(fields: &[(&'h str, &'h str)]) -> Result<Option<Credential<'h>>, &'static Reason> {
@@ -180,7 +190,7 @@ mod tests {
 
     #[test]
     fn fields_that_no_login_reads_pass() {
-        let keys_only = Sought { bearer: false, key_fields: vec!["X-API-Key".into()] };
+        let keys_only = Sought { key_fields: vec!["X-API-Key".into()], ..Sought::default() };
         assert_eq!(keys_only.find([(&b"Authorization"[..], &b"Basic YTpi"[..])]), Ok(None));
         let nothing = Sought::default();
         assert_eq!(nothing.find([(&b"X-API-Key"[..], &b"a"[..]), (b"Authorization", b"Bearer a")]), Ok(None));
@@ -219,8 +229,11 @@ mod tests {
             both.challenge(false),
             "Bearer, ApiKey field=\"X-API-Key\", ApiKey field=\"X-Partner-Key\""
         );
-        let bearer = Sought { bearer: true, key_fields: vec![] };
+        let bearer = Sought { bearer: true, ..Sought::default() };
         assert_eq!(bearer.challenge(false), "Bearer");
+        let certificate = Sought { certificate: true, ..Sought::default() };
+        assert_eq!(certificate.challenge(true), "ClientCertificate");
+        assert!(Sought { certificate: true, ..sought() }.challenge(false).ends_with("\", ClientCertificate"));
         assert_eq!(bearer.challenge(true), "Bearer error=\"invalid_token\"");
     }
 }

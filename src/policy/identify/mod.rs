@@ -1,21 +1,22 @@
 //! `login`: who is it?
 //!
 //! # What it does
-//! Finds the one credential of a request ([`credential`]), has the login it belongs to check it ([`jwt`],
-//! [`api_key`]), and makes it the identity of the exchange. The credential's field is not forwarded, unless
+//! Finds the one credential of a request ([`credential`], or the certificate of its connection), has the login it belongs to
+//! check it ([`jwt`], [`api_key`], [`mtls`]), and makes it the identity of the exchange. The credential's field is not forwarded, unless
 //! the login says `passthrough`. A request without a credential stays anonymous: `allow` decides about it.
 //!
 //! **No fall-through** (AN-17): a credential that does not hold refuses the request, whatever the rules that
 //! follow would allow to anybody; it is never tried by another kind of login, and of several logins of one kind
-//! exactly one is asked: the one whose issuer the token names, or whose store has the key's prefix.
+//! exactly one is asked: the one whose issuer the token names, or whose store has the key's prefix. Of logins by certificates
+//! the first counts whose authorities and names fit.
 //!
 //! # Configuration
 //! `login.X` names the logins; those that an API's `allow` names are the API's. A login with `mode: observe` runs
 //! the same code on the request that no enforced login has taken, and nothing follows from it.
 //!
 //! # Answers
-//! 400 `credential_ambiguous`; 401 with `WWW-Authenticate` and the reasons of [`credential`], [`jwt`] and
-//! [`api_key`]; 429 `login_failures`; 503 `keys_unavailable`.
+//! 400 `credential_ambiguous`; 401 with `WWW-Authenticate` and the reasons of [`credential`], [`jwt`],
+//! [`api_key`] and [`mtls`]; 429 `login_failures`; 503 `keys_unavailable`.
 //!
 //! # Cost
 //! One walk over the fields, and that of the login. No allocation for a credential that is known to the core.
@@ -29,6 +30,7 @@ pub mod credential;
 pub mod failures;
 pub mod jwt;
 pub mod key_store;
+pub mod mtls;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,15 +38,17 @@ use std::sync::Arc;
 use ring::digest;
 
 use self::api_key::{ApiKey, KeyIdentities};
-use self::credential::{Credential, Sought};
+use self::credential::{CREDENTIAL_AMBIGUOUS, Credential, Sought};
 use self::failures::{Budget, Failures, LOGIN_FAILURES};
 use self::jwt::Jwt;
 use self::key_store::API_KEY_UNKNOWN;
+use self::mtls::{CERTIFICATE_ISSUER, Mtls, Outcomes};
 use crate::http::Reason;
 use crate::jose::cache::{Bounds, Counts};
 use crate::jose::{Known, TokenCache};
 use crate::pipeline::exchange::Exchange;
 use crate::policy::{Mode, Policy, Verdict};
+use crate::tls::client_certificates::ClientCertificate;
 use crate::worker::state::CoreState;
 
 /// A login, by its index in the snapshot.
@@ -58,13 +62,13 @@ pub struct Identity {
     pub login: LoginId,
     /// The name of that login.
     pub login_name: Box<str>,
-    /// `jwt` or `api_key`.
+    /// `jwt`, `api_key` or `mtls`.
     pub kind: &'static str,
-    /// The subject: `sub` of a token, `identity` of a key.
+    /// The subject: `sub` of a token, `identity` of a key, a name of a certificate.
     pub subject: Box<str>,
-    /// The issuer, of a token.
+    /// The issuer, of a token or certificate.
     pub issuer: Box<str>,
-    /// `kid` of a token, `id` of a key.
+    /// `kid` of a token, `id` of a key, SHA-256 of a certificate.
     pub key_id: Box<str>,
     /// Scopes.
     pub scopes: Vec<Box<str>>,
@@ -161,6 +165,8 @@ pub struct PerCore {
     failures: Failures,
     /// The identities of keys.
     keys: KeyIdentities,
+    /// Those of certificates.
+    certificates: Outcomes,
     /// Counts up with each revocation; a token that was cached before is verified again.
     pub revocation_epoch: u64,
 }
@@ -178,6 +184,7 @@ impl Default for PerCore {
             tokens: TokenCache::new(Bounds::default()),
             failures: Failures::new(Budget::default()),
             keys: KeyIdentities::default(),
+            certificates: Outcomes::default(),
             revocation_epoch: 0,
         }
     }
@@ -206,6 +213,8 @@ pub enum Method {
         /// The keys.
         keys: ApiKey,
     },
+    /// Certificates of connections.
+    Mtls(Mtls),
 }
 
 /// The logins that an API accepts.
@@ -229,6 +238,8 @@ struct Group {
     tokens: Vec<Arc<Login>>,
     /// Logins by keys, by the place of their field in [`Sought::key_fields`].
     keys: Vec<Vec<Arc<Login>>>,
+    /// Logins by certificates.
+    certificates: Vec<Arc<Login>>,
 }
 
 /// The moment at which a request is judged.
@@ -245,6 +256,8 @@ struct Proven {
     identity: Rc<Identity>,
     /// The place of its field, if that is not to be forwarded.
     consumed: Option<usize>,
+    /// The certificate that it was proven by, if the upstream is to see it.
+    told: Option<Rc<ClientCertificate>>,
 }
 
 impl Logins {
@@ -289,6 +302,10 @@ impl Logins {
                     if let Some(place) = proven.consumed {
                         x.skip.insert(place);
                     }
+                    if let Some(certificate) = proven.told {
+                        // RFC 9440 §2.2. What a client sends under this name is never forwarded.
+                        x.insert(b"Client-Cert", certificate.encoded());
+                    }
                 }
                 return Verdict::Continue;
             }
@@ -322,6 +339,11 @@ impl Group {
                 return;
             }
             Method::ApiKey { field, .. } => field,
+            Method::Mtls(_) => {
+                self.sought.certificate = true;
+                self.certificates.push(login);
+                return;
+            }
         };
         let known = self.sought.key_fields.iter().position(|other| other.eq_ignore_ascii_case(field));
         match known {
@@ -340,16 +362,45 @@ impl Group {
         core: &mut PerCore,
         now: Now,
     ) -> Result<Option<Proven>, &'static Reason> {
-        if self.tokens.is_empty() && self.keys.is_empty() {
+        let shown = x.certificate.as_ref().filter(|_| !self.certificates.is_empty());
+        if self.tokens.is_empty() && self.keys.is_empty() && shown.is_none() {
             return Ok(None);
         }
         let fields = x.fields().iter(x.head_bytes()).map(|field| (field.name, field.value));
-        let Some((place, credential)) = self.sought.find(fields)? else { return Ok(None) };
+        let (place, credential) = match (self.sought.find(fields)?, shown) {
+            (Some(found), None) => found,
+            // Which of the two should count? An API that takes both takes one at a time.
+            (Some(_), Some(_)) => return Err(&CREDENTIAL_AMBIGUOUS),
+            (None, Some(certificate)) => return self.certificate(certificate, core, now).map(Some),
+            (None, None) => return Ok(None),
+        };
         let (login, identity) = match credential {
             Credential::Bearer(token) => self.token(token, x, core, now)?,
             Credential::ApiKey { field, key } => self.key(field, key, core, now)?,
         };
-        Ok(Some(Proven { identity, consumed: (!login.passthrough).then_some(place) }))
+        Ok(Some(Proven { identity, consumed: (!login.passthrough).then_some(place), told: None }))
+    }
+
+    fn certificate(
+        &self,
+        certificate: &Rc<ClientCertificate>,
+        core: &mut PerCore,
+        now: Now,
+    ) -> Result<Proven, &'static Reason> {
+        let mut closest = &CERTIFICATE_ISSUER;
+        for login in &self.certificates {
+            let Method::Mtls(mtls) = &login.method else { continue };
+            match mtls.find(certificate, core, now) {
+                Ok(identity) => {
+                    let told = login.passthrough.then(|| Rc::clone(certificate));
+                    return Ok(Proven { identity, consumed: None, told });
+                }
+                // The login whose authority it is knows best what else is wrong.
+                Err(reason) if reason == &CERTIFICATE_ISSUER => {}
+                Err(reason) => closest = reason,
+            }
+        }
+        Err(closest)
     }
 
     fn token(
@@ -399,7 +450,7 @@ impl Login {
     fn jwt(&self) -> Option<&Jwt> {
         match &self.method {
             Method::Jwt(jwt) => Some(jwt),
-            Method::ApiKey { .. } => None,
+            Method::ApiKey { .. } | Method::Mtls(_) => None,
         }
     }
 }
@@ -420,7 +471,7 @@ mod tests {
     use ring::hmac;
 
     use super::api_key::StoreCell;
-    use super::credential::{CREDENTIAL_AMBIGUOUS, CREDENTIAL_UNREADABLE};
+    use super::credential::CREDENTIAL_UNREADABLE;
     use super::jwt::Keys;
     use super::key_store::{API_KEY_MALFORMED, KeyStore, NewKey, Pepper};
     use super::*;
