@@ -80,6 +80,10 @@ pub async fn respond(
                 && lent.request_sent
                 && !x.request.table.body_unanticipated
                 && body.rest().is_empty();
+            if !lent.request_sent {
+                // Nobody shall take what was sent of the request for all of it.
+                lent.connection.transport.socket().set_open_ended(true);
+            }
             if reusable && upstream_framing != BodyLength::UntilClose {
                 route.upstream.keep(lent.guard.member(), lent.connection, core.coarse_ms());
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use crate::desync_cases::{Case, Outcome, cases};
 use crate::node::{Node, PATIENCE, Place};
@@ -36,8 +37,8 @@ pub const LISTEN: &str = "{ address: \"127.0.0.1:0\", tls: none, domains: [a.exa
 
 /// A request as it arrived at the recording origin.
 #[derive(Debug)]
-struct Arrived {
-    head: Vec<u8>,
+pub struct Arrived {
+    pub head: Vec<u8>,
     body: Vec<u8>,
     trailers: Vec<u8>,
     /// Bytes of it on the wire.
@@ -45,9 +46,9 @@ struct Arrived {
 }
 
 /// An origin that answers whole requests and forgets no byte.
-struct Recorder {
-    address: SocketAddr,
-    arrived: Receiver<Arrived>,
+pub struct Recorder {
+    pub address: SocketAddr,
+    pub arrived: Receiver<Arrived>,
     /// All bytes that arrived, of whole requests or not.
     bytes: Arc<AtomicUsize>,
     /// Of each connection that ended within a request: whether by a reset.
@@ -55,7 +56,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn start() -> Recorder {
+    pub fn start() -> Recorder {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("bound");
         let (sender, arrived) = channel();
@@ -355,13 +356,13 @@ fn requests(delivery: impl Fn(usize, &Case) -> Delivery) {
         if std::panic::catch_unwind(run).is_err() {
             failed.push(&*case.name.clone().leak());
             // What is under way of it does not disturb the next.
-            while origin.arrived.recv_timeout(std::time::Duration::from_millis(200)).is_ok() {}
+            while origin.arrived.recv_timeout(Duration::from_millis(200)).is_ok() {}
         }
     }
     assert!(failed.is_empty(), "{} cases: {failed:?}", failed.len());
     check_log(&node, &lines);
     drop(node);
-    while let Ok(reset) = origin.cut.recv_timeout(std::time::Duration::from_millis(200)) {
+    while let Ok(reset) = origin.cut.recv_timeout(Duration::from_millis(200)) {
         assert!(reset, "an orderly end of half a request");
     }
 }
@@ -374,4 +375,151 @@ fn requests_have_one_meaning() {
 #[test]
 fn requests_in_pieces_have_the_same_meaning() {
     requests(|index, case| Delivery::Pieces(if case.sent.len() > 2000 { 997 } else { index % 7 + 1 }));
+}
+
+/// What the origin of the responses did.
+#[derive(Debug, PartialEq)]
+enum Did {
+    /// A request for this path came over the connection of this number.
+    Asked(String, usize),
+    /// All pieces of an answer have been sent.
+    Answered,
+}
+
+/// An origin that answers `/N` as the Nth case says, and `/probe` with the word.
+fn script(cases: &[Case]) -> (SocketAddr, Receiver<Did>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let answers: Arc<Vec<_>> =
+        Arc::new(cases.iter().map(|case| (case.answer.clone(), case.closes)).collect());
+    let (sender, did) = channel();
+    thread::spawn(move || {
+        for (connection, stream) in listener.incoming().flatten().enumerate() {
+            let (sender, answers) = (sender.clone(), Arc::clone(&answers));
+            thread::spawn(move || play(stream, connection, &answers, &sender));
+        }
+    });
+    (address, did)
+}
+
+fn play(mut stream: TcpStream, connection: usize, answers: &[(Vec<Vec<u8>>, bool)], sender: &Sender<Did>) {
+    let _ = stream.set_nodelay(true);
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        bytes.extend_from_slice(&buffer[..count]);
+        let Some(request) = whole_request(&bytes) else { continue };
+        bytes.drain(..request.bytes);
+        let head = String::from_utf8_lossy(&request.head).into_owned();
+        let path = head.split([' ', '/']).nth(2).unwrap_or_default().to_owned();
+        let _ = sender.send(Did::Asked(path.clone(), connection));
+        let Some((pieces, closes)) = path.parse().ok().and_then(|at: usize| answers.get(at)) else {
+            // Its connection ends with it, so that each case has one of its own.
+            let probe = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nprobe";
+            let _ = stream.write_all(probe);
+            return;
+        };
+        for (index, piece) in pieces.iter().enumerate() {
+            if index > 0 {
+                // What comes later comes when the former has been dealt with.
+                thread::sleep(Duration::from_millis(15));
+            }
+            let _ = stream.write_all(piece);
+        }
+        if *closes {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        let _ = sender.send(Did::Answered);
+        if *closes {
+            return;
+        }
+    }
+}
+
+/// Asks for a case and checks what comes of it; gives the reason that the log must have.
+fn ask(case: &Case, path: &str, node: &Node, did: &Receiver<Did>) -> String {
+    let next = || did.recv_timeout(PATIENCE).expect("the origin does something");
+    let mut client = node.connect();
+    client.send(format!("{} /{path} HTTP/1.1\r\nHost: a.example\r\n\r\n", case.asked));
+    let mut reason = String::new();
+    for outcome in &case.outcomes {
+        match outcome {
+            Outcome::Gives(status, text) => {
+                let mut answer = client.answer_to(&case.asked);
+                while answer.status < 200 {
+                    answer = client.answer_to(&case.asked);
+                }
+                assert_eq!(answer.status, *status, "{}: {}", case.name, answer.text());
+                if *status >= 500 {
+                    reason = text.clone();
+                }
+                if case.asked != "HEAD" {
+                    assert_eq!(answer.refusal().1, *text, "{}", case.name);
+                }
+                for ended in
+                    ["keep-alive", "te", "trailer", "upgrade", "x-hop", "proxy-authenticate", "set-cookie"]
+                {
+                    assert_eq!(answer.field(ended), None, "{}: {}", case.name, answer.head);
+                }
+                let framings = answer.head.to_ascii_lowercase();
+                let count = |name: &str| framings.lines().filter(|line| line.starts_with(name)).count();
+                assert!(count("content-length:") + count("transfer-encoding:") <= 1, "{framings}");
+                assert!(answer.field("connection").is_none_or(|value| value == "close"), "{framings}");
+            }
+            Outcome::Cut(told) => {
+                reason = told.clone();
+                let head = client.head().to_ascii_lowercase();
+                let body = client.rest();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let seen_to_be_cut = match length {
+                    Some(length) => body.len() < length.parse().expect("a length"),
+                    None => head.contains("transfer-encoding: chunked") && !body.ends_with(b"0\r\n\r\n"),
+                };
+                assert!(
+                    seen_to_be_cut,
+                    "{}: {head}{:?} passes for whole",
+                    case.name,
+                    String::from_utf8_lossy(&body)
+                );
+            }
+            other => panic!("{}: {other:?} is not of a response", case.name),
+        }
+    }
+    let Did::Asked(asked, connection) = next() else { panic!("{}: nothing was asked", case.name) };
+    assert_eq!(asked, path);
+    while next() != Did::Answered {}
+    // Whoever comes next gets its own answer, over the same connection only if that is clean.
+    let probe = node.ask("GET /probe HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert_eq!((probe.status, probe.text().as_str()), (200, "probe"), "{}", case.name);
+    let Did::Asked(asked, again) = next() else { panic!("{}: no probe", case.name) };
+    assert_eq!(asked, "probe");
+    assert_eq!(Some(again == connection), case.kept, "{}: whether the connection is used again", case.name);
+    reason
+}
+
+#[test]
+fn responses_have_one_meaning() {
+    let cases = cases(true);
+    let (origin, did) = script(&cases);
+    let text = crate::node::text_of(LISTEN, &config(origin)).replace("cores: 2", "cores: 1");
+    let node = Node::start_whole(Place::new(), &text, &[]);
+    let (mut reasons, mut failed) = (Vec::new(), Vec::new());
+    for (index, case) in cases.iter().enumerate() {
+        println!("{}", case.name);
+        let ask = std::panic::AssertUnwindSafe(|| ask(case, &index.to_string(), &node, &did));
+        match std::panic::catch_unwind(ask) {
+            Ok(reason) => reasons.push((&case.name, reason)),
+            Err(_) => {
+                failed.push(&case.name);
+                while did.recv_timeout(Duration::from_millis(200)).is_ok() {}
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} cases: {failed:?}", failed.len());
+    let log = node.log(2 * cases.len());
+    assert_eq!(log.len(), 2 * cases.len());
+    let of_cases = log.iter().filter(|entry| entry["path"] != "/probe");
+    for (entry, (name, reason)) in of_cases.zip(&reasons) {
+        assert_eq!(entry["reason"].as_str().unwrap_or_default(), reason, "{name}: {entry}");
+    }
 }
