@@ -243,7 +243,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
         comparison.notes.push(format!("could not pin the generator to CPU {}", options.load_cpu));
     }
     if options.real_time {
-        sys::real_time().map_err(|error| format!("--real-time: {error}"))?;
+        sys::real_time(1).map_err(|error| format!("--real-time: {error}"))?;
     }
     sys::exact_timers();
     report::print_head(&comparison);

@@ -134,7 +134,7 @@ impl Contender {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(directory.join("log")).map_err(wrong)?;
         let directory = fs::canonicalize(&directory).map_err(wrong)?;
-        let [plain, tls, metrics] = free_ports().map_err(wrong)?;
+        let [plain, tls, metrics, trusted] = free_ports().map_err(wrong)?;
         let file = if self.kind.ending.is_empty() {
             PathBuf::new()
         } else {
@@ -143,7 +143,7 @@ impl Contender {
                 &directory,
                 material,
                 backend,
-                (plain, tls, metrics),
+                (plain, tls, metrics, trusted),
                 &places.peers.join(self.kind.family),
             );
             fill(&places.peers.join(self.kind.family).join(&name), &directory.join(&name), &values)?
@@ -153,8 +153,16 @@ impl Contender {
         command.current_dir(&directory).stdin(Stdio::null());
         command.stdout(output.try_clone().map_err(wrong)?).stderr(output);
         let child = sys::spawn(&mut command, Some(places.cpu)).map_err(wrong)?;
-        let mut running =
-            Running { name: self.name.clone(), kind: self.kind, child, plain, tls, metrics, directory };
+        let mut running = Running {
+            name: self.name.clone(),
+            kind: self.kind,
+            child,
+            plain,
+            tls,
+            trusted,
+            metrics,
+            directory,
+        };
         running.wait_for(plain)?;
         if running.kind.family == "ringwall" {
             running.wait_for(metrics)?;
@@ -211,7 +219,7 @@ pub fn start_backend(work: &Path, cpu: usize) -> Result<Running, String> {
     let wrong = |error: io::Error| format!("backend: {error}");
     let directory = work.join("backend");
     fs::create_dir_all(&directory).map_err(wrong)?;
-    let [address, unused, _] = free_ports().map_err(wrong)?;
+    let [address, unused] = free_ports().map_err(wrong)?;
     let output = File::create(directory.join("output.txt")).map_err(wrong)?;
     let mut command = Command::new(std::env::current_exe().map_err(wrong)?);
     command.args(["backend", "--listen", &address.to_string()]).stdin(Stdio::null());
@@ -223,6 +231,7 @@ pub fn start_backend(work: &Path, cpu: usize) -> Result<Running, String> {
         child,
         plain: address,
         tls: unused,
+        trusted: unused,
         metrics: unused,
         directory,
     };
@@ -241,6 +250,8 @@ pub struct Running {
     pub plain: SocketAddrV4,
     /// Where it takes TLS.
     pub tls: SocketAddrV4,
+    /// Where it takes plain HTTP and believes what the peer says of the client's address, if its configuration has that.
+    pub trusted: SocketAddrV4,
     metrics: SocketAddrV4,
     directory: PathBuf,
 }
@@ -258,6 +269,18 @@ impl Running {
     pub fn io_uring(&self) -> Result<String, String> {
         let text = fetch(self.metrics, "/metrics").map_err(|error| format!("no metrics: {error}"))?;
         driver_in(&text)
+    }
+
+    /// Refusals by reason, from Ringwall's metrics; empty for others.
+    pub fn refusals(&self) -> BTreeMap<String, f64> {
+        let text =
+            if self.kind.family == "ringwall" { fetch(self.metrics, "/metrics") } else { Ok(String::new()) };
+        refusals_in(&text.unwrap_or_default())
+    }
+
+    /// Whether its first process runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Forgets what a log on disk has gathered, so that long comparisons do not fill it.
@@ -351,13 +374,13 @@ fn version(family: &str, program: &Path) -> String {
     said.chars().take(100).collect()
 }
 
-type Addresses = (SocketAddrV4, SocketAddrV4, SocketAddrV4);
+type Addresses = (SocketAddrV4, SocketAddrV4, SocketAddrV4, SocketAddrV4);
 
 fn values(
     directory: &Path,
     material: &Material,
     backend: SocketAddrV4,
-    (plain, tls, metrics): Addresses,
+    (plain, tls, metrics, trusted): Addresses,
     peers: &Path,
 ) -> BTreeMap<&'static str, String> {
     let peers = fs::canonicalize(peers).unwrap_or_else(|_| peers.to_owned());
@@ -366,6 +389,7 @@ fn values(
         ("PLAIN_PORT", plain.port().to_string()),
         ("TLS", tls.to_string()),
         ("TLS_PORT", tls.port().to_string()),
+        ("TRUSTED", trusted.to_string()),
         ("METRICS", metrics.to_string()),
         ("BACKEND", backend.to_string()),
         ("BACKEND_PORT", backend.port().to_string()),
@@ -427,6 +451,19 @@ pub fn fetch(address: SocketAddrV4, path: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// The counts of `ringwall_refusals_total` by reason, those that are not zero.
+fn refusals_in(metrics: &str) -> BTreeMap<String, f64> {
+    let mut refusals = BTreeMap::new();
+    for line in metrics.lines().filter(|line| line.starts_with("ringwall_refusals_total{")) {
+        let reason = line.split_once("reason=\"").and_then(|(_, rest)| rest.split('"').next());
+        let count = line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok()).filter(|n| *n > 0.0);
+        if let (Some(reason), Some(count)) = (reason, count) {
+            *refusals.entry(reason.to_owned()).or_default() += count;
+        }
+    }
+    refusals
+}
+
 /// The drivers in `ringwall_driver_info`, if all are io_uring.
 fn driver_in(metrics: &str) -> Result<String, String> {
     let mut drivers: Vec<&str> = metrics
@@ -463,6 +500,13 @@ mod tests {
     }
 
     #[test]
+    fn refusals_add_up_over_operations() {
+        let text = "ringwall_refusals_total{api=\"a\",reason=\"x\"} 2\nringwall_refusals_total{api=\"b\",reason=\"x\"} 3\n\
+                    ringwall_refusals_total{api=\"b\",reason=\"y\"} 0\n";
+        assert_eq!(refusals_in(text), BTreeMap::from([("x".to_owned(), 5.0)]));
+    }
+
+    #[test]
     fn templates_are_filled_and_unknown_names_refused() {
         let values = BTreeMap::from([("A", "1".to_owned()), ("B", "2".to_owned())]);
         assert_eq!(replaced("x{{A}}y{{B}}{ {{A}}", &values), Ok("x1y2{ 1".to_owned()));
@@ -477,8 +521,13 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let material = Material::make(&directory).unwrap();
         for kind in KINDS.iter().filter(|kind| !kind.ending.is_empty()) {
-            let values =
-                values(&directory, &material, address, (address, address, address), &peers.join(kind.family));
+            let values = values(
+                &directory,
+                &material,
+                address,
+                (address, address, address, address),
+                &peers.join(kind.family),
+            );
             for entry in fs::read_dir(peers.join(kind.family)).unwrap().flatten() {
                 if entry.path().extension().is_some_and(|ending| ending == kind.ending) {
                     fill(&entry.path(), &directory.join("filled"), &values).unwrap();

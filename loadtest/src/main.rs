@@ -1,8 +1,9 @@
 //! The load-test harness: Ringwall beside its peers on one pinned core each, and load on any URL.
 //!
-//! For: figures that anybody can repeat. `compare` starts everything itself; `run` drives a server that is already
+//! For: figures that anybody can repeat. `compare`, `attack` and `faults` start everything themselves; `run` drives a server that is already
 //! there; `pump` and `backend` are what `compare` starts. Not for: production use of any of them.
 
+mod attack;
 mod backend;
 mod client;
 mod compare;
@@ -43,6 +44,8 @@ enum Verb {
     Compare(compare::Options),
     /// Put load on any URL, as fast as it answers or at a constant rate.
     Run(run::Options),
+    /// Attack Ringwall, and its peers, and see what is left for good clients.
+    Attack(attack::Options),
     /// Break upstreams and change the gateway under load: calls lost, failed, doubled, and goodput.
     Faults(faults::Options),
     /// The byte pump alone.
@@ -60,12 +63,15 @@ fn main() -> ExitCode {
         Verb::Pump(options) => pump::run(options).map_err(|error| error.to_string()),
         Verb::Backend(options) => backend::run(options).map_err(|error| error.to_string()),
         Verb::Origin(options) => faults::origin::run(options).map_err(|error| error.to_string()),
-        Verb::Compare(_) | Verb::Run(_) | Verb::Faults(_) => stop_flag().and_then(|stop| match &verb {
-            Verb::Compare(options) => compare::run(options, &stop),
-            Verb::Faults(options) => faults::run(options, &stop),
-            Verb::Run(options) => run::run(options, &stop),
-            _ => Ok(()),
-        }),
+        Verb::Compare(_) | Verb::Run(_) | Verb::Attack(_) | Verb::Faults(_) => {
+            stop_flag().and_then(|stop| match &verb {
+                Verb::Compare(options) => compare::run(options, &stop),
+                Verb::Attack(options) => attack::run(options, &stop),
+                Verb::Faults(options) => faults::run(options, &stop),
+                Verb::Run(options) => run::run(options, &stop),
+                _ => Ok(()),
+            })
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,9 @@
 
 use std::fs;
 
+/// Of a page, on every machine that this is for.
+const PAGE_BYTES: u64 = 4_096;
+
 /// CPU time of a process tree so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
@@ -31,6 +34,15 @@ impl Cpu {
             }
         }
         cpu
+    }
+
+    /// That of one process, without its children.
+    pub fn alone(pid: u32) -> Self {
+        let total_ns = tasks(pid)
+            .into_iter()
+            .map(|task| schedstat_ns(&format!("/proc/{pid}/task/{task}/schedstat")))
+            .sum();
+        Self { total_ns, ..Self::default() }
     }
 
     /// Nanoseconds of the calling thread alone.
@@ -61,6 +73,16 @@ pub fn pss_bytes(pid: u32) -> u64 {
         .filter_map(|process| fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok())
         .filter_map(|rollup| pss_in(&rollup))
         .sum()
+}
+
+/// Resident memory of a process tree in bytes; what processes share counts for each. Cheap: `statm`.
+pub fn rss_bytes(pid: u32) -> u64 {
+    tree(pid)
+        .into_iter()
+        .filter_map(|process| fs::read_to_string(format!("/proc/{process}/statm")).ok())
+        .filter_map(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())
+        .sum::<u64>()
+        * PAGE_BYTES
 }
 
 /// A process and all its descendants.
@@ -122,6 +144,7 @@ mod tests {
     fn this_process_costs_something() {
         assert!(Cpu::of(std::process::id()).total_ns > 0);
         assert!(pss_bytes(std::process::id()) > 0);
+        assert!(rss_bytes(std::process::id()) > 0);
         assert_eq!(Cpu::of(u32::MAX).total_ns, 0);
     }
 }

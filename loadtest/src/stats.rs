@@ -56,6 +56,14 @@ impl Latencies {
         self.0.saturating_record(latency_ns);
     }
 
+    /// Counts all of another one too.
+    ///
+    /// # Panics
+    /// Never: all have the same bounds.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("the same bounds");
+    }
+
     /// The latency, in microseconds, that the fraction `quantile` (0 to 1) of all did not exceed.
     pub fn quantile_us(&self, quantile: f64) -> f64 {
         if self.0.is_empty() { f64::NAN } else { self.0.value_at_quantile(quantile) as f64 / 1e3 }

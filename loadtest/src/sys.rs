@@ -241,14 +241,39 @@ impl Epoll {
     }
 }
 
-/// Gives the calling thread, and what it starts from now on, the CPU before all normal work on this machine.
+/// Gives the calling thread, and what it starts from now on, the CPU before all normal work on this machine, and before
+/// threads with a lower `priority` (1 to 99).
 ///
 /// # Errors
 /// What `sched_setscheduler` reports: it takes privileges.
-pub fn real_time() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 1 };
+pub fn real_time(priority: i32) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the pointer is to one live `sched_param`.
     checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) }).map(drop)
+}
+
+/// Lets all other normal threads go before the calling one.
+pub fn go_last() {
+    // SAFETY: no pointers are passed; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 15) };
+}
+
+/// Bounds what the kernel buffers of what a connection receives: `bytes`, doubled by it, at least some 2 KiB.
+///
+/// # Errors
+/// What `setsockopt` reports.
+pub fn receive_little(stream: &TcpStream, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: pointer and length are those of one live integer.
+    checked(unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
 }
 
 /// Makes the connection end in a reset when it is closed, whatever is still unsent.

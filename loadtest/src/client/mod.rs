@@ -31,6 +31,8 @@ const READ_BYTES: usize = 256 * 1024;
 const ERRORS_MAX: u64 = 1_000;
 /// How long the requests of an open loop may take after its end before they count as unanswered.
 const DRAIN: Duration = Duration::from_secs(5);
+/// An answer later than this, counted from when the request was due, is no good to anybody.
+pub const IN_TIME: Duration = Duration::from_secs(1);
 /// Connections that leave addresses in TIME_WAIT are spread over so many source addresses.
 const SOURCES: u32 = 200;
 
@@ -66,6 +68,10 @@ pub struct Tally {
     pub errors: BTreeMap<String, u64>,
     /// Bytes received from the server inside the window, as seen by the socket.
     pub bytes_received: u64,
+    /// Open loop: requests that became due inside the window.
+    pub due: u64,
+    /// Open loop: those of them that were answered as expected within [`IN_TIME`].
+    pub in_time: u64,
 }
 
 impl Tally {
@@ -78,6 +84,8 @@ impl Tally {
             statuses: BTreeMap::new(),
             errors: BTreeMap::new(),
             bytes_received: 0,
+            due: 0,
+            in_time: 0,
         }
     }
 
@@ -121,6 +129,7 @@ pub struct Client<'a> {
     tally: Tally,
     buffer: Vec<u8>,
     plain: Vec<u8>,
+    errors_max: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -176,7 +185,14 @@ impl<'a> Client<'a> {
             tally: Tally::new(),
             buffer: vec![0; READ_BYTES],
             plain: vec![0; if target.tls.is_some() { READ_BYTES } else { 0 }],
+            errors_max: ERRORS_MAX,
         })
+    }
+
+    /// Goes on whatever fails: for runs in which failures are what is measured.
+    pub fn undeterred(mut self) -> Self {
+        self.errors_max = u64::MAX;
+        self
     }
 
     /// Sends one request on each of the connections `range`, at most `at_once` at a time, and waits for the answers.
@@ -204,7 +220,7 @@ impl<'a> Client<'a> {
             if self.busy == 0 {
                 break;
             }
-            if now_ns - begin_ns > limit.as_nanos() as u64 || self.tally.error_count() > ERRORS_MAX {
+            if now_ns - begin_ns > limit.as_nanos() as u64 || self.tally.error_count() > self.errors_max {
                 *self.tally.errors.entry("unanswered".to_owned()).or_default() += self.busy as u64;
                 break;
             }
@@ -260,7 +276,7 @@ impl<'a> Client<'a> {
                     until_ns: if schedule.is_some() { closes_ns } else { u64::MAX },
                 });
             }
-            if now_ns >= closes_ns || self.tally.error_count() > ERRORS_MAX {
+            if now_ns >= closes_ns || self.tally.error_count() > self.errors_max {
                 break;
             }
             if now_ns - progress_ns > 100_000_000 {
@@ -301,7 +317,7 @@ impl<'a> Client<'a> {
                     self.begin(slot, due_ns);
                 }
                 let overdue = schedule.overdue(closes_ns);
-                if (overdue == 0 && self.busy == 0) || self.tally.error_count() > ERRORS_MAX {
+                if (overdue == 0 && self.busy == 0) || self.tally.error_count() > self.errors_max {
                     break;
                 }
                 if now_ns > give_up_ns {
@@ -316,6 +332,9 @@ impl<'a> Client<'a> {
         self.counting = None;
         let mut tally = std::mem::replace(&mut self.tally, Tally::new());
         (tally.requests, tally.bytes_received) = (requests, bytes_received);
+        if let Pace::Open(rate) = pace {
+            tally.due = (rate * window.as_secs_f64()).round() as u64;
+        }
         Ok(tally)
     }
 
@@ -558,6 +577,7 @@ impl<'a> Client<'a> {
             self.tally.requests += 1;
             if due_ns >= counting.from_ns && due_ns < counting.until_ns {
                 self.tally.latencies.record(now_ns - due_ns);
+                self.tally.in_time += u64::from(now_ns - due_ns <= IN_TIME.as_nanos() as u64);
             }
         }
         self.busy -= 1;
@@ -589,7 +609,7 @@ impl<'a> Client<'a> {
         if had_request {
             self.busy -= 1;
             // Not at once: a server that refuses would be asked again without end inside this call.
-            if self.tally.error_count() <= ERRORS_MAX {
+            if self.tally.error_count() <= self.errors_max {
                 self.next(slot, self.now_ns());
             }
         }

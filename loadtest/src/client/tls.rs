@@ -1,6 +1,6 @@
 //! TLS for the generator: rustls, either cut down to what a measurement needs, or verifying like any client.
 //!
-//! Called by `compare` (own throw-away certificate) and `run` (any URL).
+//! Called by `compare` and `attack` (own throw-away certificate) and `run` (any URL).
 
 use std::io::{self, BufReader};
 use std::path::Path;
@@ -11,7 +11,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
+};
 
 /// TLS 1.3, AES-128-GCM, X25519, no resumption, and the one certificate that is expected, compared byte for byte. Its
 /// signature is not verified: that costs the generator more than it costs the server to sign, and the load must not
@@ -20,20 +23,40 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 /// # Errors
 /// rustls does not accept the configuration.
 pub fn for_measuring(certificate: CertificateDer<'static>) -> io::Result<Arc<ClientConfig>> {
+    let suite = ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+    limited(certificate, suite, &rustls::version::TLS13).map(Arc::new)
+}
+
+/// The same with TLS 1.2, and the keys of a connection can be had: for records that no honest client sends.
+///
+/// # Errors
+/// rustls does not accept the configuration.
+pub fn for_renegotiating(certificate: CertificateDer<'static>) -> io::Result<Arc<ClientConfig>> {
+    let suite = ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    let mut config = limited(certificate, suite, &rustls::version::TLS12)?;
+    config.enable_secret_extraction = true;
+    Ok(Arc::new(config))
+}
+
+fn limited(
+    certificate: CertificateDer<'static>,
+    suite: SupportedCipherSuite,
+    version: &'static SupportedProtocolVersion,
+) -> io::Result<ClientConfig> {
     let provider = CryptoProvider {
-        cipher_suites: vec![ring::cipher_suite::TLS13_AES_128_GCM_SHA256],
+        cipher_suites: vec![suite],
         kx_groups: vec![ring::kx_group::X25519],
         ..ring::default_provider()
     };
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(&[version])
         .map_err(io::Error::other)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(ExactCertificate(certificate)))
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// What any client does: the system's roots, or those in one file.
@@ -87,7 +110,7 @@ impl ServerCertVerifier for ExactCertificate {
         _certificate: &CertificateDer<'_>,
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not offered".to_owned()))
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn verify_tls13_signature(

@@ -1,0 +1,485 @@
+//! `attack`: good clients at a fixed rate, with and without an attack beside them; what is left of their goodput.
+//!
+//! The gateway has one core to itself, the backend, the good clients and the attacker share another, of which they may
+//! use 70 %: beyond that the generator would be measured, and the round is void. Windows with and without the attack
+//! alternate. Good clients are of three kinds: those that keep their TLS connections (nearly all requests), and those
+//! that come anew with each request, plain and with TLS, who feel a full queue of the listener first.
+
+mod attacker;
+mod crafted;
+mod report;
+mod scenario;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use self::attacker::{Done, Plan};
+use self::report::{Report, Result as AttackResult, Round, Window};
+use self::scenario::{Kind, Listener, Scenario};
+use crate::backend::SMALL_BODY;
+use crate::client::{Client, Expect, Pace, Tally, Target, Watch, tls};
+use crate::contender::{Contender, Places, Running, start_backend};
+use crate::material::{HOST, Material};
+use crate::process::{Cpu, rss_bytes};
+use crate::stats::Latencies;
+use crate::sys;
+
+/// Good clients that keep their connections.
+const KEPT_CONNECTIONS: usize = 32;
+/// Requests a second of good clients that come anew, plain; of their rate at most [`NEW_SHARE`].
+const NEW_RATE: f64 = 200.0;
+/// The same with TLS: a handshake each.
+const NEW_TLS_RATE: f64 = 20.0;
+/// What those that come anew may be of all.
+const NEW_SHARE: f64 = 0.05;
+/// How many of those may be under way.
+const NEW_CONNECTIONS: usize = 64;
+/// What the load may use of its core.
+const LOAD_BUSY_MAX: f64 = 0.7;
+/// What it may use of it without an attack: the attacker needs the rest.
+const LOAD_BUSY_QUIET_MAX: f64 = 0.4;
+/// The first rate that is tried, of that at saturation.
+const FIRST_SHARE: f64 = 0.25;
+/// The part of their goodput that good clients must keep.
+pub const KEPT_MIN: f64 = 0.95;
+/// Below this it is no noise.
+pub const KEPT_GROSS: f64 = 0.5;
+/// Descriptors that are not for the attacker.
+const DESCRIPTORS_LEFT: u64 = 1_000;
+
+/// Options of the `attack` subcommand.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Only these scenarios [default: all].
+    #[arg(value_name = "SCENARIO")]
+    pub scenarios: Vec<String>,
+    /// Ringwall's binary [default: beside this program].
+    #[arg(long, value_name = "PATH")]
+    pub ringwall: Option<PathBuf>,
+    /// Ringwall's `--driver`.
+    #[arg(long, default_value = "auto")]
+    pub driver: String,
+    /// Attack nginx and HAProxy too, where they are installed.
+    #[arg(long)]
+    pub peer: bool,
+    /// Length of a window in seconds.
+    #[arg(long, default_value_t = 4.0)]
+    pub seconds: f64,
+    /// Rounds: a window without the attack and one with it.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// One round of half a second, with short ramps: for every change, not for figures.
+    #[arg(long)]
+    pub short: bool,
+    /// How busy good requests alone keep the gateway's core: their rate follows.
+    #[arg(long, default_value_t = 0.5)]
+    pub busy: f64,
+    /// The rate of good requests a second, instead.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// What is about speed must hold too.
+    #[arg(long)]
+    pub strict: bool,
+    /// CPU of the gateway.
+    #[arg(long, default_value_t = 0)]
+    pub proxy_cpu: usize,
+    /// CPU of everything else.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// Run everything before all normal work of this machine (SCHED_FIFO): for machines that are not idle.
+    #[arg(long)]
+    pub real_time: bool,
+    /// Only print what there is.
+    #[arg(long)]
+    pub list: bool,
+    /// Folder of the scenarios.
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/attack"))]
+    pub folder: PathBuf,
+    /// Folder of the configurations.
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))]
+    pub configurations: PathBuf,
+    /// Folder for reports and raw figures [default: target/loadtest].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Runs it and writes the report.
+///
+/// # Errors
+/// A law was broken, a scenario could not be run, or it was interrupted.
+pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
+    let descriptors = sys::raise_open_files();
+    let all = Scenario::all(&options.folder)?;
+    let names: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
+    if let Some(unknown) = options.scenarios.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(format!("{unknown}: no such scenario; there are {}", names.join(", ")));
+    }
+    if options.list {
+        for scenario in &all {
+            println!("{:18} {}", scenario.name, scenario.title);
+        }
+        return Ok(());
+    }
+    let executable = std::env::current_exe().map_err(|error| error.to_string())?;
+    let directory = executable.parent().unwrap_or(Path::new("."));
+    let target = directory.parent().unwrap_or(directory);
+    let out = options.out.clone().unwrap_or_else(|| target.join("loadtest"));
+    let work = out.join("work");
+    fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
+    let work = fs::canonicalize(&work).map_err(|error| error.to_string())?;
+    let ringwall = match &options.ringwall {
+        Some(path) => {
+            fs::canonicalize(path).map_err(|error| format!("--ringwall {}: {error}", path.display()))?
+        }
+        None => directory.join("ringwall"),
+    };
+    let material = Material::make(&work).map_err(|error| format!("{}: {error}", work.display()))?;
+    let places = Places {
+        peers: options.configurations.clone(),
+        work,
+        target: target.to_owned(),
+        ringwall,
+        driver: options.driver.clone(),
+        way: "direct-ring".to_owned(),
+        cpu: options.proxy_cpu,
+    };
+    let (mut contenders, _) = Contender::installed(&places, &[]);
+    contenders.retain(|contender| match contender.kind.name {
+        "ringwall" => true,
+        "nginx-http" | "haproxy-http" => options.peer,
+        _ => false,
+    });
+    if contenders.first().is_none_or(|contender| contender.kind.family != "ringwall") {
+        return Err(format!("{}: no such program", places.ringwall.display()));
+    }
+    let machine = crate::compare::machine();
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
+        println!("NOT RUN: attack: it takes two CPUs");
+        return Ok(());
+    }
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: options.load_cpu }) {
+        return Err(format!("cannot run on CPU {}", options.load_cpu));
+    }
+    if options.real_time {
+        sys::real_time(2).map_err(|error| format!("--real-time: {error}"))?;
+    }
+    sys::exact_timers();
+    let certificate = material.certificate.clone();
+    let bench = Bench {
+        seconds: if options.short { 0.5 } else { options.seconds },
+        rounds: if options.short { 1 } else { options.rounds },
+        measuring: tls::for_measuring(certificate.clone()).map_err(|error| error.to_string())?,
+        renegotiating: tls::for_renegotiating(certificate).map_err(|error| error.to_string())?,
+        options,
+        places,
+        material,
+        descriptors,
+        stop,
+    };
+    let mut report = Report::new(options, &contenders, machine);
+    report.print_head();
+    for contender in &contenders {
+        let peer = contender.kind.family != "ringwall";
+        let Calibrated { rate, saturated_us, alone_us } = bench.calibrate(contender)?;
+        report.rates.insert(contender.name.clone(), rate);
+        println!(
+            "\n{}: a good request costs {saturated_us:.1} CPU µs at saturation, {alone_us:.1} at a quarter of that rate; \
+             {rate:.0}/s from here on",
+            contender.name
+        );
+        report::print_columns();
+        let chosen =
+            |scenario: &&Scenario| options.scenarios.is_empty() || options.scenarios.contains(&scenario.name);
+        for scenario in all.iter().filter(chosen).filter(|scenario| scenario.peers || !peer) {
+            let result = bench.scenario(contender, scenario, rate)?;
+            result.print();
+            report.results.push(result);
+        }
+    }
+    let written = report.write(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+    println!("raw: {}", written.display());
+    report.verdict(options.strict)
+}
+
+/// What good requests cost, and how many are sent.
+struct Calibrated {
+    /// Good requests a second.
+    rate: f64,
+    /// CPU µs of one in a closed loop.
+    saturated_us: f64,
+    /// In the open loop.
+    alone_us: f64,
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    places: Places,
+    material: Material,
+    measuring: Arc<ClientConfig>,
+    renegotiating: Arc<ClientConfig>,
+    descriptors: u64,
+    seconds: f64,
+    rounds: usize,
+    stop: &'a AtomicBool,
+}
+
+impl Bench<'_> {
+    /// Starts a backend and the contender before it.
+    fn start(&self, contender: &Contender) -> Result<(Running, Running), String> {
+        let backend = start_backend(&self.places.work, self.options.load_cpu)?;
+        let running = contender.start(&self.places, &self.material, backend.plain, Some("attack"))?;
+        let target = self.good(&running, Some(&running.tls), true);
+        let mut last = String::new();
+        for _ in 0..20 {
+            let mut client = Client::new(&target, 1, self.stop).map_err(|error| error.to_string())?;
+            let tally = client.once_each(0..1, 1, Duration::from_secs(5)).map_err(interrupted)?;
+            match tally.errors.into_keys().next() {
+                None => return Ok((backend, running)),
+                Some(error) => last = error,
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(format!("{}: {last}. {}", contender.name, running.last_words()))
+    }
+
+    /// Good clients: with TLS at that address, or plain.
+    fn good(&self, running: &Running, tls: Option<&std::net::SocketAddrV4>, keep_alive: bool) -> Target {
+        let requests = self.material.tokens.iter().enumerate().map(|(number, token)| {
+            format!(
+                "GET /v1/orders/{number} HTTP/1.1\r\nHost: {HOST}\r\nAccept: */*\r\nAuthorization: Bearer {token}\r\n\r\n"
+            )
+            .into_bytes()
+        });
+        let name = ServerName::try_from(HOST).ok().filter(|_| tls.is_some());
+        Target {
+            address: SocketAddr::V4(*tls.unwrap_or(&running.plain)),
+            tls: name.map(|name| (Arc::clone(&self.measuring), name)),
+            requests: requests.collect(),
+            expect: Expect { status: Some(200), body: Some(SMALL_BODY.into()), no_body: false },
+            keep_alive,
+            many_sources: false,
+        }
+    }
+
+    /// The rate of good requests at which the gateway's core is as busy as was asked for. It is not that part of the
+    /// rate at saturation: a request that comes alone costs more than one of many.
+    fn calibrate(&self, contender: &Contender) -> Result<Calibrated, String> {
+        let (backend, running) = self.start(contender)?;
+        let target = self.good(&running, Some(&running.tls), true);
+        let mut client =
+            Client::new(&target, KEPT_CONNECTIONS, self.stop).map_err(|error| error.to_string())?;
+        let mut meter = Meter::new(&running, None);
+        let spans = (Duration::from_millis(500), Duration::from_secs(1));
+        let tally = client.drive(Pace::Closed, KEPT_CONNECTIONS, spans, &mut meter).map_err(interrupted)?;
+        drop(client);
+        if tally.error_count() > 0 || tally.requests == 0 {
+            return Err(format!("{}: not calibrated: {:?}", contender.name, tally.errors));
+        }
+        let saturated_us = meter.spent_ns.0 as f64 / 1e3 / tally.requests as f64;
+        let first = self.options.rate.unwrap_or(FIRST_SHARE * 1e6 / saturated_us);
+        let window = self.window(&running, &backend, first)?;
+        let more = (self.options.busy / window.busy).min(LOAD_BUSY_QUIET_MAX / window.load_busy);
+        let rate = self.options.rate.unwrap_or(first * more.clamp(0.1, 2.0));
+        Ok(Calibrated { rate, saturated_us, alone_us: window.cpu_us })
+    }
+
+    fn scenario(
+        &self,
+        contender: &Contender,
+        scenario: &Scenario,
+        rate: f64,
+    ) -> Result<AttackResult, String> {
+        let (backend, mut running) = self.start(contender)?;
+        let connections =
+            scenario.connections.min(self.descriptors.saturating_sub(DESCRIPTORS_LEFT) as usize);
+        let tls = match (scenario.kind, scenario.listener) {
+            (Kind::Renegotiation, _) => Some(Arc::clone(&self.renegotiating)),
+            (_, Listener::Tls) => Some(Arc::clone(&self.measuring)),
+            _ => None,
+        };
+        let hello = crafted::client_hello(tls.as_ref().unwrap_or(&self.measuring));
+        let plan = Plan {
+            address: SocketAddr::V4(match scenario.listener {
+                Listener::Plain => running.plain,
+                Listener::Tls => running.tls,
+                Listener::Trusted => running.trusted,
+            }),
+            scenario: scenario.clone(),
+            connections,
+            tls,
+            hello: hello.map_err(|error| error.to_string())?.into(),
+            token: self.material.tokens.first().cloned().unwrap_or_default(),
+        };
+        let ramp = Duration::from_secs_f64(if self.options.short {
+            scenario.ramp_seconds / 4.0
+        } else {
+            scenario.ramp_seconds
+        });
+        let mut rounds = Vec::new();
+        let rss_before = rss_bytes(running.pid());
+        let mut rss_peak = rss_before;
+        for _ in 0..self.rounds {
+            let without = self.window(&running, &backend, rate)?;
+            let ended = AtomicBool::new(false);
+            let (with, done) = std::thread::scope(|scope| {
+                let attacker = scope.spawn(|| {
+                    if self.options.real_time {
+                        let _ = sys::real_time(1);
+                    } else {
+                        sys::go_last();
+                    }
+                    attacker::attack(&plan, &ended)
+                });
+                std::thread::sleep(ramp);
+                let with = self.window(&running, &backend, rate);
+                ended.store(true, Ordering::Relaxed);
+                (with, attacker.join())
+            });
+            let (with, done) = (with?, done.map_err(|_| "the attacker panicked".to_owned())?);
+            let done: Done = done.map_err(|error| error.to_string())?;
+            rss_peak = rss_peak.max(with.rss_peak);
+            rounds.push(Round { without, with, done });
+            running.trim_log();
+            std::thread::sleep(Duration::from_secs_f64(if self.options.short { 0.2 } else { 1.0 }));
+        }
+        let after = self.window(&running, &backend, rate)?;
+        let alive = running.runs();
+        Ok(AttackResult {
+            contender: contender.name.clone(),
+            scenario: scenario.clone(),
+            connections,
+            rate,
+            rounds,
+            after,
+            alive,
+            refusals: running.refusals(),
+            rss: [rss_before, rss_peak, rss_bytes(running.pid())],
+            words: if alive { String::new() } else { running.last_words() },
+        })
+    }
+
+    /// All good clients for the length of a window.
+    fn window(&self, running: &Running, backend: &Running, rate: f64) -> Result<Window, String> {
+        let new_rate = NEW_RATE.min(rate * NEW_SHARE);
+        let new_tls_rate = NEW_TLS_RATE.min(rate * NEW_SHARE / 10.0);
+        let targets = [
+            (self.good(running, Some(&running.tls), true), rate - new_rate - new_tls_rate, KEPT_CONNECTIONS),
+            (self.good(running, None, false), new_rate, NEW_CONNECTIONS),
+            (self.good(running, Some(&running.tls), false), new_tls_rate, NEW_CONNECTIONS),
+        ];
+        let [kept, others @ ..] = &targets;
+        let spans = (Duration::from_secs_f64(0.3), Duration::from_secs_f64(self.seconds));
+        let drive = |(target, rate, connections): &(Target, f64, usize), watch: &mut dyn Watch| {
+            let mut client = Client::new(target, *connections, self.stop)?.undeterred();
+            client.drive(Pace::Open(*rate), *connections, spans, watch)
+        };
+        let mut meter = Meter::new(running, Some(backend));
+        // A thread that has ended has no CPU time any more: all end together.
+        let all_done = Barrier::new(targets.len());
+        let tallies: std::io::Result<Vec<Tally>> = std::thread::scope(|scope| {
+            let others = others.iter().map(|other| {
+                scope.spawn(|| {
+                    sys::exact_timers();
+                    let tally = drive(other, &mut Nobody);
+                    all_done.wait();
+                    tally
+                })
+            });
+            let others: Vec<_> = others.collect();
+            let mut tallies = vec![drive(kept, &mut meter)];
+            all_done.wait();
+            for other in others {
+                tallies
+                    .push(other.join().unwrap_or_else(|_| Err(std::io::Error::other("a client panicked"))));
+            }
+            tallies.into_iter().collect()
+        });
+        let tallies = tallies.map_err(interrupted)?;
+        Ok(window_of(&tallies, &meter, self.seconds))
+    }
+}
+
+fn window_of(tallies: &[Tally], meter: &Meter<'_>, seconds: f64) -> Window {
+    let mut errors: BTreeMap<String, u64> = BTreeMap::new();
+    let mut latencies = Latencies::new();
+    for tally in tallies {
+        latencies.add(&tally.latencies);
+        for (error, count) in &tally.errors {
+            *errors.entry(error.clone()).or_default() += count;
+        }
+    }
+    let new = &tallies[1..];
+    let in_time: u64 = tallies.iter().map(|tally| tally.in_time).sum();
+    Window {
+        due: tallies.iter().map(|tally| tally.due).sum(),
+        in_time,
+        new_due: new.iter().map(|tally| tally.due).sum(),
+        new_in_time: new.iter().map(|tally| tally.in_time).sum(),
+        errors,
+        latency: latencies.summary(),
+        cpu_us: meter.spent_ns.0 as f64 / 1e3 / in_time.max(1) as f64,
+        busy: meter.spent_ns.0 as f64 / 1e9 / seconds,
+        load_busy: meter.spent_ns.1 as f64 / 1e9 / seconds,
+        rss_peak: meter.rss_peak,
+    }
+}
+
+/// CPU time and memory over a window.
+struct Meter<'a> {
+    gateway: &'a Running,
+    backend: Option<&'a Running>,
+    before: (u64, u64),
+    /// Of the gateway, and of all the rest.
+    spent_ns: (u64, u64),
+    rss_peak: u64,
+    looked: Instant,
+}
+
+impl<'a> Meter<'a> {
+    fn new(gateway: &'a Running, backend: Option<&'a Running>) -> Self {
+        Self { gateway, backend, before: (0, 0), spent_ns: (0, 0), rss_peak: 0, looked: Instant::now() }
+    }
+
+    fn sample(&self) -> (u64, u64) {
+        // The children of this process are the gateway and the backend: its own threads are counted alone.
+        let own = Cpu::alone(std::process::id()).total_ns;
+        let backend = self.backend.map_or(0, |backend| Cpu::of(backend.pid()).total_ns);
+        (Cpu::of(self.gateway.pid()).total_ns, own + backend)
+    }
+}
+
+impl Watch for Meter<'_> {
+    fn window_opens(&mut self) {
+        self.before = self.sample();
+    }
+
+    fn window_closes(&mut self) {
+        let after = self.sample();
+        self.spent_ns = (after.0.saturating_sub(self.before.0), after.1.saturating_sub(self.before.1));
+        self.rss_peak = self.rss_peak.max(rss_bytes(self.gateway.pid()));
+    }
+
+    fn progress(&mut self, _done: f64, _tally: &Tally) {
+        if self.looked.elapsed() > Duration::from_millis(250) {
+            self.looked = Instant::now();
+            self.rss_peak = self.rss_peak.max(rss_bytes(self.gateway.pid()));
+        }
+    }
+}
+
+/// Looks at nothing.
+struct Nobody;
+impl Watch for Nobody {}
+
+fn interrupted(error: std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::Interrupted { "interrupted".to_owned() } else { error.to_string() }
+}

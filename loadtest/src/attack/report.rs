@@ -1,0 +1,409 @@
+//! What attacks left of good clients' goodput, told: a table on standard output, raw JSON.
+//!
+//! Called by `attack`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::attacker::Done;
+use super::scenario::{Kind, Scenario};
+use super::{KEPT_GROSS, KEPT_MIN, LOAD_BUSY_MAX, Options};
+use crate::contender::Contender;
+use crate::stats::{LatencySummary, Spread};
+
+/// Errors of good clients that must never be: another's bytes, or no HTTP.
+const WRONG: [&str; 4] =
+    ["body differs", "malformed response head", "malformed chunk", "bytes that nobody asked for"];
+
+/// All that was measured.
+#[derive(Serialize)]
+pub struct Report {
+    /// When it began, seconds since 1970.
+    pub unix_time: u64,
+    /// The command line.
+    pub command: String,
+    /// CPU model, kernel, number of CPUs.
+    pub machine: String,
+    /// Contender → version.
+    pub versions: BTreeMap<String, String>,
+    /// The short form.
+    pub short: bool,
+    /// Good requests a second.
+    pub rates: BTreeMap<String, f64>,
+    /// One for each contender and scenario.
+    pub results: Vec<Result>,
+}
+
+/// What came of one scenario.
+#[derive(Serialize)]
+pub struct Result {
+    /// Who was attacked.
+    pub contender: String,
+    /// How.
+    pub scenario: Scenario,
+    /// Connections at most, after descriptors were counted.
+    pub connections: usize,
+    /// Good requests offered a second.
+    pub rate: f64,
+    /// Windows without and with the attack.
+    pub rounds: Vec<Round>,
+    /// One more window when it was over.
+    pub after: Window,
+    /// The contender runs at the end.
+    pub alive: bool,
+    /// By reason, from its metrics.
+    pub refusals: BTreeMap<String, f64>,
+    /// Resident memory before, at the most, and after, bytes.
+    pub rss: [u64; 3],
+    /// What it printed before it ended, if it did.
+    pub words: String,
+}
+
+/// Two windows.
+#[derive(Serialize)]
+pub struct Round {
+    /// Without the attack.
+    pub without: Window,
+    /// With it.
+    pub with: Window,
+    /// What the attacker did, its ramp included.
+    pub done: Done,
+}
+
+/// What good clients got in a window.
+#[derive(Serialize)]
+pub struct Window {
+    /// Requests that were due.
+    pub due: u64,
+    /// Those answered as expected within a second.
+    pub in_time: u64,
+    /// The same of clients that come anew.
+    pub new_due: u64,
+    /// The same of clients that come anew.
+    pub new_in_time: u64,
+    /// What went wrong.
+    pub errors: BTreeMap<String, u64>,
+    /// From when requests were due.
+    pub latency: LatencySummary,
+    /// The gateway's CPU µs per good answer, whatever it was spent on.
+    pub cpu_us: f64,
+    /// Of the gateway's core.
+    pub busy: f64,
+    /// Of the core of clients, backend and attacker.
+    pub load_busy: f64,
+    /// The gateway's resident memory, the most of several looks, bytes.
+    pub rss_peak: u64,
+}
+
+/// What is to be said of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Kept,
+    Missed,
+    /// The load was too much for its core, or the machine too busy for the good clients alone: nothing is known.
+    Void(&'static str),
+    Broken(&'static str),
+}
+
+impl Result {
+    /// The median over the rounds.
+    fn median(&self, figure: impl Fn(&Round) -> f64) -> f64 {
+        Spread::of(self.rounds.iter().map(figure)).map_or(f64::NAN, |spread| spread.median)
+    }
+
+    /// Goodput with the attack by that without; of all, and of those that come anew.
+    fn ratios(&self) -> (f64, f64) {
+        let share = |in_time: u64, due: u64| in_time as f64 / due.max(1) as f64;
+        let all = |round: &Round| {
+            share(round.with.in_time, round.with.due) / share(round.without.in_time, round.without.due)
+        };
+        let new = |round: &Round| {
+            share(round.with.new_in_time, round.with.new_due)
+                / share(round.without.new_in_time, round.without.new_due)
+        };
+        (self.median(all), self.median(new))
+    }
+
+    fn wrong(&self) -> u64 {
+        let windows = self.rounds.iter().flat_map(|round| [&round.without, &round.with]).chain([&self.after]);
+        windows
+            .flat_map(|window| &window.errors)
+            .filter(|(error, _)| WRONG.contains(&error.as_str()))
+            .map(|(_, n)| n)
+            .sum()
+    }
+
+    /// Good requests refused with 429: their addresses and callers were known before.
+    fn limited(&self) -> u64 {
+        let windows = self.rounds.iter().map(|round| &round.with);
+        windows.filter_map(|window| window.errors.get("status 429")).sum()
+    }
+
+    fn verdict(&self) -> Verdict {
+        let (all, new) = self.ratios();
+        let load_busy = self.median(|round| round.with.load_busy);
+        let share = |window: &Window| window.in_time as f64 / window.due.max(1) as f64;
+        let without = self.median(|round| share(&round.without));
+        if !self.alive {
+            Verdict::Broken("the process has ended")
+        } else if self.wrong() > 0 {
+            Verdict::Broken("a good client got what is not its answer")
+        } else if matches!(self.scenario.kind, Kind::FreshPrefixes | Kind::FreshAddresses)
+            && self.limited() > 0
+        {
+            Verdict::Broken("fresh addresses made known ones refused")
+        } else if without < KEPT_MIN {
+            Verdict::Void("the machine is too busy even without the attack")
+        } else if share(&self.after) < KEPT_GROSS {
+            Verdict::Broken("good clients are not served after the attack")
+        } else if load_busy > LOAD_BUSY_MAX {
+            Verdict::Void("the load used more than 70 % of its core")
+        } else if all.min(new) < KEPT_GROSS || all.is_nan() {
+            Verdict::Broken("less than half of the goodput is left")
+        } else if all.min(new) < KEPT_MIN {
+            Verdict::Missed
+        } else {
+            Verdict::Kept
+        }
+    }
+
+    /// Its lines of the table.
+    pub fn print(&self) {
+        let (all, new) = self.ratios();
+        let median = |figure: &dyn Fn(&Round) -> f64| self.median(figure);
+        let per_second = |window: &Window| window.in_time as f64 / window.due.max(1) as f64 * self.rate;
+        let attack_us = |round: &Round| {
+            let acts = (round.done.acts + round.done.opened) as f64;
+            (round.with.busy - round.without.busy) * 1e6 * round.done.seconds / acts
+        };
+        let said = match self.verdict() {
+            Verdict::Kept => "kept".to_owned(),
+            Verdict::Missed => "MISSED".to_owned(),
+            Verdict::Void(why) => format!("VOID: {why}"),
+            Verdict::Broken(why) => format!("BROKEN: {why}"),
+        };
+        println!(
+            "{:18} {:>7.0} {:>7.0} {:>5.1} {:>5.1} {:>6.2} {:>6.2} {:>7.2} {:>7.2} {:>6.1} {:>6.1} {:>7.1} {:>4.0} {:>4.0} {:>5} {:>5} {:>5}  {said}",
+            self.scenario.name,
+            median(&|round| per_second(&round.without)),
+            median(&|round| per_second(&round.with)),
+            all * 100.0,
+            new * 100.0,
+            median(&|round| round.without.latency.p50_us) / 1e3,
+            median(&|round| round.with.latency.p50_us) / 1e3,
+            median(&|round| round.without.latency.p99_us) / 1e3,
+            median(&|round| round.with.latency.p99_us) / 1e3,
+            median(&|round| round.without.cpu_us),
+            median(&|round| round.with.cpu_us),
+            median(&attack_us),
+            median(&|round| round.with.busy) * 100.0,
+            median(&|round| round.with.load_busy) * 100.0,
+            self.rss[0] >> 20,
+            self.rss[1] >> 20,
+            self.rss[2] >> 20,
+        );
+        let sum =
+            |figure: &dyn Fn(&Done) -> u64| self.rounds.iter().map(|round| figure(&round.done)).sum::<u64>();
+        println!(
+            "    did: {} connections opened ({} at once at most, {} open at the end), {} handshakes, {} acts, {} answers; {} held back, {} refused, {} ended by the gateway",
+            sum(&|done| done.opened),
+            self.connections,
+            self.rounds.last().map_or(0, |round| round.done.open),
+            sum(&|done| done.handshakes),
+            sum(&|done| done.acts),
+            sum(&|done| done.answers),
+            sum(&|done| done.held_back),
+            sum(&|done| done.refused),
+            sum(&|done| done.ended_by_gateway)
+        );
+        let told = |counts: &BTreeMap<String, f64>| {
+            counts.iter().map(|(what, count)| format!("{count} × {what}")).collect::<Vec<_>>().join(", ")
+        };
+        if !self.refusals.is_empty() {
+            println!("    refused: {}", told(&self.refusals));
+        }
+        let mut errors = BTreeMap::new();
+        for (error, count) in self.rounds.iter().flat_map(|round| &round.with.errors) {
+            *errors.entry(error.clone()).or_default() += *count as f64;
+        }
+        if !errors.is_empty() {
+            println!("    good clients, attacked: {}", told(&errors));
+        }
+        if !self.words.is_empty() {
+            println!("    {}", self.words);
+        }
+    }
+}
+
+/// The heading of the table.
+pub fn print_columns() {
+    println!(
+        "{:18} {:>15} {:>11} {:>13} {:>15} {:>13} {:>7} {:>9} {:>17}",
+        "", "goodput/s", "kept % of", "p50 ms", "p99 ms", "CPU µs/good", "µs an", "core %", "RSS MiB"
+    );
+    println!(
+        "{:18} {:>7} {:>7} {:>5} {:>5} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>7} {:>4} {:>4} {:>5} {:>5} {:>5}",
+        "",
+        "without",
+        "with",
+        "all",
+        "new",
+        "w/o",
+        "with",
+        "w/o",
+        "with",
+        "w/o",
+        "with",
+        "act",
+        "gw",
+        "load",
+        "start",
+        "peak",
+        "end"
+    );
+}
+
+impl Report {
+    /// One without results.
+    pub fn new(options: &Options, contenders: &[Contender], machine: String) -> Self {
+        Self {
+            unix_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+            machine,
+            versions: contenders.iter().map(|c| (c.name.clone(), c.version.clone())).collect(),
+            short: options.short,
+            rates: BTreeMap::new(),
+            results: Vec::new(),
+        }
+    }
+
+    /// The heading.
+    pub fn print_head(&self) {
+        println!("{}{}", self.machine, if self.short { ", short form" } else { "" });
+        for (name, version) in &self.versions {
+            println!("  {name:16} {version}");
+        }
+    }
+
+    /// Writes `attack-TIME.json` and `attack-latest.json`.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, directory: &Path) -> io::Result<PathBuf> {
+        let json = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        let path = directory.join(format!("attack-{}.json", self.unix_time));
+        fs::write(&path, &json)?;
+        fs::write(directory.join("attack-latest.json"), &json)?;
+        Ok(path)
+    }
+
+    /// One line for all; only Ringwall is judged.
+    ///
+    /// # Errors
+    /// What was broken, or missed if `strict`.
+    pub fn verdict(&self, strict: bool) -> std::result::Result<(), String> {
+        let own = || self.results.iter().filter(|result| result.contender == "ringwall");
+        let count = |verdict: Verdict| own().filter(|result| result.verdict() == verdict).count();
+        let failed = own().filter_map(|result| match result.verdict() {
+            Verdict::Broken(why) => Some(format!("{}: {why}", result.scenario.name)),
+            Verdict::Missed if strict => {
+                Some(format!("{}: goodput below {:.0} %", result.scenario.name, KEPT_MIN * 100.0))
+            }
+            Verdict::Void(why) if strict => Some(format!("{}: void: {why}", result.scenario.name)),
+            _ => None,
+        });
+        let failed: Vec<String> = failed.collect();
+        println!(
+            "ringwall: {} attacks, {} kept {:.0} % of the goodput, {} missed it, {} void, {} broken",
+            own().count(),
+            count(Verdict::Kept),
+            KEPT_MIN * 100.0,
+            count(Verdict::Missed),
+            own().filter(|result| matches!(result.verdict(), Verdict::Void(_))).count(),
+            own().filter(|result| matches!(result.verdict(), Verdict::Broken(_))).count()
+        );
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n  ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Latencies;
+
+    fn window(in_time: u64, load_busy: f64, error: Option<&str>) -> Window {
+        Window {
+            due: 1_000,
+            in_time,
+            new_due: 50,
+            new_in_time: in_time / 20,
+            errors: error.map(|error| (error.to_owned(), 1)).into_iter().collect(),
+            latency: Latencies::new().summary(),
+            cpu_us: 10.0,
+            busy: 0.5,
+            load_busy,
+            rss_peak: 0,
+        }
+    }
+
+    fn result(with: Window, after: u64, alive: bool) -> Result {
+        let scenario = serde_json::json!({"title": "t", "kind": "fresh_prefixes", "connections": 1});
+        Result {
+            contender: "ringwall".to_owned(),
+            scenario: serde_json::from_value(scenario).unwrap(),
+            connections: 1,
+            rate: 1_000.0,
+            rounds: vec![Round { without: window(1_000, 0.3, None), with, done: Done::default() }],
+            after: window(after, 0.3, None),
+            alive,
+            refusals: BTreeMap::new(),
+            rss: [0; 3],
+            words: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_window_is_kept_missed_void_or_broken() {
+        let verdict = |with, after, alive| result(with, after, alive).verdict();
+        assert_eq!(verdict(window(960, 0.6, None), 1_000, true), Verdict::Kept);
+        assert_eq!(verdict(window(900, 0.6, None), 1_000, true), Verdict::Missed);
+        assert!(matches!(verdict(window(100, 0.8, None), 1_000, true), Verdict::Void(_)));
+        let mut busy = result(window(100, 0.3, None), 1_000, true);
+        busy.rounds[0].without.in_time = 900;
+        assert!(matches!(busy.verdict(), Verdict::Void(_)));
+        for broken in [
+            verdict(window(400, 0.6, None), 1_000, true),
+            verdict(window(960, 0.6, None), 400, true),
+            verdict(window(960, 0.6, None), 1_000, false),
+            verdict(window(960, 0.6, Some("body differs")), 1_000, true),
+            verdict(window(960, 0.6, Some("status 429")), 1_000, true),
+        ] {
+            assert!(matches!(broken, Verdict::Broken(_)), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_broken_fails_and_the_rest_if_strict() {
+        let options = |result| {
+            let report = Report {
+                unix_time: 0,
+                command: String::new(),
+                machine: String::new(),
+                versions: BTreeMap::new(),
+                short: false,
+                rates: BTreeMap::new(),
+                results: vec![result],
+            };
+            (report.verdict(false).is_ok(), report.verdict(true).is_ok())
+        };
+        assert_eq!(options(result(window(990, 0.6, None), 1_000, true)), (true, true));
+        assert_eq!(options(result(window(900, 0.6, None), 1_000, true)), (true, false));
+        assert_eq!(options(result(window(900, 0.9, None), 1_000, true)), (true, false));
+        assert_eq!(options(result(window(900, 0.6, None), 0, true)), (false, false));
+    }
+}
