@@ -154,3 +154,31 @@ pub fn encode_head(
     encode_response(out, x.response.table.status, &x.response.bytes, fields, &skip, &inserts, declared);
     x.response_inserts = inserts;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::h1::parse::{Parse, parse_response};
+    use crate::http::HeadLimits;
+
+    #[test]
+    fn a_stream_of_events_is_known_by_its_type() {
+        for (value, is) in [
+            ("text/event-stream", true),
+            ("Text/Event-Stream; charset=utf-8", true),
+            ("text/event-stream ;x=y", true),
+            ("text/event-streams", false),
+            ("text/event-strea", false),
+            ("application/json", false),
+        ] {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {value}\r\n\r\n");
+            let mut x = Exchange::new();
+            let parsed =
+                parse_response(head.as_bytes(), &HeadLimits::DEFAULT, Method::Get, &mut x.response.table);
+            assert_eq!(parsed, Ok(Parse::Complete { head_bytes: head.len() }));
+            x.response.bytes = Buffer::of(head.len());
+            x.response.bytes.extend_from_slice(head.as_bytes());
+            assert_eq!(is_event_stream(&x), is, "{value}");
+        }
+    }
+}

@@ -39,6 +39,7 @@ mod operate;
 mod paths;
 mod probes;
 mod proxy;
+mod streams;
 mod tidy;
 mod timeouts;
 mod tls;

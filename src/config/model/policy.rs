@@ -925,3 +925,21 @@ impl FromNode for Charset {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_events_live_a_day_unless_the_operator_says_otherwise() {
+        let default = Timeouts::default().in_force(None);
+        assert_eq!(default.lifetime, Duration::from_secs(3_600));
+        assert_eq!(default.lifetime_of_events, Duration::from_secs(24 * 3_600));
+        let written =
+            Timeouts { lifetime: Some(Duration::from_secs(7)), ..Timeouts::default() }.in_force(None);
+        assert_eq!(
+            (written.lifetime, written.lifetime_of_events),
+            (Duration::from_secs(7), Duration::from_secs(7))
+        );
+    }
+}
