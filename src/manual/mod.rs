@@ -34,7 +34,7 @@ macro_rules! chapters {
     };
 }
 
-chapters!(life_of_a_request, configuration, operations, words, decisions, load_testing);
+chapters!(life_of_a_request, configuration, operations, outages, words, decisions, load_testing);
 
 /// The chapters, in reading order.
 pub fn all() -> &'static [Chapter] {

@@ -36,6 +36,7 @@ mod node;
 mod observe;
 mod openid;
 mod operate;
+mod outages;
 mod paths;
 mod probes;
 mod proxy;
