@@ -185,7 +185,7 @@ impl Running {
         for desk in &node.desks {
             let socket = ringwall::sys::socket::listen(address, BACKLOG).expect("a port");
             address = socket.local_addr().expect("bound");
-            desk.lay(Order::Listen { listener, socket }).expect("room");
+            desk.lay(Order::Listen { listener, socket, lent: false }).expect("room");
         }
         let mut cores = Vec::new();
         for (index, log) in logs.cores.into_iter().enumerate() {

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use monoio::net::TcpListener;
@@ -18,7 +19,7 @@ use monoio::net::TcpListener;
 use crate::h1::downstream::{self, Link, Stretch};
 use crate::http::Reason;
 use crate::observe::{Handshake, ListenerId};
-use crate::sys::socket::accept;
+use crate::sys::socket::{accept, begin_nothing};
 use crate::sys::stream::listener_fd;
 use crate::tls::client_certificates::{self, ClientTrust};
 use crate::tls::hello::{Alert, Look, look};
@@ -31,12 +32,16 @@ use crate::worker::{Buffer, Deadline, Socket, Transport};
 
 /// Connections accepted in one turn before others get theirs.
 const ACCEPT_BATCH: usize = 64;
+/// How often, and how long each time, a socket that closes waits for connections that have begun: their handshakes take a round
+/// trip.
+const CLOSING_LOOKS: u32 = 5;
+const CLOSING_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 /// Pause after an accept, or a wait for one, that failed for lack of descriptors or memory.
 const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Accepts on one socket of one core until the node drains, or its listener leaves. `index` is that listener's
-/// [id](crate::snapshot::Listener::id).
-pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: u32, stretches: Rc<S>)
+/// [id](crate::snapshot::Listener::id); `lent`: the service manager has the socket as well.
+pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: u32, lent: bool, stretches: Rc<S>)
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
@@ -52,8 +57,16 @@ where
             monoio::time::sleep(EXHAUSTED_PAUSE).await;
         }
     }
-    // Closing the last descriptor of a listening socket resets whoever waits in its queue, so they are let in first. It is never
-    // shut down: where another process has taken it over, it is the same socket.
+    // Where another process has the socket, too, it lives on with its queue: no filter, and never a shutdown, which it would meet
+    // as well. Where it is ours alone, its close resets whoever waits in its queue. So nothing begins there any more, what has
+    // begun is given time, and who waits is let in.
+    let ours_alone = !lent && !core.node.handed_over.load(Ordering::Relaxed);
+    if ours_alone && begin_nothing(listener_fd(&listener)).is_ok() {
+        for _ in 0..CLOSING_LOOKS {
+            let _ = let_in(&core, &listener, index, &stretches, BACKLOG as usize);
+            monoio::time::sleep(CLOSING_PAUSE).await;
+        }
+    }
     let _ = let_in(&core, &listener, index, &stretches, BACKLOG as usize);
 }
 

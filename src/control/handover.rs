@@ -73,8 +73,13 @@ enum Message {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Item {
-    /// A listening socket for requests, and the address as the configuration has it.
-    Listener(SocketAddr),
+    /// A listening socket for requests.
+    Listener {
+        /// The address as the configuration has it.
+        wanted: SocketAddr,
+        /// The service manager listens on it as well.
+        by_manager: bool,
+    },
     /// The listening socket of metrics and health.
     Metrics(SocketAddr),
     /// The control socket.
@@ -349,10 +354,10 @@ impl Inheritance {
 
     fn take(&mut self, item: Item, descriptor: OwnedFd) -> io::Result<()> {
         match item {
-            Item::Listener(wanted) => {
+            Item::Listener { wanted, by_manager } => {
                 let socket = TcpListener::from(descriptor);
                 adopt_listener(&socket)?;
-                self.lent.push(Lent { wanted, bound: socket.local_addr()?, socket });
+                self.lent.push(Lent { wanted, bound: socket.local_addr()?, socket, by_manager });
             }
             Item::Metrics(wanted) => self.metrics = Some((wanted, TcpListener::from(descriptor))),
             Item::Control(path) => self.control = Some((path, UnixListener::from(descriptor))),
@@ -438,7 +443,8 @@ mod tests {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         for _ in 0..sockets {
             let socket = crate::sys::socket::listen(nowhere, 1).expect("a port");
-            estate.sockets.push((Item::Listener(nowhere), socket.into()));
+            let item = Item::Listener { wanted: nowhere, by_manager: false };
+            estate.sockets.push((item, socket.into()));
         }
         let metrics = TcpListener::bind(nowhere).expect("a port");
         estate.sockets.push((Item::Metrics(nowhere), metrics.into()));

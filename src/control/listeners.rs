@@ -24,6 +24,8 @@ pub struct Lent {
     pub bound: SocketAddr,
     /// The socket.
     pub socket: TcpListener,
+    /// The service manager listens on it as well, and goes on when we do not.
+    pub by_manager: bool,
 }
 
 /// Why an address cannot be listened on.
@@ -44,8 +46,8 @@ struct Door {
     listener: u32,
     wanted: SocketAddr,
     bound: SocketAddr,
-    /// Each another queue of the kernel's.
-    sockets: Vec<TcpListener>,
+    /// Each another queue of the kernel's, and whether it is the service manager's as well.
+    sockets: Vec<(TcpListener, bool)>,
 }
 
 /// All addresses that are listened on.
@@ -117,9 +119,11 @@ impl Doors {
         self.open.iter().map(|door| door.bound).collect()
     }
 
-    /// Every socket with what it was wanted as.
-    pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, &TcpListener)> {
-        self.open.iter().flat_map(|door| door.sockets.iter().map(|socket| (door.wanted, socket)))
+    /// Every socket with what it was wanted as, and whether it is the service manager's as well.
+    pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, &TcpListener, bool)> {
+        self.open.iter().flat_map(|door| {
+            door.sockets.iter().map(|(socket, by_manager)| (door.wanted, socket, *by_manager))
+        })
     }
 }
 
@@ -130,7 +134,7 @@ impl Plan {
     /// The first address that cannot be listened on.
     pub fn listen(&self) -> Result<(), Refused> {
         for (place, door) in self.0.iter().enumerate() {
-            for socket in door.iter().flat_map(|door| &door.sockets) {
+            for (socket, _) in door.iter().flat_map(|door| &door.sockets) {
                 let address = door.as_ref().map_or_else(|| SocketAddr::from(([0; 4], 0)), |door| door.bound);
                 start_listening(socket, BACKLOG).map_err(|error| Refused { place, address, error })?;
             }
@@ -150,20 +154,20 @@ impl Door {
         // Of several at port 0 each has its own.
         let first = lent.iter().find(|lent| lent.wanted == wanted).map(|lent| lent.bound);
         let ours = lent.extract_if(.., |lent| lent.wanted == wanted && Some(lent.bound) == first);
-        let mut sockets: Vec<TcpListener> = ours.map(|lent| lent.socket).collect();
+        let mut sockets: Vec<_> = ours.map(|lent| (lent.socket, lent.by_manager)).collect();
         let mut bound = first.unwrap_or(wanted);
         if sockets.is_empty() {
             for _ in 0..cores {
                 let socket = bind(bound)?;
                 // Port 0 means: one free port, the same on every core.
                 bound = socket.local_addr()?;
-                sockets.push(socket);
+                sockets.push((socket, false));
             }
         } else {
-            while sockets.len() < cores && sockets.iter().all(shares_its_address) {
+            while sockets.len() < cores && sockets.iter().all(|(socket, _)| shares_its_address(socket)) {
                 // Whoever made the others may have had rights that we have not: then cores share what there is.
                 match bind(bound) {
-                    Ok(socket) => sockets.push(socket),
+                    Ok(socket) => sockets.push((socket, false)),
                     Err(_) => break,
                 }
             }
@@ -176,8 +180,9 @@ impl Door {
         let (cores, count) = (desks.len(), self.sockets.len());
         for (core, desk) in desks.iter().enumerate() {
             let first = if core < count { core } else { core % count.max(1) };
-            for socket in self.sockets.iter().skip(first).step_by(cores) {
-                let mut order = Order::Listen { listener: self.listener, socket: socket.try_clone()? };
+            for (socket, lent) in self.sockets.iter().skip(first).step_by(cores) {
+                let (listener, lent) = (self.listener, *lent);
+                let mut order = Order::Listen { listener, socket: socket.try_clone()?, lent };
                 let mut tries = 0;
                 while let Err(back) = desk.lay(order) {
                     // More sockets at once than a desk has room for: the core takes them as it comes to it.
@@ -214,8 +219,8 @@ mod tests {
     fn handed_out(sockets: usize, cores: usize) -> Vec<usize> {
         let first = bind(loopback()).expect("a port");
         let bound = first.local_addr().expect("bound");
-        let mut all = vec![first];
-        all.extend((1..sockets).map(|_| bind(bound).expect("shared")));
+        let mut all = vec![(first, false)];
+        all.extend((1..sockets).map(|_| (bind(bound).expect("shared"), false)));
         let door = Door { listener: 1, wanted: loopback(), bound, sockets: all };
         let desks: Vec<Desk> = (0..cores).map(|_| Desk::new().expect("a desk")).collect();
         door.hand_out(&desks).expect("handed out");
@@ -235,7 +240,7 @@ mod tests {
     fn what_is_lent_is_used_for_its_address_and_the_rest_is_left() {
         let lend = |wanted: SocketAddr| {
             let socket = bind(wanted).expect("a port");
-            Lent { wanted, bound: socket.local_addr().expect("bound"), socket }
+            Lent { wanted, bound: socket.local_addr().expect("bound"), socket, by_manager: false }
         };
         let (one, other) = (lend(loopback()), lend(loopback()));
         let (first, second) = (one.bound, other.bound);

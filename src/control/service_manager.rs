@@ -102,7 +102,7 @@ pub fn passed_sockets() -> Vec<Lent> {
                 let socket = TcpListener::from(owned);
                 adopt_listener(&socket)?;
                 let bound = socket.local_addr()?;
-                Ok(Lent { wanted: bound, bound, socket })
+                Ok(Lent { wanted: bound, bound, socket, by_manager: true })
             });
             lent.map_err(|error| {
                 Line::warn(SOCKET_UNWANTED)

@@ -545,6 +545,7 @@ impl Running {
     fn begin_drain(&mut self, ends: bool) {
         // The last descriptor of a listening socket is to be that of its core, or of the process that has taken over.
         self.doors.leave(&[]);
+        self.node.handed_over.store(!ends, Ordering::Relaxed);
         // Who reads that the node drains finds it draining.
         self.node.draining.store(true, Ordering::Release);
         self.node.ring();
@@ -765,8 +766,9 @@ impl Running {
     fn estate(&self) -> Result<Estate, String> {
         let told = |error: io::Error| error.to_string();
         let mut estate = Estate { generation: self.generation, sockets: Vec::new() };
-        for (wanted, socket) in self.doors.sockets() {
-            estate.sockets.push((Item::Listener(wanted), socket.try_clone().map_err(told)?.into()));
+        for (wanted, socket, by_manager) in self.doors.sockets() {
+            let item = Item::Listener { wanted, by_manager };
+            estate.sockets.push((item, socket.try_clone().map_err(told)?.into()));
         }
         if let Some((wanted, socket)) = &self.faces.metrics {
             estate.sockets.push((Item::Metrics(*wanted), socket.try_clone().map_err(told)?.into()));

@@ -58,8 +58,8 @@ where
                 let view = core.view();
                 match view.snapshot.listener(link.listener) {
                     Some(listener) if !core.is_draining() && !listener.is_leaving() => listener.idle_ms,
-                    // Whoever was let in before the end may still ask once.
-                    Some(_) if !link.used => DRAINING_FIRST_MS,
+                    // Whoever was let in before the end, or was told that another request is welcome, may still ask once.
+                    Some(_) => DRAINING_FIRST_MS,
                     // What was posted still gets out. In a box: a connection that waits does not carry its farewell.
                     _ => return Box::pin(linger(&link.transport, &core)).await,
                 }

@@ -94,6 +94,38 @@ pub fn adopt_listener(socket: &std::net::TcpListener) -> io::Result<()> {
     socket.set_nonblocking(true)
 }
 
+/// Lets nobody begin a connection to this listening socket any more: what would begin one (`SYN`) is dropped, as if the network
+/// had lost it, while connections that have begun are completed and may be accepted. For a socket that is closed soon after:
+/// whoever waits in its queue by then is reset. It holds for all descriptors of the socket, in whatever process.
+///
+/// # Errors
+/// Those of `setsockopt`: the socket stays as it was.
+pub fn begin_nothing(socket: BorrowedFd<'_>) -> io::Result<()> {
+    /// RFC 9293 §3.1: the flags are in the fourteenth byte of the header, where the filter of a TCP socket begins to read.
+    const FLAGS_BYTE: u32 = 13;
+    const SYN: u32 = 0x02;
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS_BYTE),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let length = mem::size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: `filter` points at a program of its length; the kernel copies both during the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            length,
+        )
+    })
+    .map(|_| ())
+}
+
 /// Whether more sockets may share the address of this one (`SO_REUSEPORT`).
 pub fn shares_its_address(socket: &std::net::TcpListener) -> bool {
     option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
@@ -401,6 +433,28 @@ mod tests {
         let one = listen(loopback(), 8).expect("listen");
         let two = listen(one.local_addr().expect("bound"), 8).expect("SO_REUSEPORT");
         assert_eq!(one.local_addr().expect("bound"), two.local_addr().expect("bound"));
+    }
+
+    #[test]
+    fn where_nothing_begins_what_has_begun_is_accepted() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = listen(address.parse().expect("an address"), 8) else {
+                println!("NOT RUN: {address} is not of this machine");
+                continue;
+            };
+            let bound = listener.local_addr().expect("bound");
+            let before = std::net::TcpStream::connect(bound).expect("connect");
+            begin_nothing(listener.as_fd()).expect("a filter");
+            let soon = std::time::Duration::from_millis(100);
+            let late = std::net::TcpStream::connect_timeout(&bound, soon).expect_err("nobody answers");
+            assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+            let (mut server, peer) = accept(listener.as_fd(), false).expect("accept");
+            assert_eq!(peer, before.local_addr().expect("local"));
+            // The connection goes on without the filter, and without the listener.
+            drop(listener);
+            server.write_all(b"x").expect("write");
+            assert_eq!((&before).read(&mut [0; 1]).expect("read"), 1);
+        }
     }
 
     #[test]

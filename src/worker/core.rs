@@ -16,7 +16,8 @@ use crate::worker::spare::Spare;
 use crate::worker::state::CoreState;
 use crate::worker::{Clock, Deadline, Driver, Sweep, Transport};
 
-/// How long a connection that has not asked for anything when the node drains may still do so, in milliseconds.
+/// How long a connection that rests when the node drains may still ask for something, once, in milliseconds: what it asks
+/// may be on its way, and was told that it is welcome.
 pub const DRAINING_FIRST_MS: u64 = 1_000;
 /// Exchanges kept for re-use per core at most, and at least.
 const EXCHANGES_FREE_MAX: usize = 256;
@@ -31,6 +32,8 @@ pub struct Node {
     pub generation: AtomicU64,
     /// The node is going away: no more connections, and those that are there end.
     pub draining: AtomicBool,
+    /// Another process accepts on the same sockets from now on.
+    pub handed_over: AtomicBool,
     /// Panics that were caught.
     pub panics: AtomicU64,
     /// Connections open on all cores.
@@ -46,6 +49,7 @@ impl Node {
             generation: AtomicU64::new(snapshot.generation),
             snapshot: ArcSwap::from_pointee(snapshot),
             draining: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             panics: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             desks: Vec::new(),

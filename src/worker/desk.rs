@@ -24,6 +24,8 @@ pub enum Order {
         listener: u32,
         /// It listens, and is non-blocking.
         socket: TcpListener,
+        /// The service manager listens on it as well, and goes on when we do not.
+        lent: bool,
     },
 }
 
@@ -110,9 +112,9 @@ mod tests {
         let socket = || TcpListener::bind("127.0.0.1:0").expect("a port");
         for listener in 0..ORDERS_MAX as u32 {
             // One descriptor for all of them would do, but an order owns its own.
-            assert!(desk.lay(Order::Listen { listener, socket: socket() }).is_ok());
+            assert!(desk.lay(Order::Listen { listener, socket: socket(), lent: false }).is_ok());
         }
-        assert!(desk.lay(Order::Listen { listener: 0, socket: socket() }).is_err());
+        assert!(desk.lay(Order::Listen { listener: 0, socket: socket(), lent: false }).is_err());
         desk.ring();
         assert_eq!(desk.hear(), Heard::Ring);
         for expected in 0..ORDERS_MAX as u32 {

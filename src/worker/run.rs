@@ -49,9 +49,9 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
         let slots = Rc::new(Slots::new(stretch));
         let accept = {
             let (core, slots) = (Rc::clone(&core), Rc::clone(&slots));
-            move |listener, socket| {
+            move |listener, socket, lent| {
                 let socket = monoio::net::TcpListener::from_std(socket)?;
-                let work = accept_loop(Rc::clone(&core), socket, listener, Rc::clone(&slots));
+                let work = accept_loop(Rc::clone(&core), socket, listener, lent, Rc::clone(&slots));
                 monoio::spawn(Guarded::new(work, count_panic));
                 Ok(())
             }
@@ -72,14 +72,14 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
 }
 
 /// Does what lies on the core's desk.
-fn obey(core: &Core, accept: &impl Fn(u32, TcpListener) -> io::Result<()>) -> io::Result<()> {
+fn obey(core: &Core, accept: &impl Fn(u32, TcpListener, bool) -> io::Result<()>) -> io::Result<()> {
     let Some(desk) = core.desk() else { return Ok(()) };
     let mut result = Ok(());
     while let Some(order) = desk.take() {
         // Whoever lays a socket there has published its listener: what runs now knows it.
         drop(core.view());
         match order {
-            Order::Listen { listener, socket } => result = result.and(accept(listener, socket)),
+            Order::Listen { listener, socket, lent } => result = result.and(accept(listener, socket, lent)),
         }
     }
     result
@@ -89,7 +89,7 @@ fn obey(core: &Core, accept: &impl Fn(u32, TcpListener) -> io::Result<()>) -> io
 async fn attend(
     core: Rc<Core>,
     ear: monoio::net::UnixStream,
-    accept: impl Fn(u32, TcpListener) -> io::Result<()>,
+    accept: impl Fn(u32, TcpListener, bool) -> io::Result<()>,
 ) {
     loop {
         if ear.readable(false).await.is_err() {

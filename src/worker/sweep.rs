@@ -84,7 +84,10 @@ impl Sweep {
         if deadline_ms == 0 {
             return;
         }
-        if deadline_ms <= now_ms {
+        if deadline_ms <= now_ms && socket.kind() == Deadline::Idle && !socket.is_at_rest() {
+            // The next request has just come, or the answer before it has not left: its task sees to that.
+            self.watch(socket, now_ms + TICK_MS);
+        } else if deadline_ms <= now_ms {
             socket.deadline_ms.set(0);
             socket.expire();
         } else {
@@ -92,8 +95,8 @@ impl Sweep {
         }
     }
 
-    /// The node drains: idle connections expire now, and those that have not asked for anything yet in `grace_ms` at
-    /// the latest. One whose answer is not out yet, or whose next request has arrived and was not read yet, is not idle.
+    /// The node drains: connections that rest expire in `grace_ms` at the latest. Not at once: a request may be on its way, and is
+    /// answered with `Connection: close`, which loses nothing, where an end that meets it would.
     pub fn expire_idle(&self, now_ms: u64, grace_ms: u64) {
         let sockets: Vec<Rc<Shared>> =
             self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
@@ -101,11 +104,7 @@ impl Sweep {
             let deadline_ms = socket.deadline_ms.get();
             match socket.kind() {
                 _ if deadline_ms == 0 => {}
-                Deadline::Idle if socket.is_at_rest() => {
-                    socket.deadline_ms.set(0);
-                    socket.expire();
-                }
-                Deadline::First if deadline_ms > now_ms + grace_ms => {
+                Deadline::First | Deadline::Idle if deadline_ms > now_ms + grace_ms => {
                     socket.deadline_ms.set(now_ms + grace_ms);
                     self.watch(&socket, now_ms + grace_ms);
                 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod certificates;
+mod change;
 mod check;
 mod client_certificates;
 mod codes;
@@ -26,6 +27,7 @@ mod json_parsing;
 mod json_schema;
 mod json_schema_generator;
 mod limiter;
+mod load;
 mod log_formats;
 mod media_types;
 mod methods;
@@ -47,6 +49,7 @@ mod tls;
 mod traps;
 mod traps_loop;
 mod traps_source;
+mod upgrade;
 
 use std::path::PathBuf;
 

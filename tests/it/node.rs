@@ -79,9 +79,14 @@ impl Node {
     }
 
     /// Runs the configuration `text` with a program that is told `run` and what belongs to it.
-    pub fn launch(place: Place, text: &str, mut command: Command) -> Node {
+    pub fn launch(place: Place, text: &str, command: Command) -> Node {
+        Node::launch_with(place, text, command, Stdio::null(), Stdio::null())
+    }
+
+    /// The same, with something to read and to write.
+    pub fn launch_with(place: Place, text: &str, mut command: Command, input: Stdio, output: Stdio) -> Node {
         let file = place.write("ringwall.yaml", text);
-        command.arg("-c").arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.arg("-c").arg(file).stdin(input).stdout(output).stderr(Stdio::piped());
         let mut child = command.spawn().expect("ringwall starts");
         let stderr = child.stderr.take().expect("piped");
         let (sender, lines) = channel();
@@ -189,7 +194,7 @@ fn with_driver(mut command: Command) -> Command {
 pub fn text_of(listen: &str, config: &str) -> String {
     format!(
         "ringwall: 1\nlisten: {listen}\n{config}\nlog: {{ file: access.jsonl }}\n\
-         node: {{ metrics: \"127.0.0.2:0\", cores: 2, control: control.sock, drain: 5s, limit_memory: 1MiB }}\n"
+         node: {{ metrics: \"127.0.0.2:0\", cores: 2, control: control.sock, drain: 10s, limit_memory: 1MiB }}\n"
     )
 }
 
