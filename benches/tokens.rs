@@ -1,11 +1,12 @@
-//! Tokens and keys: what a hit of the cache costs, and what a signature check costs without it.
+//! Tokens, keys and certificates: what a hit of the cache costs, and what a signature check costs without it.
 //!
 //! `cargo bench --bench tokens`; `-- --once` runs everything once; `-- --callgrind NAME` runs one contender
 //! a thousand times, for counting instructions.
 
 use std::hint::black_box;
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ring::rand::SystemRandom;
 use ring::signature::{self, KeyPair};
@@ -14,6 +15,9 @@ use ringwall::jose::cache::{Bounds, Circumstances, Known, TokenCache};
 use ringwall::jose::{Algorithm, Expectations, KeySet, Origin, Verifier, base64url};
 use ringwall::policy::identify::failures::{Budget, Failures};
 use ringwall::policy::identify::key_store::{KeyStore, NewKey, Pepper};
+use ringwall::tls::client_certificates::{Authority, ClientTrust, Lists};
+use rustls::pki_types::UnixTime;
+use rustls::server::danger::ClientCertVerifier;
 
 const ROUNDS: usize = 7;
 const NOW_S: u64 = 1_800_000_000;
@@ -86,7 +90,60 @@ fn contenders() -> Vec<Contender> {
     }
     contenders.push(api_key());
     contenders.push(failures());
+    contenders.extend(certificates());
     contenders
+}
+
+/// A client's chain in a handshake, without a revocation list and with one of ten thousand; and what of it is left per request.
+fn certificates() -> Vec<Contender> {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SerialNumber};
+    let key = || rcgen::KeyPair::generate().expect("a key");
+    let (root_key, own_key) = (key(), key());
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let anchor = root.self_signed(&root_key).expect("made");
+    let issuer = rcgen::Issuer::from_params(&root, &root_key);
+    let own = CertificateParams::new(vec!["shop.partners.example".to_owned()]).expect("a name");
+    let own = own.signed_by(&own_key, &issuer).expect("made").der().clone();
+    let revoked = |serial: u64| rcgen::RevokedCertParams {
+        serial_number: SerialNumber::from(serial),
+        revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2096, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: (1 << 40..).take(10_000).map(revoked).collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&issuer).expect("made");
+    let pem = anchor.pem();
+    let trust = |lists: Option<&[u8]>| {
+        let authority = Authority::new(pem.as_bytes(), 3, Vec::new()).expect("an authority");
+        Arc::new(ClientTrust::new(authority, true, lists.map(|list| Lists::new([list]).expect("a list"))))
+    };
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW_S));
+    let chain = |name, trust: Arc<ClientTrust>| {
+        let (verifier, own) = (ringwall::tls::client_certificates::Verifier::new(trust), own.clone());
+        let call = move || {
+            black_box(verifier.verify_client_cert(black_box(&own), &[], now).expect("it holds"));
+        };
+        Contender { name, calls: 1_000, call: Box::new(call) }
+    };
+    let open = trust(None);
+    let shown = Rc::new(open.shown(std::slice::from_ref(&own), open.number()).expect("read"));
+    let admitted = move || {
+        black_box(open.admit(Some(black_box(&shown)), NOW_S).expect("it holds"));
+    };
+    vec![
+        chain("chain_p256", trust(None)),
+        chain("chain_p256_list_10000", trust(Some(&**list.der()))),
+        Contender { name: "certificate_per_request", calls: 1_000_000, call: Box::new(admitted) },
+    ]
 }
 
 struct Signed {

@@ -173,16 +173,19 @@ impl Authority {
         let parsed = EndEntityCert::try_from(own).map_err(|error| reason_of(&error))?;
         let self_issued = parsed.issuer() == parsed.subject();
         let mut between: Vec<CertificateDer<'_>> = Vec::with_capacity(others.len().min(self.depth));
+        let mut names: Vec<Box<[u8]>> = Vec::with_capacity(others.len().min(self.depth));
         for other in others {
             let issuer = EndEntityCert::try_from(other).map_err(|error| reason_of(&error))?;
-            // A root that is sent along proves nothing: the file has it, or it does not count.
-            if issuer.issuer() == issuer.subject() {
+            // A root that is sent along proves nothing: the file has it, or it does not count. Of several of one name the
+            // first does: then there is one path, where among n of one name there would be n! to be tried, a signature each.
+            let name = issuer.subject();
+            if issuer.issuer() == name || names.iter().any(|known| **known == *name) {
                 continue;
             }
-            // The bound holds for what is searched, too: paths through n certificates are up to n! many.
             if between.len() == self.depth {
                 return Err(&CHAIN_LONG);
             }
+            names.push(name.into());
             between.push(CertificateDer::from(&**other));
         }
         let revocation = RevocationOptionsBuilder::new(lists)

@@ -368,6 +368,82 @@ fn only_the_good_one_passes_and_the_others_learn_the_same() {
     }
 }
 
+/// Whoever has a certificate has not its key.
+#[test]
+fn a_certificate_without_its_key_is_refused_like_any_other() {
+    #[derive(Debug)]
+    struct Thief(Arc<rustls::sign::CertifiedKey>);
+    impl rustls::client::ResolvesClientCert for Thief {
+        fn resolve(
+            &self,
+            _: &[&[u8]],
+            _: &[rustls::SignatureScheme],
+        ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+    let place = Place::new();
+    serve(&place);
+    let root = Authority::root("root.test");
+    root.issue(&place, "good", &leaf("good.test"));
+    place.write("ca.pem", &root.pem);
+    let node = Node::start_in(place, &listen("127.0.0.1", "ca.pem"), ONE);
+    let read = |name: &str| std::fs::read(node.place.path().join(name)).expect("there");
+    let chain = vec![CertificateDer::from_pem_slice(&read("good.pem")).expect("PEM")];
+    let other = KeyPair::generate().expect("a key").serialize_der();
+    let provider = ringwall::tls::provider();
+    let key = provider.key_provider.load_private_key(other.try_into().expect("PKCS#8")).expect("a key");
+    let stolen = Arc::new(rustls::sign::CertifiedKey::new(chain, key));
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&read("server.pem")).expect("PEM")).expect("a root");
+    for (at, version) in [&rustls::version::TLS12, &rustls::version::TLS13].into_iter().enumerate() {
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots.clone())
+            .with_client_cert_resolver(Arc::new(Thief(Arc::clone(&stolen))));
+        let session = ClientConnection::new(Arc::new(config), "a.test".try_into().expect("a name"));
+        let socket = TcpStream::connect(node.address).expect("connected");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut stream = StreamOwned::new(session.expect("a session"), socket);
+        let sent = stream.write_all(b"GET /one HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        let told = sent.and_then(|()| stream.read(&mut [0; 100])).expect_err("refused");
+        let told = told.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).cloned();
+        let unknown = rustls::AlertDescription::CertificateUnknown;
+        assert_eq!(told, Some(rustls::Error::AlertReceived(unknown)), "{version:?}");
+        assert_eq!(node.log(at + 1)[at]["reason"], "client_certificate_signature", "{version:?}");
+    }
+}
+
+/// Whoever sends many authorities of one name has one of them looked at.
+#[test]
+fn authorities_of_one_name_make_no_work() {
+    let place = Place::new();
+    serve(&place);
+    let root = Authority::root("root.test");
+    root.issue(&place, "good", &leaf("good.test"));
+    let inner = root.below(Authority::params("inner.test"));
+    let forged = Authority::root("root.test");
+    let doubles: Vec<String> = (0..100).map(|_| forged.below(Authority::params("inner.test")).pem).collect();
+    inner.issue(&place, "first", &leaf("good.test"));
+    place.write("first.chain.pem", &format!("{}{}", inner.pem, doubles.concat()));
+    inner.issue(&place, "last", &leaf("good.test"));
+    place.write("last.chain.pem", &format!("{}{}", doubles[0], inner.pem));
+    place.write("ca.pem", &root.pem);
+    let node = Node::start_in(place, &listen("127.0.0.1", "{ file: ca.pem, depth: 1 }"), ONE);
+    let mut answers =
+        ["first", "last", "good"].map(|name| ask(&mut connect(&node, node.address, Some(name)), "/one"));
+    assert_eq!(
+        answers.each_mut().map(|answer| answer.take().map(|(status, _)| status)),
+        [Some(200), None, Some(200)]
+    );
+    assert!(node.log(3).iter().any(|line| line["reason"] == "client_certificate_signature"));
+}
+
 /// An authority that signs with what is not accepted.
 #[test]
 fn signatures_of_other_kinds_are_refused() {
@@ -834,4 +910,70 @@ fn what_cannot_be_asked_for_is_an_error_before_anything_runs() {
         assert_eq!(check.status.success(), code.is_none(), "{client_ca}: {said}");
         assert!(code.is_none_or(|code| said.contains(code)), "{client_ca}: {said}");
     }
+}
+
+const EXAMPLE: &str = include_str!("../../config/examples/client-certificates.yaml");
+
+/// The committed example, with real certificates, an upstream and curl.
+#[test]
+fn the_example_lets_partners_in_by_their_names() {
+    let place = Place::new();
+    serve(&place);
+    let server = rcgen::generate_simple_self_signed(["api.example.com".to_owned()]).expect("made");
+    place.write("api.pem", &server.cert.pem());
+    place.write("api.key", &server.signing_key.serialize_pem());
+    let partners = Authority::root("partners");
+    for (name, serial) in [("shop", 1), ("clerk", 2), ("gone", 3)] {
+        let mut params = leaf(&format!("{name}.partners.example.com"));
+        params.serial_number = Some(SerialNumber::from(serial));
+        partners.issue(&place, name, &params);
+    }
+    partners.issue(&place, "elsewhere", &leaf("shop.example.com"));
+    place.write("partners-ca.pem", &partners.pem);
+    place.write("partners.crl", &partners.list(&[3], now_s() + DAY_S));
+    let origin = Origin::start(|_| Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()));
+    let mut text = EXAMPLE.to_owned();
+    for (written, here) in [
+        ("[::]:443", "127.0.0.1:0"),
+        ("http://127.0.0.1:3000", format!("http://{}", origin.address).as_str()),
+        // Nobody is there: tokens are not what is tried here.
+        ("https://login.example.com/", "http://127.0.0.1:9/"),
+    ] {
+        assert_eq!(text.matches(written).count(), 1, "{written}");
+        text = text.replace(written, here);
+    }
+    let more = "log: { file: access.jsonl }\nnode: { metrics: \"127.0.0.2:0\", control: control.sock }\n";
+    let node = Node::start_whole(place, &(text + more), &[]);
+    let ask = |path: &str, name: Option<&str>, more: &[&str]| {
+        let mut command = Command::new("curl");
+        command.args([
+            "-s",
+            "-S",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--max-time",
+            "20",
+            "--cacert",
+            "api.pem",
+        ]);
+        command.args(["--resolve", &format!("api.example.com:{}:127.0.0.1", node.address.port())]).args(more);
+        if let Some(name) = name {
+            command.args(["--cert", &format!("{name}.pem"), "--key", &format!("{name}.key")]);
+        }
+        command.arg(format!("https://api.example.com:{}{path}", node.address.port()));
+        let output = command.current_dir(node.place.path()).output().expect("curl");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let post = ["-X", "POST", "-d", "{}"];
+    assert_eq!(ask("/status", None, &[]), "200");
+    assert_eq!(ask("/orders", None, &[]), "401");
+    assert_eq!(ask("/orders", Some("clerk"), &[]), "200");
+    assert_eq!(ask("/orders", Some("clerk"), &post), "403");
+    assert_eq!(ask("/orders", Some("shop"), &post), "200");
+    assert_eq!(ask("/orders", Some("elsewhere"), &[]), "401");
+    // Not even what is for anyone: the handshake ends.
+    assert_eq!(ask("/status", Some("gone"), &[]), "000");
+    assert!(node.log(7).iter().any(|line| line["reason"] == "client_certificate_revoked"));
 }

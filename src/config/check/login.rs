@@ -21,10 +21,13 @@ pub const TOKENS_TWICE: Code = Code::new(1312);
 pub const UNUSED: Code = Code::new(1313);
 /// No listener asks for certificates.
 pub const NOT_ASKED: Code = Code::new(1381);
+/// A listener asks for certificates, and nobody goes by them.
+pub const ASKED_IN_VAIN: Code = Code::new(1156);
 /// Two logins accept the same certificates.
 pub const CERTIFICATES_TWICE: Code = Code::new(1382);
 
 pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
+    asked_in_vain(draft, bind);
     let Some(logins) = &draft.login else { return };
     let mut before: Vec<(&Spanned<String>, &Tokens)> = Vec::new();
     let mut certificates_before: Vec<(&Spanned<String>, &Certificates)> = Vec::new();
@@ -140,6 +143,29 @@ fn one(tokens: &Tokens, bind: &mut Bind<'_>) {
                     algorithm.span,
                 )
                 .also(first.span, "first here"),
+            );
+        }
+    }
+}
+
+/// What need not be shown and opens nothing is asked for in vain.
+fn asked_in_vain(draft: &Draft, bind: &mut Bind<'_>) {
+    let (Some(listeners), Some(logins)) = (&draft.listen, &draft.login) else { return };
+    let unread = logins.len() < logins.names().count();
+    if unread || logins.iter().any(|(_, login)| matches!(login.method, Method::Mtls(_))) {
+        return;
+    }
+    for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+        let Tls::Files(files) = &tls.value else { continue };
+        let asked = files.iter().filter_map(|file| file.clients.as_ref()).find(|clients| !clients.required);
+        if let Some(clients) = asked {
+            bind.note(
+                ConfigError::note(
+                    ASKED_IN_VAIN,
+                    "clients are asked for certificates that open nothing",
+                    clients.span,
+                )
+                .expected("a login with `mtls` that an `allow` names, or `required: true`"),
             );
         }
     }
