@@ -17,6 +17,8 @@ use super::bind::Bind;
 use super::error::{Code, ConfigError};
 use super::model::{Draft, Exception, LogTarget, Metrics};
 
+pub(super) use upstream::target_error;
+
 /// The metrics address is one that requests come in on.
 pub const METRICS_SHARED: Code = Code::new(1802);
 /// The metrics address can be reached from other machines.

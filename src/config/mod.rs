@@ -16,6 +16,7 @@ pub mod read;
 pub mod secret;
 pub mod shape;
 pub mod source;
+pub mod targets;
 pub mod unit;
 
 pub use bind::{Bind, FromNode, MapBinder, Named, Spanned};

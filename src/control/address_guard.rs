@@ -1,11 +1,14 @@
-//! Which addresses our own fetches may reach.
+//! Which addresses a name may lead to: those of our own fetches, and those of upstreams.
 //!
-//! A name in a URL that we fetch (key sets, discovery documents) may resolve, by mistake or by malice, to an
-//! address inside: a metadata service, a database, ourselves. The guard judges the *address that will be
-//! connected to*, after resolution. It is closed by default: an address is public or it is refused, unless the
-//! operator listed its network, or wrote that very address into the configuration.
+//! A name in a URL that we fetch (key sets, discovery documents), or of a target, may resolve, by mistake or by malice, to
+//! an address inside: a metadata service, a database, ourselves. The guard judges the *address that will be connected to*,
+//! after resolution. It is closed by default: an address is public or it is refused, unless the operator listed its network,
+//! or wrote that very address into the configuration.
 //!
-//! Not for upstream targets: those are the operator's own hosts. Called by `control::fetch`.
+//! A name that no public resolver can know ([`is_private_name`]) is the site's own, and so are the private addresses that
+//! its resolver gives to it: upstreams are mostly such. Link-local addresses and metadata services are nobody's upstream.
+//!
+//! Called by `control::fetch`, and for upstreams by [`crate::upstream::members`] and the check of targets.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -54,8 +57,8 @@ impl fmt::Display for AddressKind {
 /// How the address came to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The operator wrote this address (or `localhost`) into the configuration: that lists it, if it is
-    /// loopback or private. Metadata services and the rest stay refused.
+    /// The operator wrote this address (or `localhost`) into the configuration, or a file of this machine, or gave it to
+    /// a name of the site's own: that lists it, if it is loopback or private. Metadata services and the rest stay refused.
     Written,
     /// It came out of a resolver or out of a document that somebody else wrote.
     Found,
@@ -88,6 +91,21 @@ impl AddressGuard {
             (refused, _) => Err(refused),
         }
     }
+}
+
+/// Whether a name can only be the site's own: it has one label, or its last is one that the public DNS does not have and
+/// never will.
+pub fn is_private_name(name: &str) -> bool {
+    // RFC 6761 (localhost, test), RFC 6762 with its appendix G (local; intranet, private, corp, home, lan), ICANN's
+    // resolution 2024.07.29.06 (internal), RFC 8375 (home.arpa).
+    const LAST: [&str; 9] =
+        ["corp", "home", "internal", "intranet", "lan", "local", "localhost", "private", "test"];
+    let name = name.trim_end_matches('.');
+    let within = |zone: &str| {
+        let start = name.len().checked_sub(zone.len() + 1);
+        start.is_some_and(|at| name.as_bytes()[at] == b'.' && name[at + 1..].eq_ignore_ascii_case(zone))
+    };
+    !name.contains('.') || LAST.iter().any(|zone| within(zone)) || within("home.arpa")
 }
 
 /// What `address` is for.
@@ -274,6 +292,37 @@ mod tests {
         for (text, kind) in REFUSED {
             let admitted = matches!(kind, AddressKind::Loopback | AddressKind::Private);
             assert_eq!(guard.admit(ip(text), Origin::Written).is_ok(), admitted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_private_name_is_one_that_the_public_dns_cannot_have() {
+        for private in [
+            "orders",
+            "LOCALHOST",
+            "a.localhost",
+            "orders.internal",
+            "Orders.Internal.",
+            "orders.shop.svc.cluster.local",
+            "nas.lan",
+            "a.corp",
+            "a.home.arpa",
+            "a.test",
+        ] {
+            assert!(is_private_name(private), "{private}");
+        }
+        for public in [
+            "orders.example.com",
+            "internal.example.com",
+            "orders.internal.com",
+            "notinternal.example",
+            "a.xinternal",
+            "arpa.home.com",
+            "10.in-addr.arpa",
+            "xhome.arpa",
+            "test.localhost.example.com",
+        ] {
+            assert!(!is_private_name(public), "{public}");
         }
     }
 

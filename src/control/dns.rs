@@ -1,50 +1,29 @@
-//! Names into addresses, off the data path.
+//! Names into addresses, and services into hosts, off the data path: one question, one answer.
 //!
-//! The control thread resolves upstream host names with hickory (the servers of `node.resolver`, or those of
-//! the system), again whenever the records run out, and publishes each name's addresses by arc-swap. A resolver
-//! that fails changes nothing: the last good addresses stay. `/etc/hosts` is read anew at every look, address
-//! literals never get here, `localhost` is never asked of anybody.
+//! The control thread asks with hickory (the servers of `node.resolver`, or those of the system). `/etc/hosts` is read anew
+//! at every look, address literals never get here, `localhost` is never asked of anybody.
 //!
-//! Not for fetches: [`super::fetch`] uses the same [`Resolve`] but pins what it resolved. Called by the
-//! snapshot's compiler, which holds the [`Addresses`] for as long as the snapshot lives.
+//! Not for keeping what was said: that is [`super::names`], and [`super::fetch`], which pins what it resolved.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use tokio::runtime::Handle;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::rr::{RData, RecordType};
 
-use super::exchange::AbortOnDrop;
-use super::process_log::{Code, Line};
-
-/// The shortest time an answer counts, whatever its TTL says.
-pub const TTL_MIN: Duration = Duration::from_secs(1);
-/// The longest time an answer counts.
-pub const TTL_MAX: Duration = Duration::from_secs(3600);
-/// The most addresses of one name that are kept.
-pub const ADDRESSES_MAX: usize = 64;
 /// How long a name of `/etc/hosts` counts before the file is looked at again.
 const HOSTS_TTL: Duration = Duration::from_secs(5);
-/// The first pause after a failure; it doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(30);
-/// The most time for one resolution with all its tries.
-const RESOLVE_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// A name could not be resolved; its last addresses stay in use.
-pub const DNS_FAILED: Code = Code::new(6040, "name not resolved, the last addresses stay");
-/// A name resolves again.
-pub const DNS_RECOVERED: Code = Code::new(6041, "name resolves again");
+/// How long the addresses of `localhost` count.
+const LOCALHOST_TTL: Duration = Duration::from_secs(3600);
 
 /// What a resolver says about a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,15 +32,65 @@ pub struct Answer {
     pub addresses: Vec<IpAddr>,
     /// How long that counts.
     pub ttl: Duration,
+    /// Whether this machine's own files say so, and not the network.
+    pub local: bool,
+}
+
+/// A host of a service (RFC 2782). Ordered by priority.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceRecord {
+    /// Those with a lower number come first.
+    pub priority: u16,
+    /// The host's name, without a final dot.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Its share among those of its priority.
+    pub weight: u16,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// There is no such name, or nothing of that kind under it, and the servers say so.
+    Nothing {
+        /// How long that counts (RFC 2308), if they said.
+        ttl: Option<Duration>,
+    },
+    /// They say nothing, or that they cannot: in whose words.
+    Failed(String),
+}
+
+impl fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unresolved::Nothing { .. } => f.write_str("there is no such record"),
+            Unresolved::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<String> for Unresolved {
+    fn from(why: String) -> Unresolved {
+        Unresolved::Failed(why)
+    }
 }
 
 /// A resolution under way.
-pub type Resolving = Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>>;
+pub type Resolving = Pin<Box<dyn Future<Output = Result<Answer, Unresolved>> + Send>>;
+/// The resolution of a service under way: its hosts, and how long they count.
+pub type ResolvingService =
+    Pin<Box<dyn Future<Output = Result<(Vec<ServiceRecord>, Duration), Unresolved>> + Send>>;
 
 /// Something that resolves names. Closures do, for tests.
 pub trait Resolve: Send + Sync + 'static {
     /// The addresses of `name`, which is no address itself.
     fn resolve(&self, name: &str) -> Resolving;
+
+    /// The hosts of the service `name`.
+    fn resolve_service(&self, _name: &str) -> ResolvingService {
+        Box::pin(std::future::ready(Err("this resolver knows no services".to_owned().into())))
+    }
 }
 
 impl<F> Resolve for F
@@ -153,19 +182,53 @@ impl Resolve for SystemResolver {
             if addresses.is_empty() {
                 addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
             }
-            return Box::pin(std::future::ready(Ok(Answer { addresses, ttl: TTL_MAX })));
+            let answer = Answer { addresses, ttl: LOCALHOST_TTL, local: true };
+            return Box::pin(std::future::ready(Ok(answer)));
         }
         let addresses = hosts_addresses(&self.hosts, name);
         if !addresses.is_empty() {
-            return Box::pin(std::future::ready(Ok(Answer { addresses, ttl: HOSTS_TTL })));
+            let answer = Answer { addresses, ttl: HOSTS_TTL, local: true };
+            return Box::pin(std::future::ready(Ok(answer)));
         }
         let dns = self.dns.clone();
         let name = name.to_owned();
         Box::pin(async move {
-            let lookup = dns?.lookup_ip(name).await.map_err(|error| error.to_string())?;
-            let ttl = lookup.valid_until().saturating_duration_since(std::time::Instant::now());
-            Ok(Answer { addresses: lookup.iter().collect(), ttl })
+            let lookup = dns?.lookup_ip(name).await.map_err(unresolved)?;
+            let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+            Ok(Answer { addresses: lookup.iter().collect(), ttl, local: false })
         })
+    }
+
+    fn resolve_service(&self, name: &str) -> ResolvingService {
+        let dns = self.dns.clone();
+        let name = name.to_owned();
+        Box::pin(async move {
+            let lookup = dns?.lookup(name, RecordType::SRV).await.map_err(unresolved)?;
+            let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+            let record = |data: &RData| match data {
+                // RFC 2782: a target of "." means that the service is decidedly not available at this domain.
+                RData::SRV(record) if !record.target.is_root() => Some(ServiceRecord {
+                    priority: record.priority,
+                    host: record.target.to_ascii().trim_end_matches('.').to_owned(),
+                    port: record.port,
+                    weight: record.weight,
+                }),
+                _ => None,
+            };
+            let records = lookup.answers().iter().filter_map(|answer| record(&answer.data));
+            // What is no host name is nobody's, and nobody is asked for it.
+            Ok((records.filter(|record| host_name_error(&record.host).is_none()).collect(), ttl))
+        })
+    }
+}
+
+fn unresolved(error: NetError) -> Unresolved {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(no)) => {
+            let ttl = no.negative_ttl.map(|seconds| Duration::from_secs(seconds.into()));
+            Unresolved::Nothing { ttl }
+        }
+        error => Unresolved::Failed(error.to_string()),
     }
 }
 
@@ -185,135 +248,6 @@ fn parse_hosts(text: &str, name: &str) -> Vec<IpAddr> {
         }
     }
     addresses
-}
-
-/// The addresses of one name, kept up to date while somebody holds this.
-pub struct Addresses {
-    shared: Arc<Shared>,
-    _task: AbortOnDrop,
-}
-
-struct Shared {
-    name: String,
-    current: ArcSwap<Vec<IpAddr>>,
-    settled: tokio::sync::watch::Sender<bool>,
-}
-
-impl Addresses {
-    /// The name.
-    pub fn name(&self) -> &str {
-        &self.shared.name
-    }
-
-    /// The addresses as of now, sorted; empty as long as the name never resolved. One load of an arc-swap.
-    pub fn current(&self) -> arc_swap::Guard<Arc<Vec<IpAddr>>> {
-        self.shared.current.load()
-    }
-
-    /// The cell itself, for a reader that wants `arc_swap::Cache`.
-    pub fn cell(&self) -> &ArcSwap<Vec<IpAddr>> {
-        &self.shared.current
-    }
-
-    /// Waits until the name was looked up once, well or badly.
-    pub async fn settled(&self) {
-        let mut settled = self.shared.settled.subscribe();
-        let _ = settled.wait_for(|&settled| settled).await;
-    }
-}
-
-/// All names in use. A name that two snapshots share is resolved once.
-#[derive(Clone)]
-pub struct Names {
-    runtime: Handle,
-    resolver: Arc<dyn Resolve>,
-    on_change: Arc<dyn Fn() + Send + Sync>,
-    by_name: Arc<Mutex<HashMap<String, Weak<Addresses>>>>,
-}
-
-impl Names {
-    /// Names resolved by `resolver` on `runtime`; `on_change` is called after each change (to ring doorbells).
-    pub fn new(runtime: Handle, resolver: Arc<dyn Resolve>, on_change: Arc<dyn Fn() + Send + Sync>) -> Names {
-        Names { runtime, resolver, on_change, by_name: Arc::default() }
-    }
-
-    /// The addresses of `name`; the first caller starts the resolving. It ends with the last holder.
-    pub fn addresses(&self, name: &str) -> Arc<Addresses> {
-        let name = name.to_ascii_lowercase();
-        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        by_name.retain(|_, addresses| addresses.strong_count() > 0);
-        if let Some(addresses) = by_name.get(&name).and_then(Weak::upgrade) {
-            return addresses;
-        }
-        let shared = Arc::new(Shared {
-            name: name.clone(),
-            current: ArcSwap::default(),
-            settled: tokio::sync::watch::Sender::new(false),
-        });
-        let keeping = keep(shared.clone(), self.resolver.clone(), self.on_change.clone());
-        let task = AbortOnDrop(self.runtime.spawn(keeping));
-        let addresses = Arc::new(Addresses { shared, _task: task });
-        by_name.insert(name, Arc::downgrade(&addresses));
-        addresses
-    }
-
-    /// Waits until every name in use was looked up once, well or badly.
-    pub async fn settled(&self) {
-        let names: Vec<_> = {
-            let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-            by_name.values().filter_map(Weak::upgrade).collect()
-        };
-        for addresses in names {
-            addresses.settled().await;
-        }
-    }
-}
-
-async fn keep(shared: Arc<Shared>, resolver: Arc<dyn Resolve>, on_change: Arc<dyn Fn() + Send + Sync>) {
-    let mut failures = 0;
-    loop {
-        let resolved = tokio::time::timeout(RESOLVE_TIME_MAX, resolver.resolve(&shared.name)).await;
-        let resolved = resolved.unwrap_or_else(|_| Err("the resolver does not answer".to_owned()));
-        let pause = match resolved {
-            Ok(answer) if !answer.addresses.is_empty() => {
-                if failures > 0 {
-                    Line::info(DNS_RECOVERED).with("name", &shared.name).emit();
-                }
-                failures = 0;
-                if publish(&shared, answer.addresses) {
-                    on_change();
-                }
-                answer.ttl.clamp(TTL_MIN, TTL_MAX)
-            }
-            failed => {
-                // One line for the failure, not one for each try.
-                if failures == 0 {
-                    let why = failed.err().unwrap_or_else(|| "no address".to_owned());
-                    Line::warn(DNS_FAILED).with("name", &shared.name).with("why", why).emit();
-                }
-                failures += 1;
-                retry_pause(failures)
-            }
-        };
-        shared.settled.send_replace(true);
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// Publishes the addresses; whether they differ from those before.
-fn publish(shared: &Shared, mut addresses: Vec<IpAddr>) -> bool {
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(ADDRESSES_MAX);
-    if **shared.current.load() == addresses {
-        return false;
-    }
-    shared.current.store(Arc::new(addresses));
-    true
-}
-
-fn retry_pause(failures: u32) -> Duration {
-    RETRY_MIN.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(RETRY_MAX)
 }
 
 #[cfg(test)]
@@ -376,12 +310,5 @@ mod tests {
         assert_eq!(found, ["10.0.0.1", "::1"]);
         assert!(parse_hosts(text, "db2").is_empty());
         assert!(parse_hosts(text, "internal").is_empty());
-    }
-
-    #[test]
-    fn the_pause_after_failures_doubles_up_to_its_bound() {
-        let pauses: Vec<u64> = (1..9).map(|failures| retry_pause(failures).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
-        assert_eq!(retry_pause(u32::MAX), RETRY_MAX);
     }
 }

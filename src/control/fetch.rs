@@ -307,7 +307,8 @@ impl Client {
                 (vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], origin)
             }
             Host::Name(name) => {
-                let answer = self.resolver.resolve(name).await.map_err(FetchError::Resolve)?;
+                let answer = self.resolver.resolve(name).await;
+                let answer = answer.map_err(|why| FetchError::Resolve(why.to_string()))?;
                 (answer.addresses, Origin::Found)
             }
         };

@@ -9,7 +9,7 @@
 //! Called by the snapshot's compiler, which holds a [`Target`] for as long as the snapshot lives.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::exchange::{self, AbortOnDrop, TlsTo};
+use super::jitter::Jitter;
 use super::process_log::{Code, Line};
 use crate::sys::address::Address;
 
@@ -178,9 +179,8 @@ async fn keep(shared: Arc<Shared>, tls: Option<TlsTo>) {
     let probe = &shared.probe;
     let mut judge = Judge::new(probe.down_after, probe.up_after);
     // Targets that were configured together are not probed together.
-    let random = RandomState::new();
-    let mut rounds = 0_u64;
-    tokio::time::sleep(spread(&random, rounds, probe.every / 4)).await;
+    let mut jitter = Jitter::default();
+    tokio::time::sleep(jitter.up_to(probe.every / 4)).await;
     loop {
         let result = exchange::within(probe.timeout, probe_once(probe, tls.as_ref())).await;
         let result = result.unwrap_or_else(|| Err("no answer in time".to_owned()));
@@ -197,15 +197,10 @@ async fn keep(shared: Arc<Shared>, tls: Option<TlsTo>) {
                 Err(why) => line.with("why", why).emit(),
             }
         }
-        rounds += 1;
         // 0.9–1.1 of the interval.
         let fixed = probe.every.mul_f64(0.9);
-        tokio::time::sleep(fixed + spread(&random, rounds, probe.every / 5)).await;
+        tokio::time::sleep(fixed + jitter.up_to(probe.every / 5)).await;
     }
-}
-
-fn spread(random: &RandomState, round: u64, most: Duration) -> Duration {
-    most.mul_f64((random.hash_one(round) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// One probe: any 2xx is healthy. A redirect is not followed and not healthy: it says nothing of the target.

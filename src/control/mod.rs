@@ -1,7 +1,7 @@
 //! The control thread: everything slow, so that the data threads never wait.
 //!
 //! One OS thread named `control` with a tokio current_thread runtime. Its parts know nothing of each other:
-//! [`fetch`] (documents, guarded by [`address_guard`]), [`keys`] (key sets), [`dns`], [`health`], [`watch`]
+//! [`fetch`] (documents, guarded by [`address_guard`]), [`keys`] (key sets), [`dns`] and [`names`], [`health`], [`watch`]
 //! (files), [`signals`], [`admin`] (metrics), [`socket`] (verbs). They publish immutable values through
 //! arc-swap and ring a [`doorbell`]; a data thread never calls in here except to ring.
 //!
@@ -18,15 +18,18 @@ pub mod exchange;
 pub mod fetch;
 pub mod handover;
 pub mod health;
+mod jitter;
 pub mod keys;
 pub mod listeners;
 pub mod membership;
+pub mod names;
 pub mod private_file;
 pub mod process_log;
 pub mod service_manager;
 pub mod signals;
 pub mod socket;
 pub mod supervisor;
+pub mod targets_file;
 pub mod watch;
 
 use std::fmt;
@@ -46,13 +49,14 @@ use tokio::task::AbortHandle;
 
 use self::address_guard::AddressGuard;
 use self::admin::{Admin, Pages};
-use self::dns::{Names, Resolve, SystemResolver};
+use self::dns::{Resolve, SystemResolver};
 use self::fetch::{Client, FetchLimits};
 use self::handover::{Failure, Successor};
 use self::health::Health;
 use self::keys::schedule::Times;
 use self::keys::{Keys, ParseKeys};
 use self::membership::Membership;
+use self::names::Names;
 use self::process_log::{Code, Line};
 use self::signals::{Signal, Signals};
 use self::socket::{ControlSocket, Request, Response, Verb};

@@ -1187,6 +1187,10 @@ fn add_sources(
             samples.push(Family::LimitTableUsed, &[("policy", keys)], table.used_ratio(now_ns));
         }
         for upstream in &snapshot.upstreams {
+            if let Some(valid) = upstream.files_are_valid() {
+                let labels = [("upstream", &*upstream.name)];
+                samples.push(Family::UpstreamTargetsValid, &labels, f64::from(u8::from(valid)));
+            }
             for seat in &upstream.members().seats {
                 let member = &seat.member;
                 let labels = [("upstream", &*upstream.name), ("target", member.name())];

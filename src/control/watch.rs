@@ -2,15 +2,16 @@
 //!
 //! inotify watches *directories*: an editor replaces a file by a rename, Kubernetes swaps a `..data` symlink
 //! beside it, and a watch on the file itself would follow the old inode into the void. Every symlink on the way
-//! to a file has its directory watched too. An event only says "look": after [`QUIET`] without another one the
-//! files' stamps are compared, and the subscribers of those that differ are told. Where inotify is not to be
+//! to a file has its directory watched too. Of what happens in a directory only what happens to the names that matter
+//! counts: a log that is written beside them puts nothing off. An event only says "look": after [`QUIET`] without another
+//! one the files' stamps are compared, and the subscribers of those that differ are told. Where inotify is not to be
 //! had (its limits, some network file systems) the stamps are compared every [`POLL`] anyway.
 //!
 //! Not for deciding what a change means. Called by `keys` (key-set files) and by the supervisor.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
@@ -105,6 +106,8 @@ struct Shared {
     event: Notify,
     /// Look now, whatever the debounce says.
     look: Notify,
+    /// What the kernel's reports are about, where they matter: names in real directories, and the directories themselves.
+    entries: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// The watcher. Clones share it; its task ends with the last clone and subscription.
@@ -169,6 +172,12 @@ impl Shared {
         subscriptions.by_id.values().flat_map(|one| one.files.iter().map(|(path, _)| path.clone())).collect()
     }
 
+    /// Whether something happened that may be a change; where the kernel does not say to what, it may.
+    fn matters(&self, paths: &[PathBuf]) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.is_empty() || paths.iter().any(|path| entries.contains(path))
+    }
+
     /// Compares stamps and tells the subscribers of files that differ.
     fn compare(&self) {
         let mut calls: Vec<(OnChange, Vec<PathBuf>)> = Vec::new();
@@ -228,6 +237,7 @@ async fn watch(shared: Arc<Shared>) {
 
 /// The directories that inotify watches for us.
 struct Directories {
+    shared: Weak<Shared>,
     watcher: Option<RecommendedWatcher>,
     /// Path and inode: a directory that was replaced under its name is another one.
     watched: BTreeMap<PathBuf, (u64, u64)>,
@@ -239,14 +249,18 @@ impl Directories {
         let weak = Arc::downgrade(shared);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An error or an overflow is a reason to look, too.
-            if event.is_ok_and(|event| is_read_only(event.kind)) {
+            let Some(shared) = weak.upgrade() else { return };
+            if event.is_ok_and(|event| is_read_only(event.kind) || !shared.matters(&event.paths)) {
                 return;
             }
-            if let Some(shared) = weak.upgrade() {
-                shared.event.notify_one();
-            }
+            shared.event.notify_one();
         });
-        let mut directories = Directories { watcher: None, watched: BTreeMap::new(), complained: false };
+        let mut directories = Directories {
+            shared: Arc::downgrade(shared),
+            watcher: None,
+            watched: BTreeMap::new(),
+            complained: false,
+        };
         match watcher {
             Ok(watcher) => directories.watcher = Some(watcher),
             Err(error) => directories.complain(&error),
@@ -261,7 +275,14 @@ impl Directories {
     /// Watches exactly the directories that matter for `files`.
     fn follow(&mut self, files: &[PathBuf]) {
         let Some(watcher) = &mut self.watcher else { return };
-        let directories: BTreeSet<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
+        let mut entries: BTreeSet<PathBuf> = files.iter().flat_map(|file| entries_of(file)).collect();
+        let directories: BTreeSet<PathBuf> =
+            entries.iter().filter_map(|entry| entry.parent().map(Path::to_owned)).collect();
+        entries.extend(directories.iter().cloned());
+        if let Some(shared) = self.shared.upgrade() {
+            // Before the watches: nothing that they report is missed.
+            *shared.entries.lock().unwrap_or_else(PoisonError::into_inner) = entries;
+        }
         let wanted: BTreeMap<PathBuf, (u64, u64)> = directories
             .into_iter()
             .filter_map(|path| Stamp::of(&path).map(|stamp| (path, (stamp.device, stamp.inode))))
@@ -306,11 +327,11 @@ fn is_read_only(kind: EventKind) -> bool {
     }
 }
 
-/// The directories in which a change can change what `file` means: its own, and those of every symlink on the
-/// way. Only those that exist, resolved.
-fn directories_of(file: &Path) -> BTreeSet<PathBuf> {
-    let mut directories = BTreeSet::new();
-    let Ok(absolute) = std::path::absolute(file) else { return directories };
+/// The names, in real directories, whose change can change what `file` means: its own, and those of every symlink on the
+/// way.
+fn entries_of(file: &Path) -> BTreeSet<PathBuf> {
+    let mut entries = BTreeSet::new();
+    let Ok(absolute) = std::path::absolute(file) else { return entries };
     let mut pending = vec![absolute];
     let mut links = 0;
     while let Some(path) = pending.pop() {
@@ -327,8 +348,8 @@ fn directories_of(file: &Path) -> BTreeSet<PathBuf> {
             let target = std::fs::read_link(&walked).ok();
             if is_last || target.is_some() {
                 // The real directory: two spellings must not be two watches.
-                if let Ok(real) = parent.canonicalize() {
-                    directories.insert(real);
+                if let (Ok(real), Some(name)) = (parent.canonicalize(), walked.file_name()) {
+                    entries.insert(real.join(name));
                 }
             }
             if let Some(target) = target {
@@ -342,7 +363,7 @@ fn directories_of(file: &Path) -> BTreeSet<PathBuf> {
             }
         }
     }
-    directories
+    entries
 }
 
 #[cfg(test)]

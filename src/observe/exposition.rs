@@ -121,6 +121,7 @@ families! {
     UpstreamRequests Counter "ringwall_upstream_requests_total" "Requests sent to targets, by class of the answer's status; none means no answer.";
     UpstreamConnections Gauge "ringwall_upstream_connections" "Open connections to targets.";
     UpstreamUp Gauge "ringwall_upstream_up" "1 if a target is believed healthy.";
+    UpstreamTargetsValid Gauge "ringwall_upstream_targets_valid" "1 if what the file of targets holds now is in force, 0 if it was refused.";
     Retries Counter "ringwall_retries_total" "Requests that were sent to an upstream again.";
     LogRecordsLost Counter "ringwall_log_records_lost_total" "Access records that found their ring full.";
     AuditRecordsLost Counter "ringwall_audit_records_lost_total" "Audit records that found their ring full.";

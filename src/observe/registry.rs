@@ -314,6 +314,7 @@ impl Registry {
             | Family::CertificateExpiry
             | Family::UpstreamConnections
             | Family::UpstreamUp
+            | Family::UpstreamTargetsValid
             | Family::NamesWithoutId
             | Family::CoreBusy => {}
         }

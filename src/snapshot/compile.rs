@@ -1,6 +1,7 @@
 //! From the typed configuration to a [`Snapshot`]: aside, with all errors at once, touching nothing that runs.
 
 mod clients;
+mod origins;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,14 +11,14 @@ use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
 
-use crate::config::bind::Spanned;
+use self::origins::Origins;
 use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
+use crate::control::Parts;
 use crate::control::process_log::{Code as LogCode, Line};
 use crate::control::watch::Subscription;
-use crate::control::{Parts, exchange};
 use crate::http::forward::RenamedIdentity;
 use crate::http::target::EncodedSlash;
 use crate::http::{HeadLimits, Method};
@@ -37,11 +38,11 @@ use crate::snapshot::names::SnapshotNames;
 use crate::snapshot::{
     self, Action, Api, HeadMax, IdentityFields, Keep, Listener, Operation, Rewrite, Snapshot,
 };
+use crate::tls::ServerProfile;
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::client_certificates::ClientTrust;
 use crate::tls::tickets::Tickets;
-use crate::tls::{ClientProfile, ServerProfile};
-use crate::upstream::{self, Balance, Origin, Prober, Timeouts, Upstream, Whence};
+use crate::upstream::{self, Balance, Prober, Timeouts, Upstream};
 
 /// A route that the router cannot hold.
 pub const ROUTE: Code = Code::new(1420);
@@ -354,7 +355,10 @@ impl Compiler<'_> {
             let key = UpstreamKey(format!(
                 "{:?} {:?} {:?} {:?} {:?} {:?}",
                 upstream.targets.iter().map(|target| target.value.to_string()).collect::<Vec<_>>(),
-                trust_identity(&upstream.trust),
+                (
+                    trust_identity(&upstream.trust),
+                    upstream.addresses.iter().map(|network| network.value).collect::<Vec<_>>(),
+                ),
                 upstream.balance,
                 upstream.timeouts,
                 upstream.pool,
@@ -378,26 +382,16 @@ impl Compiler<'_> {
         upstreams
     }
 
-    fn client_profile(
-        &mut self,
-        upstream: &written::Upstream,
-        host: &str,
-        span: Span,
-    ) -> Option<Arc<ClientProfile>> {
-        let profile = match &upstream.trust {
-            written::Trust::System => {
-                exchange::trust_roots(None).and_then(|roots| ClientProfile::new(Arc::new(roots), host))
-            }
-            written::Trust::File(path) => exchange::trust_roots(Some(&path.value.0))
-                .and_then(|roots| ClientProfile::new(Arc::new(roots), host)),
-            written::Trust::Unverified(_) => ClientProfile::unverified(host),
-        };
-        profile.map(Arc::new).map_err(|why| self.error(UPSTREAM_TRUST, &why, span)).ok()
-    }
-
     fn upstream(&mut self, name: &str, upstream: &written::Upstream, before: Option<&Upstream>) -> Upstream {
         let defaults = Timeouts::default();
-        let origins = upstream.targets.iter().filter_map(|target| self.origin(upstream, target)).collect();
+        let maker = Origins::new(upstream, self.parts);
+        let mut origins = Vec::with_capacity(upstream.targets.len());
+        for target in &upstream.targets {
+            match maker.origin(target) {
+                Ok(origin) => origins.push(origin),
+                Err(errors) => self.errors.extend(errors),
+            }
+        }
         let prober = self.parts.zip(upstream.health.as_ref()).map(|(parts, wanted)| Prober {
             health: parts.health.clone(),
             path: wanted.get.value.as_str().into(),
@@ -420,43 +414,6 @@ impl Compiler<'_> {
             idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
         };
         Upstream::new(parts, before)
-    }
-
-    /// A target, without its members yet.
-    fn origin(&mut self, upstream: &written::Upstream, target: &Spanned<written::Target>) -> Option<Origin> {
-        let (authority, whence) = match &target.value.host {
-            written::Host::Unix(path) => ("localhost".to_owned(), Whence::Fixed(path.as_path().into())),
-            written::Host::Net(host, port) => {
-                let authority = match (target.value.https, port) {
-                    (true, 443) | (false, 80) => host.as_str().to_owned(),
-                    _ => format!("{host}:{port}"),
-                };
-                let address = match host.ip() {
-                    Some(ip) => Some(SocketAddr::new(ip, *port)),
-                    // RFC 6761 §6.3: this name never leaves the machine.
-                    None if host.as_str() == "localhost" => Some(SocketAddr::from(([127, 0, 0, 1], *port))),
-                    None => None,
-                };
-                let whence = match (address, self.parts) {
-                    (Some(address), _) => Whence::Fixed(address.into()),
-                    (None, Some(parts)) => Whence::Named(parts.names.addresses(host.as_str()), *port),
-                    (None, None) => Whence::Nowhere,
-                };
-                (authority, whence)
-            }
-        };
-        let tls = match target.value.https {
-            true => match &target.value.host {
-                written::Host::Net(host, _) => {
-                    Some(self.client_profile(upstream, host.as_str(), target.span)?)
-                }
-                written::Host::Unix(_) => None,
-            },
-            false => None,
-        };
-        let trust = if tls.is_some() { trust_identity(&upstream.trust) } else { 0 };
-        let name = target.value.to_string().into();
-        Some(Origin { name, whence, authority: authority.into(), tls, trust, weight: 1, priority: 0 })
     }
 
     fn apis(&mut self) -> (Vec<Api>, Vec<Operation>, Option<crate::route::Router>) {

@@ -258,6 +258,7 @@ mod tests {
                 trust: 0,
                 weight: *weight,
                 priority: *priority,
+                guard: Arc::default(),
             })
             .collect();
         let parts = Parts {

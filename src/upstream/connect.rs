@@ -29,6 +29,10 @@ pub const UPSTREAM_UNRESOLVED: Reason =
 /// All connections that the upstream may have are in use.
 pub const UPSTREAM_CONNECTIONS: Reason =
     Reason::upstream("upstream_connections", 4002, 503, "The upstream has no free connection");
+/// The name of the upstream leads only to addresses that it may not lead to.
+pub const UPSTREAM_ADDRESS: Reason =
+    Reason::upstream("upstream_address", 4030, 502, "The upstream's name leads to a refused address");
+
 /// RFC 8305 §5, "Connection Attempt Delay": a rival starts so much later; the recommended value.
 pub const HEAD_START_MS: u64 = 250;
 /// How long a Unix socket with a full queue is left alone before it is tried again.

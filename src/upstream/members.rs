@@ -4,22 +4,32 @@
 //! Called by the control thread only ([`crate::control::membership`]), one call at a time; data threads read the result
 //! ([`super::Upstream::members`]) and notice by its generation that it is another.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::control::{dns, exchange, health};
+use crate::control::address_guard::{self, AddressGuard, AddressKind, is_private_name};
+use crate::control::names::{Addresses, Found, ServiceHost, Services};
+use crate::control::process_log::{Code, Line};
+use crate::control::targets_file::TargetsFile;
+use crate::control::{exchange, health};
 use crate::http::Reason;
 use crate::observe::TargetId;
 use crate::sys::address::Address;
 use crate::tls::ClientProfile;
 use crate::upstream::Balance;
-use crate::upstream::connect::UPSTREAM_UNRESOLVED;
+use crate::upstream::connect::{UPSTREAM_ADDRESS, UPSTREAM_UNRESOLVED};
 use crate::upstream::maglev::Maglev;
 use crate::upstream::member::{Member, MemberKey};
 
 /// The most members of one upstream; those beyond are left out.
 pub const MEMBERS_MAX: usize = 1_024;
+/// The greatest share that the weights of a service (RFC 2782) come to.
+const SHARE_MAX: f64 = 1_000.0;
+
+/// A name leads to an address that no member of the upstream may have.
+pub const ADDRESS_REFUSED: Code = Code::new(6111, "a name leads to an address that is refused");
 
 /// A target as it is written: one member, or as many as its name has addresses.
 #[derive(Debug)]
@@ -38,6 +48,8 @@ pub struct Origin {
     pub weight: u16,
     /// Its members get requests only when those of lower numbers are all down.
     pub priority: u8,
+    /// Where its names may lead.
+    pub guard: Arc<AddressGuard>,
 }
 
 /// Where members come from.
@@ -45,7 +57,11 @@ pub enum Whence {
     /// One at an address.
     Fixed(Address),
     /// One at each address that a name points to now; the port.
-    Named(Arc<dns::Addresses>, u16),
+    Named(Arc<Addresses>, u16),
+    /// One at each address of each host of a service.
+    Service(Arc<Services>),
+    /// Those of the targets in a file.
+    File(Arc<TargetsFile>),
     /// Nobody resolves the name: a configuration that is only checked.
     Nowhere,
 }
@@ -55,6 +71,8 @@ impl std::fmt::Debug for Whence {
         match self {
             Whence::Fixed(address) => write!(f, "{address}"),
             Whence::Named(addresses, port) => write!(f, "{}:{port}", addresses.name()),
+            Whence::Service(services) => f.write_str(services.name()),
+            Whence::File(file) => write!(f, "{}", file.path().display()),
             Whence::Nowhere => f.write_str("nowhere"),
         }
     }
@@ -94,6 +112,16 @@ pub struct Members {
     /// Where members are chosen by a key: which one is whose.
     pub maglev: Maglev,
     weighted: bool,
+    /// Addresses that names lead to and that nobody goes to.
+    refused: Vec<Refused>,
+}
+
+/// An address that a name leads to and may not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refused {
+    name: String,
+    address: IpAddr,
+    kind: AddressKind,
 }
 
 impl Members {
@@ -105,36 +133,27 @@ impl Members {
         balance: Balance,
         before: &Members,
     ) -> Members {
-        let mut members = Members::default();
-        for (host, origin) in (0..).zip(origins) {
-            let mut seat = |key: MemberKey| {
-                if members.seats.len() >= MEMBERS_MAX
-                    || members.seats.iter().any(|seat| seat.member.key == key)
-                {
-                    return;
-                }
-                let known = before.seats.iter().find(|seat| seat.member.key == key);
-                let member = match known {
-                    Some(seat) => Arc::clone(&seat.member),
-                    None => {
-                        let health = prober.map(|prober| prober.probe(upstream, origin, &key.address));
-                        Arc::new(Member::new(key, origin.tls.clone(), health))
-                    }
-                };
-                members.seats.push(Seat { member, weight: origin.weight, priority: origin.priority, host });
-            };
-            match &origin.whence {
-                Whence::Fixed(address) => seat(origin.key(&origin.name, address.clone(), prober)),
-                Whence::Named(addresses, port) => {
-                    let current = addresses.current();
-                    for address in current.iter() {
-                        let at = SocketAddr::new(*address, *port);
-                        seat(origin.key(&origin.name_at(*address, *port), at.into(), prober));
-                    }
-                    members.unresolved |= current.is_empty();
-                }
-                Whence::Nowhere => members.unresolved = true,
-            }
+        let known = before.seats.iter().map(|seat| (&seat.member.key, &seat.member)).collect();
+        let mut gathering = Gathering {
+            upstream,
+            prober,
+            known,
+            taken: HashSet::new(),
+            host: 0,
+            members: Members::default(),
+        };
+        for origin in origins {
+            gathering.origin(origin);
+        }
+        let mut members = gathering.members;
+        // Each is told when it comes up, and not again for as long as it stays.
+        for refused in members.refused.iter().filter(|refused| !before.refused.contains(refused)) {
+            Line::error(ADDRESS_REFUSED)
+                .with("upstream", upstream)
+                .with("name", &refused.name)
+                .with("address", refused.address)
+                .with("kind", refused.kind)
+                .emit();
         }
         members.seats.sort_by_key(|seat| seat.priority);
         members.weighted = members.seats.windows(2).any(|pair| pair[0].weight != pair[1].weight);
@@ -146,7 +165,10 @@ impl Members {
 
     /// Why there are none, where that is the fault of names.
     pub fn absence(&self) -> Option<Reason> {
-        self.unresolved.then_some(UPSTREAM_UNRESOLVED)
+        match self.refused.as_slice() {
+            [] => self.unresolved.then_some(UPSTREAM_UNRESOLVED),
+            _ => Some(UPSTREAM_ADDRESS),
+        }
     }
 
     /// The share of a member among the others.
@@ -165,9 +187,144 @@ impl Members {
             Arc::ptr_eq(&one.member, &two.member) && one.weight == two.weight && one.priority == two.priority
         };
         self.unresolved == other.unresolved
+            && self.refused == other.refused
             && self.seats.len() == other.seats.len()
             && self.seats.iter().zip(&other.seats).all(same)
     }
+}
+
+/// Members in the making.
+struct Gathering<'a> {
+    upstream: &'a str,
+    prober: Option<&'a Prober>,
+    known: HashMap<&'a MemberKey, &'a Arc<Member>>,
+    taken: HashSet<MemberKey>,
+    /// The number of the host that seats are made for.
+    host: u32,
+    members: Members,
+}
+
+impl Gathering<'_> {
+    fn origin(&mut self, origin: &Origin) {
+        self.host += 1;
+        match &origin.whence {
+            Whence::Fixed(address) => {
+                self.seat(origin, &origin.name, address.clone(), origin.weight, origin.priority);
+            }
+            Whence::Named(addresses, port) => {
+                let found = addresses.current();
+                let private = found.local || is_private_name(addresses.name());
+                let at = self.admitted(origin, addresses.name(), &found, private);
+                self.addresses(origin, &at, *port, origin.weight, origin.priority);
+            }
+            Whence::Service(services) => self.service(origin, services),
+            Whence::File(file) => {
+                for origin in file.current().iter() {
+                    self.origin(origin);
+                }
+            }
+            Whence::Nowhere => self.members.unresolved = true,
+        }
+    }
+
+    /// RFC 2782: those of the lowest number are contacted first, within it by weight.
+    fn service(&mut self, origin: &Origin, services: &Services) {
+        let hosts = services.current();
+        self.members.unresolved |= hosts.is_empty();
+        let mut rank = origin.priority;
+        for level in hosts.chunk_by(|one, two| one.priority == two.priority) {
+            let found: Vec<(&ServiceHost, Vec<IpAddr>)> = level
+                .iter()
+                .map(|host| {
+                    let (name, found) = (host.addresses.name(), host.addresses.current());
+                    // The record may come from anywhere: both names must be the site's own.
+                    let own = found.local || is_private_name(name);
+                    let private = own && is_private_name(services.name());
+                    (host, self.admitted(origin, name, &found, private))
+                })
+                .collect();
+            let shares = shares(found.iter().map(|(host, at)| (host.weight, at.len())));
+            for ((host, at), share) in found.iter().zip(shares) {
+                self.host += 1;
+                self.addresses(origin, at, host.port, share.saturating_mul(origin.weight), rank);
+            }
+            rank = rank.saturating_add(1);
+        }
+    }
+
+    /// The addresses of a name that its members may have.
+    fn admitted(&mut self, origin: &Origin, name: &str, found: &Found, private: bool) -> Vec<IpAddr> {
+        self.members.unresolved |= found.addresses.is_empty();
+        let by = if private { address_guard::Origin::Written } else { address_guard::Origin::Found };
+        let mut admitted = Vec::with_capacity(found.addresses.len());
+        for &address in &found.addresses {
+            match origin.guard.admit(address, by) {
+                Ok(()) => admitted.push(address),
+                Err(kind) => self.members.refused.push(Refused { name: name.to_owned(), address, kind }),
+            }
+        }
+        interleaved(&admitted)
+    }
+
+    fn addresses(&mut self, origin: &Origin, at: &[IpAddr], port: u16, weight: u16, priority: u8) {
+        for &ip in at {
+            let at = SocketAddr::new(ip, port);
+            self.seat(origin, &origin.name_at(at), at.into(), weight, priority);
+        }
+    }
+
+    fn seat(&mut self, origin: &Origin, name: &str, address: Address, weight: u16, priority: u8) {
+        let key = origin.key(name, address, self.prober);
+        if self.members.seats.len() >= MEMBERS_MAX || !self.taken.insert(key.clone()) {
+            return;
+        }
+        let member = match self.known.get(&key) {
+            Some(member) => Arc::clone(member),
+            None => {
+                let health = self.prober.map(|prober| prober.probe(self.upstream, origin, &key.address));
+                Arc::new(Member::new(key, origin.tls.clone(), health))
+            }
+        };
+        self.members.seats.push(Seat { member, weight, priority, host: self.host });
+    }
+}
+
+/// RFC 8305 §4: families take turns, IPv6 first.
+fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let (six, four): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|address| address.is_ipv6());
+    let (mut six, mut four) = (six.into_iter(), four.into_iter());
+    let turn = || {
+        let pair = [six.next(), four.next()];
+        pair.iter().any(Option::is_some).then_some(pair)
+    };
+    std::iter::from_fn(turn).flatten().flatten().collect()
+}
+
+/// The share of each address of hosts with these weights and numbers of addresses, in small whole numbers. RFC 2782: a
+/// weight of 0 beside others is a very small chance.
+fn shares(hosts: impl Iterator<Item = (u16, usize)>) -> Vec<u16> {
+    let hosts: Vec<(u16, usize)> = hosts.collect();
+    let least = hosts.iter().map(|(weight, _)| *weight).filter(|weight| *weight > 0).min();
+    let exact: Vec<f64> = hosts
+        .iter()
+        .map(|(weight, addresses)| {
+            let weight = match (weight, least) {
+                (0, Some(least)) => f64::from(least) / 100.0,
+                (0, None) => 1.0,
+                (weight, _) => f64::from(*weight),
+            };
+            weight / (*addresses).max(1) as f64
+        })
+        .collect();
+    let greatest = exact.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let whole: Vec<u16> =
+        exact.iter().map(|share| (share * SHARE_MAX / greatest).round().max(1.0) as u16).collect();
+    let divisor = whole.iter().copied().fold(0, common_divisor).max(1);
+    whole.into_iter().map(|share| share / divisor).collect()
+}
+
+fn common_divisor(one: u16, two: u16) -> u16 {
+    if two == 0 { one } else { common_divisor(two, one % two) }
 }
 
 impl Origin {
@@ -182,9 +339,9 @@ impl Origin {
     }
 
     /// A member of a name is called by its address: the others of that name are others.
-    fn name_at(&self, address: IpAddr, port: u16) -> String {
+    fn name_at(&self, address: SocketAddr) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", SocketAddr::new(address, port))
+        format!("{scheme}://{address}")
     }
 }
 
@@ -215,5 +372,35 @@ pub(super) fn name_all(upstream: &str, members: &Members, name: &NameTargets) {
     let (targets, alive) = name(upstream, &names);
     for (member, target) in unnamed.iter().zip(targets) {
         member.name_it(target, Arc::clone(&alive));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let sorted = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1"].map(ip);
+        let turns = ["2001:db8::1", "10.0.0.1", "10.0.0.2", "10.0.0.3"].map(ip);
+        assert_eq!(interleaved(&sorted), turns);
+        assert_eq!(interleaved(&sorted[..2]), sorted[..2]);
+        assert!(interleaved(&[]).is_empty());
+    }
+
+    #[test]
+    fn weights_of_a_service_become_small_shares_of_each_address() {
+        let shares = |hosts: &[(u16, usize)]| super::shares(hosts.iter().copied());
+        assert_eq!(shares(&[(10, 1), (10, 1)]), [1, 1]);
+        assert_eq!(shares(&[(0, 1), (0, 1), (0, 1)]), [1, 1, 1]);
+        assert_eq!(shares(&[(75, 1), (25, 1)]), [1000, 333]);
+        assert_eq!(shares(&[(20, 1), (10, 1)]), [2, 1]);
+        // Two addresses share what one has.
+        assert_eq!(shares(&[(5, 2), (5, 1)]), [1, 2]);
+        assert_eq!(shares(&[(1, 1), (0, 1)]), [100, 1]);
+        assert_eq!(shares(&[(65_535, 1), (1, 1)]), [1000, 1]);
+        assert_eq!(shares(&[(7, 0)]), [1]);
+        assert!(shares(&[]).is_empty());
     }
 }

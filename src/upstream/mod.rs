@@ -125,6 +125,15 @@ impl Upstream {
         self.members.load_full()
     }
 
+    /// Whether what the files of its targets hold now is in force; `None` if it has no such file.
+    pub fn files_are_valid(&self) -> Option<bool> {
+        let files = self.origins.iter().filter_map(|origin| match &origin.whence {
+            Whence::File(file) => Some(file.is_valid()),
+            _ => None,
+        });
+        files.reduce(|one, two| one && two)
+    }
+
     /// Counts up whenever the members are others. One load.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

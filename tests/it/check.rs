@@ -17,6 +17,7 @@ const LOCAL: &str = include_str!("../../config/examples/local-development.yaml")
 const CERTIFICATES: &str = include_str!("../../config/examples/client-certificates.yaml");
 
 const MAINTENANCE: &str = include_str!("../../config/examples/maintenance.yaml");
+const DISCOVERY: &str = include_str!("../../config/examples/discovery.yaml");
 const UPLOADS: &str = include_str!("../../config/examples/uploads.yaml");
 
 /// The third of the smallest forms that must work, most of which belongs to a later version.
@@ -70,8 +71,19 @@ fn found(text: &str) -> Vec<(u16, usize)> {
 
 #[test]
 fn the_examples_pass() {
-    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, MAINTENANCE, UPLOADS, CERTIFICATES]
-    {
+    for text in [
+        DROP_IN,
+        KEYS,
+        TOKENS,
+        OBSERVE,
+        CLOSED,
+        BALANCER,
+        LOCAL,
+        MAINTENANCE,
+        UPLOADS,
+        CERTIFICATES,
+        DISCOVERY,
+    ] {
         if let Err(errors) = check(text) {
             panic!("{errors}");
         }
@@ -254,6 +266,16 @@ const SLIPS: &[Slip] = &[
     (DROP_IN, TARGET, "\"http://10.0.0.1:3000\"", &[(1203, "\"http:")]),
     (DROP_IN, TARGET, "{ target: \"http://127.0.0.1:3000\" }", &[(1003, "target:")]),
     (DROP_IN, TARGET, "5", &[(1201, "5 }")]),
+    (DROP_IN, TARGET, "\"srv+https://_a._tcp.b:80\"", &[(1250, "\"srv+https")]),
+    (DROP_IN, TARGET, "\"srv+https://127.0.0.1\"", &[(1250, "\"srv+https")]),
+    (DROP_IN, TARGET, "\"srv+ftp://_a._tcp.b\"", &[(1250, "\"srv+ftp")]),
+    (DROP_IN, TARGET, "\"srv+https://a:b@c\"", &[(1201, "\"srv+https")]),
+    (DROP_IN, TARGET, "\"srv+http://_a._tcp.b\"", &[(1203, "\"srv+http")]),
+    (DROP_IN, TARGET, "\"file:\"", &[(1251, "\"file:")]),
+    (DROP_IN, TARGET, "\"https://169.254.169.254\"", &[(1252, "\"https:")]),
+    (DROP_IN, TARGET, "\"https://[::ffff:169.254.169.254]\"", &[(1252, "\"https:")]),
+    (DROP_IN, TARGET, "\"https://[64:ff9b::a9fe:a9fe]\"", &[(1252, "\"https:")]),
+    (DROP_IN, TARGET, "{ targets: \"https://a.b\", addresses: \"::/0\" }", &[(1253, "\"::/0")]),
     (KEYS, INSECURE, "", &[(1203, "\"http://10.0.3.11"), (1203, "\"http://10.0.3.12")]),
     (KEYS, "2027-06-30", "2020-06-30", &[(1901, "2020-06-30")]),
     (KEYS, "2027-06-30", "2027-06-31", &[(1029, "2027-06-31")]),
@@ -597,7 +619,8 @@ fn the_reference_file_and_the_examples_satisfy_the_schema_that_editors_use() {
     let schema = ringwall::config::json_schema::json_schema();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let reference = include_str!("../../config/ringwall.yaml");
-    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, CERTIFICATES, reference] {
+    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, CERTIFICATES, DISCOVERY, reference]
+    {
         let value = to_json(text);
         let errors: Vec<String> = validator
             .iter_errors(&value)

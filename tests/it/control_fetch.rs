@@ -135,7 +135,7 @@ fn the_judged_address_is_the_connected_one() {
         let first = count.fetch_add(1, Ordering::Relaxed) == 0;
         let address = if first { "127.0.0.1" } else { "10.0.0.1" };
         let addresses = vec![address.parse().expect("an address")];
-        Box::pin(std::future::ready(Ok(Answer { addresses, ttl: Duration::ZERO })))
+        Box::pin(std::future::ready(Ok(Answer { addresses, ttl: Duration::ZERO, local: false })))
     });
     let (config, roots) = certificate_for("idp.test");
     drop(issuer);

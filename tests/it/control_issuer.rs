@@ -193,6 +193,7 @@ pub fn resolver_of(addresses: &[&str]) -> Arc<dyn Resolve> {
         Box::pin(std::future::ready(Ok(Answer {
             addresses: addresses.clone(),
             ttl: Duration::from_secs(60),
+            local: false,
         })))
     })
 }
@@ -225,7 +226,7 @@ pub fn options() -> Options<Vec<String>> {
     let roots = trust_roots(None).unwrap_or_else(|_| RootCertStore::empty());
     let mut options = Options::new(tls_config(roots).expect("a config"), parse_ids());
     options.resolver = Some(Arc::new(|_: &str| -> Resolving {
-        Box::pin(std::future::ready(Err("this test resolves nothing".to_owned())))
+        Box::pin(std::future::ready(Err("this test resolves nothing".to_owned().into())))
     }));
     options
 }

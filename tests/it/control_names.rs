@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ringwall::control::dns::{Answer, Resolve, Resolving, SystemResolver};
 use ringwall::control::health::Probe;
+use ringwall::control::names::LOOKUPS_MAX;
 use ringwall::control::{Control, Options};
 use ringwall::sys::address::Address;
 
@@ -20,7 +21,8 @@ fn scripted(script: &Script, asked: &Arc<AtomicUsize>, changes: &Arc<AtomicUsize
     let resolver: Arc<dyn Resolve> = Arc::new(move |_: &str| -> Resolving {
         asked.fetch_add(1, Ordering::Relaxed);
         let said = script.lock().expect("not poisoned").clone();
-        Box::pin(std::future::ready(said.map(|addresses| Answer { addresses, ttl: Duration::ZERO })))
+        let said = said.map(|addresses| Answer { addresses, ttl: Duration::ZERO, local: false });
+        Box::pin(std::future::ready(said.map_err(Into::into)))
     });
     let on_publish: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
         changes.fetch_add(1, Ordering::Relaxed);
@@ -39,7 +41,7 @@ fn addresses_follow_the_resolver_and_survive_its_failure() {
     let control = scripted(&script, &asked, &changes);
     let addresses = control.parts().names.addresses("db.internal");
     control.block_on(addresses.settled());
-    assert_eq!(**addresses.current(), [address(1), address(2)], "sorted, each once");
+    assert_eq!(addresses.current().addresses, [address(1), address(2)], "sorted, each once");
     assert_eq!(changes.load(Ordering::Relaxed), 1);
     assert!(Arc::ptr_eq(&addresses, &control.parts().names.addresses("DB.internal")));
 
@@ -48,15 +50,15 @@ fn addresses_follow_the_resolver_and_survive_its_failure() {
     let before = asked.load(Ordering::Relaxed);
     assert_eq!(before, 1);
     eventually("a failed look", || asked.load(Ordering::Relaxed) > before);
-    assert_eq!(**addresses.current(), [address(1), address(2)]);
+    assert_eq!(addresses.current().addresses, [address(1), address(2)]);
 
     *script.lock().expect("not poisoned") = Ok(Vec::new());
     let before = asked.load(Ordering::Relaxed);
     eventually("an empty answer", || asked.load(Ordering::Relaxed) > before);
-    assert_eq!(**addresses.current(), [address(1), address(2)], "an empty answer takes nothing away");
+    assert_eq!(addresses.current().addresses, [address(1), address(2)], "an empty answer takes nothing away");
 
     *script.lock().expect("not poisoned") = Ok(vec![address(9)]);
-    eventually("the new address", || **addresses.current() == [address(9)]);
+    eventually("the new address", || addresses.current().addresses == [address(9)]);
     assert_eq!(changes.load(Ordering::Relaxed), 2);
 }
 
@@ -99,6 +101,28 @@ fn dns_answer(query: &[u8]) -> Vec<u8> {
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 7, 0, 4, 10, 0, 0, 77]);
     }
     answer
+}
+
+#[test]
+fn few_lookups_run_at_once() {
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, greatest) = (running.clone(), most.clone());
+    let resolver: Arc<dyn Resolve> = Arc::new(move |_: &str| -> Resolving {
+        let (now, greatest) = (now.clone(), greatest.clone());
+        Box::pin(async move {
+            greatest.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            now.fetch_sub(1, Ordering::Relaxed);
+            Ok(Answer { addresses: vec![address(1)], ttl: Duration::from_secs(60), local: false })
+        })
+    });
+    let control: Control<Vec<String>> =
+        Control::start(Options { resolver: Some(resolver), ..options() }).expect("a control thread");
+    let names: Vec<_> =
+        (0..200).map(|number| control.parts().names.addresses(&format!("n{number}.internal"))).collect();
+    control.block_on(control.parts().names.settled());
+    assert!(names.iter().all(|name| name.current().addresses == [address(1)]));
+    assert_eq!(most.load(Ordering::Relaxed), LOOKUPS_MAX);
 }
 
 fn probe(destination: Address, authority: &str) -> Probe {

@@ -5,20 +5,22 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::control_issuer::eventually;
-use crate::name_server::NameServer;
-use crate::node::{Answer, Node, PATIENCE, Place, fetch};
+use crate::name_server::{Mood, NameServer, Record};
+use crate::node::{Answer, Client, Node, PATIENCE, Place, fetch};
 
 /// An origin that answers everything with its name, wherever it listens.
 pub struct Backend {
     pub name: &'static str,
-    /// Requests so far, and the connections that they came over.
+    /// Requests so far.
     pub requests: Arc<AtomicU64>,
+    /// Connections that are open now.
     pub connections: Arc<AtomicU64>,
     pub heads: Arc<Mutex<Vec<String>>>,
 }
@@ -67,7 +69,11 @@ impl Backend {
         self.requests.load(Ordering::Relaxed)
     }
 
-    fn last_head(&self) -> String {
+    pub fn open(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn last_head(&self) -> String {
         self.heads.lock().expect("not poisoned").last().cloned().expect("a request")
     }
 }
@@ -84,6 +90,7 @@ impl Told {
     fn serve(self, from: impl Read + Send + 'static, mut to: impl Write + Send + 'static) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         thread::spawn(move || {
+            let _open = Open(Arc::clone(&self.connections));
             let mut from = BufReader::new(from);
             let mut head = String::new();
             while from.read_line(&mut head).is_ok_and(|count| count > 0) {
@@ -110,6 +117,15 @@ impl Told {
     }
 }
 
+/// Counts a connection until it ends, however it ends.
+struct Open(Arc<AtomicU64>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A configuration with this upstream, whose names are asked of `names`.
 fn text_of(upstream: &str, names: Option<&NameServer>) -> String {
     let resolver = match names {
@@ -133,6 +149,17 @@ pub const PLAIN: &str = "insecure: { reason: \"a test\", until: 2099-12-31 }";
 
 pub fn get(node: &Node) -> Answer {
     node.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+}
+
+/// The lines of the process log that hold `what`, once there are `count`, those from before it was ready included.
+fn told(node: &mut Node, what: &str, count: usize) -> String {
+    loop {
+        let lines: Vec<&str> = node.lines_so_far().filter(|line| line.contains(what)).collect();
+        if lines.len() >= count {
+            return lines.join("\n");
+        }
+        node.wait_for(what);
+    }
 }
 
 #[test]
@@ -278,4 +305,347 @@ fn when_both_families_lead_nowhere_the_deadline_holds() {
     let started = Instant::now();
     assert_eq!(get(&node).refusal(), (504, "upstream_connect_timeout".to_owned()));
     assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
+}
+
+/// Asks over kept connections, from as many threads, until it is stopped. Whatever is no whole answer of 200 ends the test.
+struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<Vec<(Instant, String)>>>,
+}
+
+impl Load {
+    fn on(node: &Node, threads: usize) -> Load {
+        let (address, stop) = (node.address, Arc::new(AtomicBool::new(false)));
+        let threads = (0..threads).map(|thread| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut client = Client::new(TcpStream::connect(address).expect("connected"));
+                let mut answers = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let method = if thread % 2 == 0 { "GET" } else { "POST" };
+                    client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+                    let answer = client.answer();
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    answers.push((Instant::now(), answer.text()));
+                    thread::sleep(Duration::from_millis(1));
+                }
+                answers
+            })
+        });
+        Load { threads: threads.collect(), stop }
+    }
+
+    /// All answers, when they came and from whom.
+    fn end(self) -> Vec<(Instant, String)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let whole = |thread: thread::JoinHandle<Vec<_>>| thread.join().expect("no request was lost");
+        self.threads.into_iter().flat_map(whole).collect()
+    }
+}
+
+/// Two origins at two addresses that have one port.
+fn two_backends() -> (Backend, Backend, u16) {
+    let (one, address) = Backend::tcp("one", "127.0.0.2:0");
+    let (two, _) = Backend::tcp("two", ("127.0.0.3", address.port()));
+    (one, two, address.port())
+}
+
+#[test]
+fn a_changed_record_is_followed_within_its_ttl_and_no_request_is_lost() {
+    let (one, two, port) = two_backends();
+    let names = NameServer::start(1, 1);
+    names.addresses("orders.test", &["127.0.0.2"]);
+    let upstream = format!("{{ targets: \"http://orders.test:{port}\", {PLAIN} }}");
+    let node = node_of(Place::new(), &upstream, Some(&names));
+    let load = Load::on(&node, 4);
+    for turn in 0..3 {
+        let (address, to) = if turn % 2 == 0 { ("127.0.0.3", &two) } else { ("127.0.0.2", &one) };
+        thread::sleep(Duration::from_millis(500));
+        let (before, changed) = (to.count(), Instant::now());
+        names.addresses("orders.test", &[address]);
+        eventually("the other one is asked", || to.count() > before);
+        let took = changed.elapsed();
+        assert!(took < Duration::from_millis(1_500), "within the TTL of a second: {took:?}");
+    }
+    thread::sleep(Duration::from_millis(200));
+    let last = one.count();
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(one.count(), last, "who is no member is not asked");
+    eventually("its idle connections are closed", || one.open() == 0);
+    assert!(load.end().len() > 200);
+}
+
+#[test]
+fn a_resolver_that_fails_takes_nothing_away_and_is_followed_again_when_it_is_back() {
+    let (one, two, port) = two_backends();
+    let names = NameServer::start(1, 1);
+    names.addresses("orders.test", &["127.0.0.2"]);
+    let upstream = format!("{{ targets: \"http://orders.test:{port}\", {PLAIN} }}");
+    let mut node = node_of(Place::new(), &upstream, Some(&names));
+    let load = Load::on(&node, 2);
+    names.be(Mood::Fails);
+    let told = node.wait_for("RW-6040");
+    assert!(told.contains("name=orders.test"), "{told}");
+    names.be(Mood::Silent);
+    thread::sleep(Duration::from_millis(2_500));
+    let before = one.count();
+    thread::sleep(Duration::from_millis(200));
+    assert!(one.count() > before, "the last addresses stay");
+    names.addresses("orders.test", &["127.0.0.3"]);
+    names.be(Mood::Answers);
+    node.wait_for("RW-6041");
+    eventually("the new address is asked", || two.count() > 0);
+    load.end();
+    let told = node.lines_so_far().filter(|line| line.contains("RW-6040")).count();
+    assert_eq!(told, 1, "once, not for each try");
+}
+
+#[test]
+fn a_name_that_has_nothing_is_asked_as_often_as_its_soa_says_and_used_once_it_has() {
+    let (one, _two, port) = two_backends();
+    let names = NameServer::start(1, 3);
+    let upstream = format!("{{ targets: \"http://orders.test:{port}\", {PLAIN} }}");
+    let mut node = node_of(Place::new(), &upstream, Some(&names));
+    assert_eq!(get(&node).refusal(), (502, "upstream_unresolved".to_owned()));
+    assert!(told(&mut node, "RW-6040", 1).contains("there is no such record"));
+    names.addresses("orders.test", &["127.0.0.2"]);
+    node.wait_for("RW-6041");
+    assert_eq!(get(&node).text(), "one");
+    let asked = names.asked("orders.test");
+    let pause = asked[1].duration_since(asked[0]);
+    assert!((Duration::from_millis(2_650)..Duration::from_millis(6_000)).contains(&pause), "{pause:?}");
+
+    // It is emptied again: what it had stays, until that has been so for long.
+    names.addresses("orders.test", &[]);
+    node.wait_for("RW-6040");
+    assert_eq!(get(&node).text(), "one");
+    assert_eq!(one.count(), 2);
+}
+
+#[test]
+fn names_are_not_asked_in_step() {
+    let names = NameServer::start(1, 1);
+    let all: Vec<String> = (0..20).map(|number| format!("n{number}.test")).collect();
+    for name in &all {
+        names.addresses(name, &["127.0.0.2"]);
+    }
+    let targets: Vec<String> = all.iter().map(|name| format!("\"http://{name}:9\"")).collect();
+    let upstream = format!("{{ targets: [{}], {PLAIN} }}", targets.join(", "));
+    let _node = node_of(Place::new(), &upstream, Some(&names));
+    eventually("six rounds", || all.iter().all(|name| names.asked(name).len() >= 6));
+    let mut pauses = Vec::new();
+    for name in &all {
+        let asked = names.asked(name);
+        pauses.extend(asked.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_millis()));
+    }
+    let early = pauses.iter().filter(|pause| (850..940).contains(*pause)).count();
+    let late = pauses.iter().filter(|pause| (960..1_200).contains(*pause)).count();
+    assert!(early > 5 && late > 5, "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause >= 850), "a TTL below a second counts as one: {pauses:?}");
+}
+
+fn service(priority: u16, weight: u16, port: u16, host: &'static str) -> Record {
+    Record::Service { priority, weight, port, host }
+}
+
+#[test]
+fn a_service_gives_hosts_ports_weights_and_who_stands_in() {
+    let (one, one_at) = Backend::tcp("one", "127.0.0.2:0");
+    let (two, two_at) = Backend::tcp("two", "127.0.0.3:0");
+    let (three, three_at) = Backend::tcp("three", "127.0.0.4:0");
+    let names = NameServer::start(1, 1);
+    names.addresses("one.test", &["127.0.0.2"]);
+    names.addresses("two.test", &["127.0.0.3"]);
+    names.addresses("three.test", &["127.0.0.4"]);
+    let first = [service(10, 3, one_at.port(), "one.test"), service(10, 1, two_at.port(), "two.test")];
+    let stand_in = service(20, 0, three_at.port(), "three.test");
+    names.set("_http._tcp.orders.test", &[&first[..], &[stand_in.clone()]].concat());
+    let upstream =
+        format!("{{ targets: \"srv+http://_http._tcp.orders.test\", {PLAIN}, balance: round_robin }}");
+    let mut node = node_of(Place::new(), &upstream, Some(&names));
+    let mut client = node.connect();
+    for _ in 0..40 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+    assert_eq!(
+        (one.count(), two.count(), three.count()),
+        (30, 10, 0),
+        "weights are shares, priorities an order"
+    );
+    assert!(one.last_head().contains("Host: orders.test\r\n"), "{}", one.last_head());
+
+    // The two go; who stood in is all there is. It is in nobody's way that requests run meanwhile.
+    let load = Load::on(&node, 3);
+    names.set("_http._tcp.orders.test", &[stand_in]);
+    eventually("who stood in is asked", || three.count() > 0);
+    eventually("the others have gone", || one.open() == 0 && two.open() == 0);
+    // A host that cannot be found yet does not take the place of one that serves.
+    names.set("_http._tcp.orders.test", &[service(1, 1, one_at.port(), "late.test"), first[1].clone()]);
+    eventually("the one that is found is asked", || two.count() > 10);
+    names.addresses("late.test", &["127.0.0.2"]);
+    eventually("and the late one, in its turn", || one.count() > 30);
+    load.end();
+
+    // RFC 2782: "." says that there is no such service; what was known stays for a while.
+    names.set("_http._tcp.orders.test", &[service(0, 0, 0, "")]);
+    node.wait_for("name=_http._tcp.orders.test");
+    assert_eq!(get(&node).status, 200);
+}
+
+#[test]
+fn a_public_name_leads_to_no_private_address_unless_it_is_listed() {
+    let (one, _two, port) = two_backends();
+    let names = NameServer::start(60, 60);
+    names.addresses("orders.example.com", &["127.0.0.2", "10.1.2.3"]);
+    let upstream = format!("{{ targets: \"http://orders.example.com:{port}\", {PLAIN} }}");
+    let mut node = node_of(Place::new(), &upstream, Some(&names));
+    assert_eq!(get(&node).refusal(), (502, "upstream_address".to_owned()));
+    let told = told(&mut node, "RW-6111", 2);
+    for part in
+        ["address=127.0.0.2 kind=loopback", "address=10.1.2.3 kind=private", "name=orders.example.com"]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert_eq!(one.count(), 0);
+    assert!(node.log(1)[0]["code"] == "RW-4030");
+
+    let listed =
+        format!("{{ targets: \"http://orders.example.com:{port}\", {PLAIN}, addresses: 127.0.0.0/8 }}");
+    let node = node_of(Place::new(), &listed, Some(&names));
+    assert_eq!(get(&node).text(), "one");
+}
+
+/// What a record may say to make a gateway ask its own machine, or the cloud around it, for secrets.
+const NOBODYS: [&str; 22] = [
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.1.1",
+    "168.63.129.16",
+    "100.100.100.200",
+    "192.0.0.192",
+    "0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "192.0.2.1",
+    "198.18.0.1",
+    "240.0.0.1",
+    "::",
+    "::ffff:169.254.169.254",
+    "fe80::1",
+    "fd00:ec2::254",
+    "ff02::1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::a9fe:a9fe",
+    "2002:a9fe:a9fe::1",
+    "2001:0:5ef5:79fd::1",
+    "2001:db8::1",
+];
+
+#[test]
+fn not_even_the_sites_own_names_lead_to_metadata_services_and_their_like() {
+    let (one, _two, port) = two_backends();
+    let names = NameServer::start(60, 60);
+    names.addresses("orders.test", &[&NOBODYS[..], &["127.0.0.2"]].concat());
+    names.set("_http._tcp.orders.test", &[service(0, 0, port, "orders.test")]);
+    // The service's name is public: a record in it makes no private address of the site's own fit.
+    names.set("_http._tcp.example.com", &[service(0, 0, port, "orders.test")]);
+    for (target, answer) in [
+        (format!("http://orders.test:{port}"), (200, "one")),
+        ("srv+http://_http._tcp.orders.test".to_owned(), (200, "one")),
+        ("srv+http://_http._tcp.example.com".to_owned(), (502, "upstream_address")),
+    ] {
+        let upstream = format!("{{ targets: \"{target}\", {PLAIN} }}");
+        let mut node = node_of(Place::new(), &upstream, Some(&names));
+        told(&mut node, "RW-6111", NOBODYS.len());
+        for _ in 0..8 {
+            assert_eq!(get(&node).refusal(), (answer.0, answer.1.to_owned()), "{target}");
+        }
+        let metrics = fetch(&node, "/metrics");
+        let members = metrics.lines().filter(|line| line.starts_with("ringwall_upstream_up{")).count();
+        assert_eq!(members, usize::from(answer.0 == 200), "{metrics}");
+    }
+    assert_eq!(one.count(), 16);
+}
+
+#[test]
+fn a_file_of_targets_is_followed_without_a_reload_and_no_request_is_lost() {
+    let (one, two, port) = two_backends();
+    let place = Place::new();
+    place.write("targets.yaml", &format!("- http://127.0.0.2:{port}\n"));
+    let mut node = node_of(place, "{ targets: \"file:targets.yaml\" }", None);
+    let generation = metric(&node, "ringwall_config_generation");
+    let load = Load::on(&node, 4);
+    let replace = |text: String| {
+        let next = node.place.write("next", &text);
+        std::fs::rename(next, node.place.path().join("targets.yaml")).expect("renamed");
+    };
+    for turn in 0..4 {
+        let (host, to) = if turn % 2 == 0 { ("127.0.0.3", &two) } else { ("127.0.0.2", &one) };
+        let (before, changed) = (to.count(), Instant::now());
+        replace(format!("[\"http://{host}:{port}\"]"));
+        eventually("the other one is asked", || to.count() > before);
+        let took = changed.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+    eventually("idle connections to who has gone are closed", || two.open() == 0);
+
+    // One that is not in order changes nothing and is told with its place.
+    replace(format!("- http://127.0.0.3:{port}\n- http://10.0.0.1:80\n- nonsense\n"));
+    let valid = "ringwall_upstream_targets_valid{upstream=\"app\"}";
+    eventually("told", || metric(&node, valid) == "0");
+    let before = (one.count(), two.count());
+    eventually("the last good one is asked", || one.count() > before.0 + 10);
+    assert_eq!(two.count(), before.1);
+    replace(format!("- http://127.0.0.2:{port}\n- http://127.0.0.3:{port}\n"));
+    eventually("mended", || metric(&node, valid) == "1" && two.count() > before.1);
+    load.end();
+    assert_eq!(metric(&node, "ringwall_config_generation"), generation, "it is no reload");
+    let told = node.wait_for("RW-6113");
+    let told = told + &node.wait_for("RW-6113");
+    assert!(
+        told.contains("targets.yaml:2:3: RW-1203") && told.contains("targets.yaml:3:3: RW-1201"),
+        "{told}"
+    );
+
+    // Taken away altogether, it is no list; an empty list is one.
+    std::fs::remove_file(node.place.path().join("targets.yaml")).expect("removed");
+    assert!(node.wait_for("RW-6113").contains("RW-1020"));
+    assert_eq!(get(&node).status, 200);
+    let next = node.place.write("next", "[]");
+    std::fs::rename(next, node.place.path().join("targets.yaml")).expect("renamed");
+    node.wait_for("targets=0");
+    assert_eq!(get(&node).refusal(), (503, "upstream_empty".to_owned()));
+}
+
+fn metric(node: &Node, name: &str) -> String {
+    let page = fetch(node, "/metrics");
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name} in {page}")).to_owned()
+}
+
+#[test]
+fn check_reads_files_of_targets_too() {
+    let place = Place::new();
+    place.write("ringwall.yaml", &text_of("{ targets: \"file:targets.yaml\" }", None));
+    let check = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringwall"))
+            .args(["check", "-c"])
+            .arg(place.path().join("ringwall.yaml"))
+            .output()
+            .expect("ringwall check");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    };
+    let (code, text) = check();
+    assert!(code == Some(1) && text.contains("RW-1020"), "{text}");
+    place.write("targets.yaml", "- http://127.0.0.1:80\n- \"https://a.example/x\"\n- http://10.0.0.1\n");
+    let (code, text) = check();
+    assert_eq!(code, Some(1), "{text}");
+    for part in ["RW-1202", "targets.yaml:2:3", "RW-1203", "targets.yaml:3:3"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    place.write("targets.yaml", "- http://127.0.0.1:80\n");
+    let (code, text) = check();
+    assert_eq!(code, Some(0), "{text}");
 }

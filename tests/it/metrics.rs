@@ -60,7 +60,8 @@ fn every_family_has_a_source() {
     let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     let listen = "[{ address: \"127.0.0.1:0\", tls: none }, { address: \"127.0.0.3:0\", tls: self-signed }]";
     let config = format!(
-        "upstreams:\n  app: {{ targets: [\"http://{}\", \"http://{dead}\"], balance: round_robin }}\n{LOGIN}
+        "upstreams:\n  app: {{ targets: [\"http://{}\", \"http://{dead}\"], balance: round_robin }}\n  \
+         listed: \"file:targets.yaml\"\n{LOGIN}
 apis:
   app:
     to: app
@@ -72,7 +73,9 @@ apis:
 audit: {{ file: audit.jsonl }}",
         origin.address
     );
-    let node = Node::start_in(place(), listen, &config);
+    let place = place();
+    place.write("targets.yaml", "[]");
+    let node = Node::start_in(place, listen, &config);
 
     // One connection, so one core: what it has cached is asked again.
     let mut client = node.connect();

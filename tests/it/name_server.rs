@@ -80,21 +80,8 @@ impl NameServer {
 
     /// When A records of this name were asked for.
     pub fn asked(&self, name: &str) -> Vec<Instant> {
-        self.asked_for(name, A)
-    }
-
-    /// When SRV records of this name were asked for.
-    pub fn asked_service(&self, name: &str) -> Vec<Instant> {
-        self.asked_for(name, SRV)
-    }
-
-    fn asked_for(&self, name: &str, kind: u16) -> Vec<Instant> {
         let zone = self.zone.lock().expect("not poisoned");
-        zone.asked
-            .iter()
-            .filter(|(asked, of, _)| asked == name && *of == kind)
-            .map(|(_, _, at)| *at)
-            .collect()
+        zone.asked.iter().filter(|(asked, of, _)| asked == name && *of == A).map(|(_, _, at)| *at).collect()
     }
 }
 

@@ -1,9 +1,12 @@
 //! Rules for `upstreams`.
 
+use std::net::IpAddr;
+
 use super::super::bind::{Bind, Spanned};
 use super::super::error::{Code, ConfigError};
-use super::super::model::{Draft, Surface, Trust, Upstream};
+use super::super::model::{Draft, Host, Surface, Target, Trust, Upstream};
 use super::unneeded;
+use crate::control::address_guard::{AddressGuard, Origin};
 
 /// Requests would go to another machine without TLS.
 pub const PLAIN: Code = Code::new(1203);
@@ -15,6 +18,11 @@ pub const CA_UNUSED: Code = Code::new(1205);
 pub const TARGET_TWICE: Code = Code::new(1207);
 /// No API uses the upstream.
 pub const UNUSED: Code = Code::new(1210);
+
+/// A target is at an address that no upstream is at.
+pub const TARGET_ADDRESS: Code = Code::new(1252);
+/// Names may lead everywhere.
+pub const ADDRESSES_ALL: Code = Code::new(1253);
 
 pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
     let Some(upstreams) = &draft.upstreams else { return };
@@ -33,23 +41,19 @@ fn one(upstream: &Upstream, bind: &mut Bind<'_>) {
                     .also(first.span, "first here"),
             );
         }
-        if target.https || target.is_local() {
-            continue;
+        // What is in a file may need it.
+        needed |= matches!(target.host, Host::File(_)) || !(target.https || target.is_local());
+        if let Some(error) = target_error(target, upstream) {
+            bind.error(error);
         }
-        needed = true;
-        if upstream.insecure.is_none() {
-            bind.error(
-                ConfigError::new(PLAIN, "requests would go to another machine without TLS", target.span)
-                    .found(format!("`{}`", target.value))
-                    .expected(
-                        "`https://`, a loopback address or Unix socket, or `insecure: { reason, until }`",
-                    )
-                    .fix(
-                        "add `insecure: { reason: \"…\", until: 2027-06-30 }` beside `targets` if it must be",
-                    )
-                    .why("whoever is between the two reads and changes every request and answer"),
-            );
-        }
+    }
+    for network in upstream.addresses.iter().filter(|network| network.value.prefix_len() == 0) {
+        bind.error(
+            ConfigError::new(ADDRESSES_ALL, "the names of targets may lead everywhere", network.span)
+                .found(format!("`{}`", network.value))
+                .expected("the networks that the upstream is in")
+                .why("whoever changes a record could point it at what only this machine can reach"),
+        );
     }
     match &upstream.trust {
         Trust::Unverified(span) => {
@@ -63,7 +67,7 @@ fn one(upstream: &Upstream, bind: &mut Bind<'_>) {
                 );
             }
         }
-        Trust::File(path) if upstream.targets.iter().all(|target| !target.https) => bind.error(
+        Trust::File(path) if !upstream.targets.iter().any(|target| may_be_https(target)) => bind.error(
             ConfigError::new(CA_UNUSED, "no target has TLS, so its authority is never checked", path.span)
                 .fix("write the targets with `https://`, or delete `ca`"),
         ),
@@ -74,6 +78,37 @@ fn one(upstream: &Upstream, bind: &mut Bind<'_>) {
     {
         bind.note(unneeded(exception));
     }
+}
+
+/// What is wrong with one target of an upstream, wherever it stands.
+pub(in super::super) fn target_error(target: &Spanned<Target>, upstream: &Upstream) -> Option<ConfigError> {
+    if !target.https && !target.is_local() && upstream.insecure.is_none() {
+        let error = ConfigError::new(PLAIN, "requests would go to another machine without TLS", target.span)
+            .found(format!("`{}`", target.value))
+            .expected("`https://`, a loopback address or Unix socket, or `insecure: { reason, until }`")
+            .fix("add `insecure: { reason: \"…\", until: 2027-06-30 }` beside `targets` if it must be")
+            .why("whoever is between the two reads and changes every request and answer");
+        return Some(error);
+    }
+    let Host::Net(host, _) = &target.host else { return None };
+    let ip: IpAddr = host.ip()?;
+    let guard = AddressGuard::new(upstream.addresses.iter().map(|network| network.value).collect());
+    let kind = guard.admit(ip, Origin::Written).err()?;
+    Some(
+        ConfigError::new(
+            TARGET_ADDRESS,
+            format!("no upstream is at this address: it is {kind}"),
+            target.span,
+        )
+        .found(format!("`{}`", target.value))
+        .expected("a public, private or loopback address")
+        .fix("name its network in `addresses` beside `targets` if it is meant")
+        .why("a metadata service gives this machine's credentials to whoever asks"),
+    )
+}
+
+fn may_be_https(target: &Target) -> bool {
+    target.https || matches!(target.host, Host::File(_))
 }
 
 fn unused(draft: &Draft, name: &Spanned<String>, bind: &mut Bind<'_>) {

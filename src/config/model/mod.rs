@@ -11,6 +11,7 @@ pub mod login;
 pub mod maintenance;
 pub mod node;
 pub mod policy;
+pub mod target;
 pub mod upstream;
 
 use jiff::civil::Date;

@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::Exception;
+use super::target::{Service, elsewhere};
 use crate::config::bind::{Bind, FromNode, Spanned, malformed};
 use crate::config::error::{Code, ConfigError};
 use crate::config::node::{Node, NodeKind};
@@ -28,6 +31,8 @@ pub struct Upstream {
     pub trust: Trust,
     /// Why targets may be reached without TLS, or unverified.
     pub insecure: Option<Exception>,
+    /// Networks that targets may be in although they are neither public nor the site's own.
+    pub addresses: Vec<Spanned<IpNet>>,
     /// Which target is next.
     pub balance: Balance,
     /// How targets are probed; `None`: not at all.
@@ -56,13 +61,19 @@ pub enum Host {
     Net(HostName, u16),
     /// A Unix socket.
     Unix(PathBuf),
+    /// The hosts of a service in the DNS.
+    Service(Service),
+    /// The targets in a file.
+    File(PathBuf),
 }
 
 impl Target {
     /// Whether it can only be this machine: a loopback address, `localhost`, a Unix socket.
     pub fn is_local(&self) -> bool {
         match &self.host {
-            Host::Unix(_) => true,
+            // What stands in a file is judged when it is read.
+            Host::Unix(_) | Host::File(_) => true,
+            Host::Service(_) => false,
             Host::Net(host, _) => {
                 host.as_str() == "localhost" || host.ip().is_some_and(crate::config::unit::is_loopback)
             }
@@ -76,6 +87,8 @@ impl fmt::Display for Target {
         match &self.host {
             Host::Unix(path) => write!(f, "unix:{}", path.display()),
             Host::Net(host, port) => write!(f, "{scheme}://{host}:{port}"),
+            Host::Service(service) => write!(f, "srv+{scheme}://{}", service.name()),
+            Host::File(path) => write!(f, "file:{}", path.display()),
         }
     }
 }
@@ -168,6 +181,12 @@ pub static UPSTREAM: Table = Table {
             Exception::SHAPE,
             "why plain or unverified targets are accepted, and until when",
         ),
+        Key::optional(
+            "addresses",
+            <Vec<IpNet>>::SHAPE,
+            "networks that names of targets may lead to, beside public ones and, for the site's own names, private ones",
+        )
+        .default("none"),
         Key::optional("balance", Balance::SHAPE, "which target is next").default("least_request"),
         Key::optional("health", Health::SHAPE, "a probe; a target that fails it gets no requests")
             .default("no probe"),
@@ -233,6 +252,7 @@ impl FromNode for Upstream {
                 targets,
                 trust: Trust::default(),
                 insecure: None,
+                addresses: Vec::new(),
                 balance: Balance::default(),
                 health: None,
                 timeouts: UpstreamTimeouts::default(),
@@ -248,6 +268,7 @@ impl FromNode for Upstream {
                 None if m.attempted("insecure") => Some(Exception::refused(span)),
                 insecure => insecure,
             };
+            let addresses = m.optional("addresses").unwrap_or_default();
             let balance = m.optional("balance").unwrap_or_default();
             let health = m.optional("health");
             let timeouts = m.optional("timeouts").unwrap_or_default();
@@ -256,17 +277,21 @@ impl FromNode for Upstream {
             if targets.is_empty() {
                 return None;
             }
-            Some(Upstream { targets, trust, insecure, balance, health, timeouts, pool, span: m.span() })
+            let span = m.span();
+            Some(Upstream { targets, trust, insecure, addresses, balance, health, timeouts, pool, span })
         })
     }
 }
 
 impl FromNode for Target {
-    const SHAPE: Shape = Shape::Pattern("^(https?://|unix:)", "https://orders.internal:8443");
+    const SHAPE: Shape = Shape::Pattern("^((srv\\+)?https?://|unix:|file:)", "https://orders.internal:8443");
 
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         const EXPECTED: &str = "`https://host:port`, `http://host:port` or `unix:/run/app.sock`";
         let text = bind.text(node, EXPECTED)?;
+        if let Some(elsewhere) = elsewhere(text, node, bind) {
+            return elsewhere.map(|(https, host)| Target { https, host });
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() || path.len() > 107 || path.ends_with('/') || path.contains('\0') {
                 return malformed(bind, node, TARGET, "the path of a Unix socket is not usable", EXPECTED);
