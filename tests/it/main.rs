@@ -38,6 +38,7 @@ mod node;
 mod observe;
 mod openid;
 mod operate;
+mod origins;
 mod outages;
 mod paths;
 mod probes;

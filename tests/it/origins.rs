@@ -1,0 +1,295 @@
+//! The corpus of `tests/desync` through Ringwall to servers that nobody here wrote: none of them sees a request that
+//! Ringwall did not log as one, with the same method and path.
+//!
+//! Each request that goes upstream bears the id that stands in the log, and each server writes the ids that it saw: a
+//! request that somebody smuggled bears none, or one twice.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::desync::{LISTEN, config};
+use crate::desync_cases::cases;
+use crate::nginx::free_address;
+use crate::node::{Node, PATIENCE, Place, Server};
+
+/// A server of somebody else's, and where it writes what it is asked: lines `ID METHOD TARGET`, more behind them or not.
+struct Foreign {
+    server: Server,
+    log: PathBuf,
+    _place: Place,
+}
+
+impl Foreign {
+    /// Starts what `prepare` makes of an address, a place for its files, and the file that its log must be.
+    fn start(address: SocketAddr, prepare: impl FnOnce(&Place, &Path) -> Command) -> Foreign {
+        let place = Place::new();
+        let log = place.path().join("asked.log");
+        std::fs::write(&log, "").expect("a log");
+        open_to_all(place.path());
+        open_to_all(&log);
+        let mut command = prepare(&place, &log);
+        let errors = std::fs::File::create(place.path().join("stderr")).expect("a file");
+        command.stdin(Stdio::null()).stderr(errors).env("HOME", place.path());
+        let name = command.get_program().to_owned();
+        let server = Server(command.spawn().unwrap_or_else(|error| panic!("{name:?}: {error}")));
+        let foreign = Foreign { server, log, _place: place };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(address).is_err() {
+            let errors = std::fs::read_to_string(foreign.log.with_file_name("stderr")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "{name:?} does not listen: {errors}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        foreign
+    }
+
+    /// Ends it in its own way, so that it writes what it still holds; gives the lines of its log.
+    fn end(mut self) -> Vec<String> {
+        self.ask_to_end();
+        let deadline = Instant::now() + PATIENCE;
+        while self.server.0.try_wait().expect("its state").is_none() {
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let text = std::fs::read(&self.log).expect("its log");
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    }
+
+    fn ask_to_end(&self) {
+        let _ = Command::new("kill").arg("-TERM").arg(self.server.0.id().to_string()).status();
+    }
+}
+
+impl Drop for Foreign {
+    /// Where a test fails, servers with children still end them.
+    fn drop(&mut self) {
+        if matches!(self.server.0.try_wait(), Ok(None)) {
+            self.ask_to_end();
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while matches!(self.server.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+/// Servers that are started by root leave it behind.
+fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("its mode");
+}
+
+/// Sends the whole corpus through a node to `address` and compares the two logs. `line` makes the form of the others of
+/// a log line that has another.
+fn compare(address: SocketAddr, foreign: Foreign, line: impl Fn(&str) -> String) {
+    let text = crate::node::text_of(LISTEN, &config(address));
+    let node = Node::start_whole(Place::new(), &text, &[]);
+    let cases = cases(false);
+    let mut lines = 0;
+    for case in &cases {
+        let mut client = TcpStream::connect(node.address).expect("connected");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let _ = client.write_all(&case.sent);
+        let _ = client.shutdown(std::net::Shutdown::Write);
+        let mut answers = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut client, &mut answers);
+        lines +=
+            case.outcomes.iter().filter(|outcome| **outcome != crate::desync_cases::Outcome::Closed).count();
+    }
+    let log = node.log(lines);
+    drop(node);
+    let seen: Vec<String> = foreign.end().iter().map(|text| line(text)).collect();
+
+    // What Ringwall says it sent: method, path, how often, and whether an answer came of it.
+    let mut sent: HashMap<&str, (&str, &str, u64)> = HashMap::new();
+    let mut answered = 0;
+    for entry in log.iter().filter(|entry| entry["tries"].as_u64().unwrap_or_default() > 0) {
+        let word = |name: &str| entry[name].as_str().unwrap_or_else(|| panic!("{name} in {entry}"));
+        let of = (word("method"), word("path"), entry["tries"].as_u64().unwrap_or_default());
+        assert!(sent.insert(word("request_id"), of).is_none(), "an id twice: {entry}");
+        answered += usize::from(entry["reason"].is_null());
+    }
+    assert!(answered > 60, "{answered} of {} answered: {log:#?}", sent.len());
+    let mut times: HashMap<&str, u64> = HashMap::new();
+    let mut nameless = 0;
+    for line in &seen {
+        let mut words = line.split(' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (id, method, target) = (word(), word(), word());
+        if (id, method, target) == ("-", "", "") {
+            // A request with a method that this server does not know, and of which it tells no more.
+            nameless += 1;
+            continue;
+        }
+        let (sent_method, sent_path, tries) =
+            sent.get(id).unwrap_or_else(|| panic!("nobody sent {line:?}; {} requests were sent", sent.len()));
+        // The log leaves an empty query out.
+        let target = target.strip_suffix('?').unwrap_or(target);
+        assert_eq!((method, target), (*sent_method, *sent_path), "{line}");
+        let count = times.entry(id).or_default();
+        *count += 1;
+        assert!(*count <= *tries, "{line}: {count} times, sent {tries} times");
+    }
+    let strange = sent.iter().filter(|(id, of)| of.0 == "HELLO" && !times.contains_key(*id)).count();
+    assert!(
+        nameless <= strange,
+        "{nameless} lines without id and method, {strange} requests that they could be"
+    );
+    println!("{} cases, {} requests sent, {} seen", cases.len(), sent.len(), seen.len());
+    // It did tell what it saw.
+    assert!(times.len() + nameless >= answered, "{} of {answered} seen", times.len());
+}
+
+fn as_it_is(line: &str) -> String {
+    line.to_owned()
+}
+
+#[test]
+fn nginx_sees_what_was_logged() {
+    let address = free_address();
+    let foreign = Foreign::start(address, |place, log| {
+        let dir = place.path().display();
+        let text = format!(
+            "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
+             http {{ log_format asked '$http_x_request_id $request'; access_log {} asked;
+               client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
+               uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; underscores_in_headers on;
+               server {{ listen {address}; location / {{ return 200 ok; }} }} }}",
+            log.display()
+        );
+        let file = place.write("nginx.conf", &text);
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(file).arg("-p").arg(place.path()).stdout(Stdio::null());
+        command
+    });
+    compare(address, foreign, as_it_is);
+}
+
+#[test]
+fn apache_sees_what_was_logged() {
+    let address = free_address();
+    let foreign = Foreign::start(address, |place, log| {
+        let dir = place.path().display();
+        let text = format!(
+            "ServerRoot /usr/lib/apache2
+             LoadModule mpm_event_module modules/mod_mpm_event.so
+             LoadModule authz_core_module modules/mod_authz_core.so
+             ServerName a.example\nListen {address}\nPidFile {dir}/apache.pid\nErrorLog {dir}/error.log
+             DefaultRuntimeDir {dir}\nMutex file:{dir}\nUser www-data\nGroup www-data
+             StartServers 1\nThreadsPerChild 16\nMaxRequestWorkers 16\nMinSpareThreads 1\nMaxSpareThreads 16
+             KeepAlive On\nKeepAliveTimeout 10\nTimeout 10\nAllowEncodedSlashes NoDecode
+             DocumentRoot {dir}\nLogFormat \"%{{X-Request-Id}}i %r\" asked\nCustomLog {} asked\n",
+            log.display()
+        );
+        let file = place.write("apache.conf", &text);
+        let mut command = Command::new("apache2");
+        command.arg("-DFOREGROUND").arg("-f").arg(file).stdout(Stdio::null());
+        command
+    });
+    compare(address, foreign, as_it_is);
+}
+
+#[test]
+fn haproxy_sees_what_was_logged() {
+    let address = free_address();
+    let foreign = Foreign::start(address, |place, log| {
+        let text = format!(
+            "global\n  log stdout format raw local0\ndefaults\n  mode http\n  timeout client 10s\n  timeout connect 1s
+  timeout server 10s\nfrontend all\n  bind {address}\n  log global\n  option dontlognull
+  http-request capture req.hdr(x-request-id) len 64\n  log-format \"%[capture.req.hdr(0)] %HM %HU\"
+  http-request return status 200 content-type text/plain string ok\n"
+        );
+        let file = place.write("haproxy.cfg", &text);
+        let mut command = Command::new("haproxy");
+        command.arg("-db").arg("-f").arg(file).stdout(std::fs::File::create(log).expect("its log"));
+        command
+    });
+    compare(address, foreign, as_it_is);
+}
+
+#[test]
+fn lighttpd_sees_what_was_logged() {
+    let address = free_address();
+    let foreign = Foreign::start(address, |place, log| {
+        let text = format!(
+            "server.modules = ( \"mod_accesslog\" )\nserver.document-root = \"{dir}\"\nserver.bind = \"{}\"
+server.port = {}\nserver.errorlog = \"{dir}/error.log\"\naccesslog.filename = \"{}\"
+accesslog.format = \"%{{X-Request-Id}}i %r\"\n",
+            address.ip(),
+            address.port(),
+            log.display(),
+            dir = place.path().display(),
+        );
+        let file = place.write("lighttpd.conf", &text);
+        let mut command = Command::new("lighttpd");
+        command.arg("-D").arg("-f").arg(file).stdout(Stdio::null());
+        command
+    });
+    compare(address, foreign, as_it_is);
+}
+
+#[test]
+fn caddy_sees_what_was_logged() {
+    let address = free_address();
+    let foreign = Foreign::start(address, |place, log| {
+        let text = format!(
+            "{{\n  admin off\n  auto_https off\n}}
+http://:{port} {{\n  bind {host}\n  log {{\n    output file {log}\n    format json\n  }}\n  respond ok\n}}\n",
+            host = address.ip(),
+            port = address.port(),
+            log = log.display(),
+        );
+        let file = place.write("Caddyfile", &text);
+        let mut command = Command::new("caddy");
+        command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).stdout(Stdio::null());
+        command.env("XDG_DATA_HOME", place.path()).env("XDG_CONFIG_HOME", place.path());
+        command
+    });
+    compare(address, foreign, |line| {
+        let entry: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let request = &entry["request"];
+        let id = request["headers"]["X-Request-Id"][0].as_str().unwrap_or("-");
+        let word = |name: &str| request[name].as_str().unwrap_or("-").to_owned();
+        format!("{id} {} {}", word("method"), word("uri"))
+    });
+}
+
+/// A script of `tests/it/origins` with the address and the log as its arguments.
+fn script(program: &str, file: &str, address: SocketAddr) -> Foreign {
+    Foreign::start(address, |_, log| {
+        let mut command = Command::new(program);
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/origins").join(file));
+        command.args([address.ip().to_string(), address.port().to_string()]).arg(log).stdout(Stdio::null());
+        command
+    })
+}
+
+#[test]
+fn node_js_sees_what_was_logged() {
+    let address = free_address();
+    compare(address, script("node", "server.mjs", address), as_it_is);
+}
+
+#[test]
+fn http_server_of_python_sees_what_was_logged() {
+    let address = free_address();
+    compare(address, script("python3", "server.py", address), as_it_is);
+}
+
+#[test]
+fn gunicorn_sees_what_was_logged() {
+    let address = free_address();
+    let foreign = Foreign::start(address, |_, log| {
+        let mut command = Command::new("gunicorn");
+        command.arg("--bind").arg(address.to_string()).args(["--worker-class", "gthread", "--threads", "8"]);
+        command.args(["--keep-alive", "10", "--graceful-timeout", "1", "--worker-tmp-dir", "/dev/shm"]);
+        command.args(["--access-logformat", "%({x-request-id}i)s %(r)s", "--access-logfile"]).arg(log);
+        command.arg("--pythonpath").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/origins"));
+        command.arg("app:app").env("PYTHONDONTWRITEBYTECODE", "1").stdout(Stdio::null());
+        command
+    });
+    compare(address, foreign, as_it_is);
+}
