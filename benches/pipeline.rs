@@ -147,7 +147,7 @@ impl Bench {
         let mut bench = Bench {
             view: core.view(),
             core,
-            link: Link { transport, peer, listener: core_listener, used: true },
+            link: Link { transport, peer, listener: core_listener, used: true, known: false },
             drain: logs.drain,
             names: registry.directory().table(),
             formatter: Formatter::default(),

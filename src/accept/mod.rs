@@ -1,13 +1,20 @@
 //! A connection arrives: one listening socket per core and address, a bounded accept loop, drain.
 //!
+//! Who is let in is decided by [`caps`], whether anybody is by [`pressure`]; who is turned away is reset without a word, and
+//! told of by [`ends`].
+//!
 //! No accept operation is ever in flight: dropping one would leak the accepted socket, and one in flight keeps the listening
 //! socket alive. We wait for readiness and call `accept4` until it would block.
 
+pub mod caps;
+pub mod ends;
 pub mod prefixes;
+pub mod pressure;
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,14 +23,21 @@ use std::task::Poll;
 
 use monoio::net::TcpListener;
 
+use crate::accept::caps::Seat;
+use crate::accept::ends::{
+    CLIENT_HANDSHAKE_FAILED, CLIENT_HANDSHAKE_LEFT, CLIENT_HELLO, CLIENT_SERVER_NAME, Visit,
+};
+use crate::accept::pressure::CONNECTION_SPARED;
 use crate::h1::downstream::{self, Link, Stretch};
 use crate::http::Reason;
 use crate::observe::{Handshake, ListenerId};
-use crate::sys::socket::{accept, begin_nothing};
+use crate::pipeline::fail::CLIENT_HANDSHAKE_TIMEOUT;
+use crate::sys::socket::{accept, begin_nothing, reset_on_close};
 use crate::sys::stream::listener_fd;
 use crate::tls::client_certificates::{self, ClientTrust};
 use crate::tls::hello::{Alert, Look, look};
 use crate::tls::{ServerProfile, TlsStream};
+use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
 use crate::worker::guard::Guarded;
 use crate::worker::run::BACKLOG;
@@ -36,6 +50,10 @@ const ACCEPT_BATCH: usize = 64;
 /// trip.
 const CLOSING_LOOKS: u32 = 5;
 const CLOSING_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// Bytes that a ClientHello may take on the wire, the headers of its records included.
+const HELLO_WIRE_BYTES_MAX: usize = SMALL;
+/// Receives that a ClientHello may come in: one or two are usual, and each is looked at from its start.
+const HELLO_RECEIVES_MAX: usize = 64;
 /// Pause after an accept, or a wait for one, that failed for lack of descriptors or memory.
 const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -47,14 +65,16 @@ where
 {
     let accepting = Accepting::new(&core);
     loop {
-        let pause = match somebody_waits(&core, &listener, index, accepting.place).await {
+        let mut pause = match somebody_waits(&core, &listener, index, accepting.place).await {
             Waiting::Closed => break,
             Waiting::Somebody => let_in(&core, &listener, index, &stretches, ACCEPT_BATCH).is_err(),
             // Nothing can be told of the socket now; it is asked again rather than given up.
             Waiting::Unknown => true,
         };
-        if pause {
+        // Who has been announced already may not be announced again: after a pause they are let in without.
+        while pause && !core.is_closed(index) {
             monoio::time::sleep(EXHAUSTED_PAUSE).await;
+            pause = let_in(&core, &listener, index, &stretches, ACCEPT_BATCH).is_err();
         }
     }
     // Where another process has the socket, too, it lives on with its queue: no filter, and never a shutdown, which it would meet
@@ -70,7 +90,7 @@ where
     let _ = let_in(&core, &listener, index, &stretches, BACKLOG as usize);
 }
 
-/// No descriptor or no memory is left.
+/// No descriptor or no memory is left, or so little that nobody is let in.
 struct Exhausted;
 
 /// Accepts who waits, `most` of them at most.
@@ -84,6 +104,10 @@ fn let_in<S>(
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
+    // A socket that closes lets in who has waited, whatever the node is short of: nobody comes after them.
+    if core.node.pressure.is_paused() && !core.is_closed(index) {
+        return Err(Exhausted);
+    }
     for _ in 0..most {
         match accept(listener_fd(listener), core.driver.wants_nonblocking()) {
             Ok((stream, peer)) => open(core, stream, peer, index, stretches),
@@ -147,8 +171,18 @@ fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
+    core.make_room();
+    let open = match Open::new(core, peer, index) {
+        Ok(open) => open,
+        Err(reason) => {
+            // A reset costs neither side anything more; whatever could be said would have to be sent, and waited for.
+            reset_on_close(stream.as_fd(), true);
+            drop(stream);
+            return ends::tell(core, &Visit::begun(peer, index), &reason);
+        }
+    };
     let Ok(socket) = Socket::new(stream, core.driver) else { return };
-    let open = Open::new(core, index);
+    socket.set_newcomer();
     let life = life(Rc::clone(core), open, socket, peer, index, Rc::clone(stretches));
     monoio::spawn(Guarded::new(life, crate::worker::core::count_panic));
 }
@@ -170,7 +204,7 @@ where
     async move {
         let _open = open;
         let Some(transport) = secure(socket, &peer, index, &core).await else { return };
-        let link = Link { transport, peer, listener: index, used: false };
+        let link = Link { transport, peer, listener: index, used: false, known: false };
         downstream::connection(core, link, stretches).await;
     }
 }
@@ -178,49 +212,63 @@ where
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
 /// connection stays small.
 async fn secure(socket: Socket, peer: &SocketAddr, index: u32, core: &Core) -> Option<Transport> {
+    let begun_ms = core.now_ms();
     {
         let view = core.view();
         let listener = view.snapshot.listener(index)?;
         if listener.tls.is_none() {
             return Some(Transport::Plain(socket));
         }
-        socket.set_deadline(&core.sweep, Deadline::Handshake, core.now_ms() + listener.handshake_ms);
+        socket.set_deadline(&core.sweep, Deadline::Handshake, begun_ms + listener.handshake_ms);
+        core.waits_for(&socket);
     }
-    let stream = match Box::pin(shake_hands(socket, index, core)).await {
-        Ok(stream) => Some(stream),
-        Err(reason) => {
-            if let Some(reason) = reason {
-                tell(core, peer, index, &reason);
-            }
-            None
-        }
-    };
-    let how = match &stream {
-        None => Handshake::Failed,
-        Some(stream) if stream.session().is_resumed() => Handshake::Resumed,
-        Some(_) => Handshake::Full,
+    let shaken = Box::pin(shake_hands(socket, index, core)).await;
+    let how = match &shaken {
+        Err(_) => Handshake::Failed,
+        Ok(stream) if stream.session().is_resumed() => Handshake::Resumed,
+        Ok(_) => Handshake::Full,
     };
     let listener = core.view().snapshot.listener_name(index);
     core.state.borrow().metrics.handshake(listener, how);
-    let stream = stream?;
-    stream.socket().clear_deadline();
-    Some(Transport::Tls(stream))
+    match shaken {
+        Ok(stream) => {
+            stream.socket().clear_deadline();
+            Some(Transport::Tls(stream))
+        }
+        Err(reason) => {
+            if let Some(reason) = reason {
+                let duration_ms = core.now_ms().saturating_sub(begun_ms);
+                ends::tell(core, &Visit { duration_ms, ..Visit::begun(*peer, index) }, &reason);
+            }
+            None
+        }
+    }
 }
 
 /// The hello is looked at first: who asks for somebody else costs no session and no key exchange, who says nothing no buffer.
 ///
 /// # Errors
-/// Why the client was refused, where that is worth telling.
+/// Why there is no session; `None` when nobody asked for one: a peer that connects and goes is most likely a probe.
 async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsStream>, Option<Reason>> {
-    socket.readable().await.map_err(|_| None)?;
-    let mut wire = Buffer::small();
+    if socket.readable().await.is_err() || socket.expired().is_some() {
+        return Err(why(&socket, None));
+    }
+    let mut wire = Buffer::head();
+    let mut receives = 0;
     let told = loop {
-        if !matches!(socket.recv(&mut wire).await, Ok(1..)) {
-            return Err(None);
+        if wire.len() == wire.capacity() {
+            wire.widen();
+        }
+        match socket.recv(&mut wire).await {
+            Ok(1..) => receives += 1,
+            _ if wire.is_empty() => return Err(why(&socket, None)),
+            _ => return Err(why(&socket, Some(CLIENT_HANDSHAKE_LEFT))),
         }
         match look(&wire) {
             Ok(Look::Complete(hello)) => break Ok(hello),
-            Ok(Look::Partial) if wire.len() == wire.capacity() => break Err(Alert::DecodeError),
+            Ok(Look::Partial) if wire.len() >= HELLO_WIRE_BYTES_MAX || receives >= HELLO_RECEIVES_MAX => {
+                break Err(Alert::DecodeError);
+            }
             Ok(Look::Partial) => {}
             Err(alert) => break Err(alert),
         }
@@ -233,7 +281,10 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsS
             let profile = view.snapshot.listener(index).and_then(|listener| listener.tls.as_ref());
             let profile = profile.ok_or(None)?;
             match profile.serves(hello.server_name.as_deref()) {
-                true => Ok((profile.session().map_err(|_| None)?, Asked::by(profile))),
+                true => {
+                    let session = profile.session().map_err(|_| Some(CLIENT_HANDSHAKE_FAILED))?;
+                    Ok((session, Asked::by(profile)))
+                }
                 false => Err(Alert::UnrecognizedName),
             }
         }
@@ -249,12 +300,21 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsS
             };
             match result {
                 Ok(()) => asked.map_or(Ok(()), |asked| asked.keep(&stream)).map(|()| stream).map_err(Some),
-                Err(error) => Err(refused_certificate(&error)),
+                Err(error) => {
+                    let seen = match error.kind() {
+                        io::ErrorKind::InvalidData => CLIENT_HANDSHAKE_FAILED,
+                        _ => CLIENT_HANDSHAKE_LEFT,
+                    };
+                    Err(why(stream.socket(), Some(refused_certificate(&error).unwrap_or(seen))))
+                }
             }
         }
         Err(alert) => {
             socket.send_last(&alert.record());
-            Err(None)
+            Err(Some(match alert {
+                Alert::UnrecognizedName => CLIENT_SERVER_NAME,
+                _ => CLIENT_HELLO,
+            }))
         }
     }
 }
@@ -288,32 +348,42 @@ fn refused_certificate(error: &io::Error) -> Option<Reason> {
     client_certificates::reason_of_handshake(error).copied()
 }
 
-/// Tells that a connection was refused in its handshake, and why.
-#[cold]
-fn tell(core: &Core, peer: &SocketAddr, index: u32, reason: &Reason) {
-    let view = core.view();
-    let time_ms = core.clock.unix_ns(core.clock.now_ns()) / 1_000_000;
-    let mut state = core.state.borrow_mut();
-    state.record_end(peer, index, reason, &view.snapshot, time_ms);
+/// Why a handshake ended: its deadline, or what was seen.
+fn why(socket: &Socket, seen: Option<Reason>) -> Option<Reason> {
+    match socket.expired() {
+        Some(Deadline::Handshake) => Some(CLIENT_HANDSHAKE_TIMEOUT),
+        Some(Deadline::Spared) => Some(CONNECTION_SPARED),
+        _ => seen,
+    }
 }
 
 /// Counts a connection while it is open.
 struct Open {
     core: Rc<Core>,
     listener: ListenerId,
+    seat: Seat,
 }
 
 impl Open {
-    fn new(core: &Rc<Core>, index: u32) -> Open {
-        let listener = core.view().snapshot.listener_name(index);
+    /// Lets the connection in, if there is room for it.
+    fn new(core: &Rc<Core>, peer: SocketAddr, index: u32) -> Result<Open, Reason> {
+        let view = core.view();
+        // Through a proxy that is trusted come the connections of many.
+        let shared = view.snapshot.listener(index).is_some_and(|listener| {
+            listener.trusted_proxies.iter().any(|network| network.contains(&peer.ip()))
+        });
+        let address = (!shared).then_some(peer.ip());
+        let seat = core.node.caps.enter(core.connections.get(), address)?;
+        let listener = view.snapshot.listener_name(index);
         core.connections.set(core.connections.get() + 1);
         core.state.borrow().metrics.connection_opened(listener);
-        Open { core: Rc::clone(core), listener }
+        Ok(Open { core: Rc::clone(core), listener, seat })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.core.node.caps.leave(self.seat);
         self.core.connections.set(self.core.connections.get() - 1);
         self.core.state.borrow().metrics.connection_closed(self.listener);
     }

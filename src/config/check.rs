@@ -25,6 +25,10 @@ pub const METRICS_SHARED: Code = Code::new(1802);
 pub const METRICS_EXPOSED: Code = Code::new(1803);
 /// Access log and audit log go to one file.
 pub const LOGS_SHARED: Code = Code::new(1801);
+/// A bound on some connections is above that on all.
+pub const CONNECTIONS_ABOVE_ALL: Code = Code::new(1840);
+/// The counters of limits alone take most of the memory.
+pub const MEMORY_OF_LIMITS: Code = Code::new(1841);
 /// An exception has ended.
 pub const EXCEPTION_EXPIRED: Code = Code::new(1901);
 /// An exception that nothing needs.
@@ -63,6 +67,33 @@ fn node(draft: &Draft, bind: &mut Bind<'_>) {
                 .fix("see that only the collector can reach this address; there is no login on it"),
             );
         }
+    }
+    let connections = &draft.node.connections;
+    if let Some(all) = &connections.all {
+        let parts = [("core", &connections.core), ("address", &connections.address)];
+        for (name, bound) in parts.into_iter().filter_map(|(name, bound)| Some((name, bound.as_ref()?))) {
+            if bound.value > all.value {
+                let title = format!("`{name}` is above the bound on all connections");
+                bind.error(
+                    ConfigError::new(CONNECTIONS_ABOVE_ALL, title, bound.span)
+                        .also(all.span, "that bound")
+                        .expected(format!("at most {}", all.value)),
+                );
+            }
+        }
+    }
+    if let Some(memory) = &draft.node.memory
+        && draft.node.limit_memory_in_force() > memory.value.bytes() / 2
+    {
+        bind.error(
+            ConfigError::new(
+                MEMORY_OF_LIMITS,
+                "the counters of limits may take more than half of the memory",
+                memory.span,
+            )
+            .found(memory.value.to_string())
+            .expected("twice `node.limit_memory` (64MiB if it is not set) or more"),
+        );
     }
     if let (Some(log), Some(audit)) = (&draft.log, &draft.audit)
         && let (LogTarget::File(log), LogTarget::File(audit)) = (&log.file, &audit.file)

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod doorbell;
 pub mod exchange;
 pub mod fetch;
+pub mod guard;
 pub mod handover;
 pub mod health;
 mod jitter;
@@ -63,6 +64,7 @@ use self::socket::{ControlSocket, Request, Response, Verb};
 use self::watch::{Subscription, Watcher};
 use crate::observe::TargetId;
 use crate::upstream::NameTargets;
+use crate::worker::core::Node;
 
 /// A part of the control thread ended, which it never should.
 pub const CONTROL_PART_ENDED: Code = Code::new(6030, "a part of the control thread ended");
@@ -352,6 +354,11 @@ impl<K: Send + Sync + 'static> Control<K> {
     /// from the control thread itself.
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
+    }
+
+    /// Looks after memory, descriptors and connections of `node`, whose process may have so many `descriptors`.
+    pub fn guard(&self, node: Arc<Node>, descriptors: u64) {
+        self.spawn("guard", guard::watch(node, descriptors));
     }
 
     fn spawn(

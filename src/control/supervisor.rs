@@ -14,11 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::accept::caps::{Bounds, Caps};
+use crate::accept::pressure::Level;
+use crate::config::bind::Spanned;
 use crate::config::error::{Code as ConfigCode, ConfigError, Errors};
 use crate::config::load::Loaded;
 use crate::config::model::{self as written, Config};
 use crate::config::unit::Address;
 use crate::control::admin::{Admin, Format, Pages};
+use crate::control::guard::{ROOM, ROOM_LESS};
 use crate::control::handover::{
     self, Estate, Failure, HANDED_OVER, Inheritance, Item, Program, READY_TIME_MAX, Successor, UPGRADE_BEGUN,
     UPGRADE_FAILED,
@@ -118,6 +122,13 @@ const CORE_STUCK_MS: u64 = 5_000;
 /// How long a start and a reload wait for new key sets and names before they go on without.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 
+/// Descriptors of a process whose limit cannot be read.
+const DESCRIPTORS: u64 = 1_024;
+/// Descriptors that a process needs beside its connections: metrics, control, files, fetches.
+const DESCRIPTORS_OWN: u64 = 96;
+/// Those of a core, beside its listeners: rings, sets, doorbells.
+const DESCRIPTORS_PER_CORE: u64 = 8;
+
 /// The configuration runs, and there is something to say of it.
 pub const CONFIG_NOTE: Code = Code::new(6064, "a note on the configuration");
 /// The counters of limits take a lock.
@@ -183,6 +194,7 @@ pub struct Running {
     faces: FacesKept,
     choices: Vec<Choice>,
     drain: Duration,
+    descriptors: u64,
     reload_ok: Arc<AtomicBool>,
     told: Arc<Told>,
     /// What runs, and what ran before it.
@@ -285,7 +297,7 @@ fn start_with(
     }
     let config = &loaded.config;
     privileges::harden().map_err(|error| system("hardening the process")(&error))?;
-    let _ = privileges::raise_descriptor_limit();
+    let descriptors = privileges::raise_descriptor_limit().unwrap_or(DESCRIPTORS);
 
     // Everything that needs privileges comes first.
     let wanted = addresses(config).map_err(|errors| refused(&loaded, errors))?;
@@ -335,8 +347,14 @@ fn start_with(
         .map_err(|error| StartError::System(format!("{}: {}", error.sink, error.source)))?;
     lock(&registry).watch_writer(writer.stats());
 
-    let node = Arc::new(Node::with_desks(snapshot, cores.len())?);
+    let room = room(config, descriptors, cores.len());
+    // A reload may ask for more than now, up to what the descriptors give room for.
+    let most = Bounds::within(u32::try_from(descriptors).unwrap_or(u32::MAX), None, None, 1).all;
+    let node = Node::with_desks(snapshot, cores.len())?.with_caps(Caps::new(room, most));
+    let node = Arc::new(node);
     kept.running = Some(node.snapshot.load_full());
+    node.pressure.want_memory(config.node.memory.as_ref().map_or(0, |memory| memory.value.bytes()));
+    control.guard(Arc::clone(&node), descriptors);
     let alive = Arc::new(AtomicUsize::new(0));
     let mut threads = Vec::new();
     let mut choices = Vec::new();
@@ -407,6 +425,12 @@ fn start_with(
     };
     let _ = notify(State::Ready, "serving");
     if !settings.quiet {
+        Line::info(ROOM)
+            .with("all", room.all)
+            .with("core", room.core)
+            .with("address", room.address)
+            .with("descriptors", descriptors)
+            .emit();
         let mut line =
             Line::info(NODE_READY).with("version", env!("CARGO_PKG_VERSION")).with("cores", cores.len());
         for address in doors.addresses() {
@@ -419,6 +443,7 @@ fn start_with(
     }
     Ok(Running {
         drain: config.node.drain_in_force(),
+        descriptors,
         reload_ok,
         told,
         node,
@@ -661,7 +686,11 @@ impl Running {
         self.generation = generation;
         let spread = self.publish(snapshot, plan, wanted.len());
         let _ = self.writer.configure(&log_config(&loaded.config, self.settings.silent_log));
-        self.drain = loaded.config.node.drain_in_force();
+        let config = &loaded.config;
+        self.node.caps.set(room(config, self.descriptors, self.threads.len()));
+        let memory = config.node.memory.as_ref().map_or(0, |memory| memory.value.bytes());
+        self.node.pressure.want_memory(memory);
+        self.drain = config.node.drain_in_force();
         self.before = Some(std::mem::replace(&mut self.loaded, loaded));
         Ok(Taken { generation, spread, cores: self.node.desks.len() })
     }
@@ -1044,6 +1073,31 @@ fn core_count(config: &Config) -> Vec<Option<usize>> {
     (0..count.max(1)).map(|index| usable.get(index).copied().filter(|_| count <= usable.len())).collect()
 }
 
+/// How many connections there may be: what is configured, as far as the descriptors allow.
+fn room(config: &Config, descriptors: u64, cores: usize) -> Bounds {
+    let own = DESCRIPTORS_OWN + cores as u64 * (config.listen.len() as u64 + DESCRIPTORS_PER_CORE);
+    let upstreams = config
+        .upstreams
+        .iter()
+        .map(|(_, upstream)| upstream.pool.connections_in_force() * upstream.targets.len().max(1) as u64);
+    let fits = Bounds::that_fit(descriptors, own, upstreams.sum(), cores);
+    let narrow = |number: &Spanned<u64>| u32::try_from(number.value).unwrap_or(u32::MAX);
+    let written = &config.node.connections;
+    let all = match written.all.as_ref().map(narrow) {
+        Some(wanted) if wanted > fits.all => {
+            Line::warn(ROOM_LESS)
+                .with("wanted", wanted)
+                .with("room", fits.all)
+                .with("descriptors", descriptors)
+                .emit();
+            fits.all
+        }
+        Some(wanted) => wanted,
+        None => fits.all,
+    };
+    Bounds::within(all, written.core.as_ref().map(narrow), written.address.as_ref().map(narrow), cores)
+}
+
 /// CPUs that the cgroup grants, rounded up; `None` without a quota.
 fn quota_of(cgroup: &Path) -> Option<usize> {
     if let Ok(text) = std::fs::read_to_string(cgroup.join("cpu.max")) {
@@ -1174,6 +1228,17 @@ fn add_sources(
         samples.push(Family::ConfigSpread, &[], spread_us as f64 / 1e6);
         samples.push(Family::ConfigsAlive, &[], told.configs_alive.load(Ordering::Relaxed) as f64);
         samples.push(Family::ExceptionsExpired, &[], expired as f64);
+        samples.push(Family::ConnectionsMax, &[], f64::from(node.caps.bounds().all));
+        for (what, used, most, resource) in [
+            ("memory", Family::MemoryUsed, Family::MemoryMax, &node.pressure.memory),
+            ("descriptors", Family::DescriptorsUsed, Family::DescriptorsMax, &node.pressure.descriptors),
+        ] {
+            let figures = resource.figures();
+            samples.push(used, &[], figures.0 as f64);
+            samples.push(most, &[], figures.1 as f64);
+            let short = resource.level() > Level::Easy;
+            samples.push(Family::AcceptsPaused, &[("reason", what)], f64::from(u8::from(short)));
+        }
         let snapshot = node.snapshot.load();
         for listener in &snapshot.listeners {
             if let Some(tls) = &listener.tls {
@@ -1216,9 +1281,10 @@ fn pages(registry: &Arc<Mutex<Registry>>, node: &Arc<Node>) -> Pages {
             };
             lock(&registry).page(form, now_ms())
         }),
-        ready: Arc::new(move || match node.draining.load(Ordering::Relaxed) {
-            true => Err("draining".to_owned()),
-            false => Ok(()),
+        ready: Arc::new(move || match (node.draining.load(Ordering::Relaxed), node.pressure.told()) {
+            (true, _) => Err("draining".to_owned()),
+            (false, Some(what)) => Err(format!("short of {what}")),
+            (false, None) => Ok(()),
         }),
     }
 }

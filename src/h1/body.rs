@@ -7,6 +7,7 @@
 use std::io;
 use std::ops::Range;
 
+use crate::accept::pressure::Level;
 use crate::h1::chunked::{Body, Step};
 use crate::h1::encode::{CHUNK_END, CHUNK_HEAD_BYTES_MAX, chunk_head, push_last_chunk};
 use crate::h1::flaw::Side;
@@ -30,10 +31,12 @@ const GATHER_BYTES_MAX: usize = 12 * 1024;
 const GATHER_ROOM: usize = 64;
 /// What is left to be sent of a message, up to this many bytes, is posted: an idle socket takes it whole.
 pub const POST_BYTES_MAX: usize = GATHER_BYTES_MAX;
-/// A client must send at least this much of a body in each [`PROGRESS_MS`].
+/// A client must send at least this much of a body in each [`PROGRESS_MS`] that we wait for it.
 const PROGRESS_BYTES: u64 = 10 * 1024;
 /// The window over which a client's progress is measured, in milliseconds: 1 KiB/s over 10 s.
 const PROGRESS_MS: u64 = 10_000;
+/// A client must take at least this much of a response in each second that we wait for it, over windows of `stream_idle`.
+const READ_BYTES_PER_S: u64 = 1024;
 
 /// Whose body it is, which decides deadlines and blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +69,27 @@ pub struct Incoming {
     end_ms: u64,
     /// Whether what came behind the last chunk is sent on.
     trailers_kept: bool,
-    /// Bytes decoded when the current window of progress began, and when it ends.
-    window_from: u64,
-    window_until_ms: u64,
+    /// The client's progress: with this body, if it is its own, or else in taking it.
+    window: Window,
+}
+
+/// Progress over a window of waiting: time in which the other side, or we, kept the client waiting does not count.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    /// Milliseconds that we have waited in this window, and bytes that came of it.
+    waited_ms: u64,
+    bytes: u64,
+}
+
+impl Window {
+    /// We have waited, and got, or were rid of, so much. With `enough` bytes another window begins.
+    fn advance(&mut self, waited_ms: u64, bytes: u64, enough: u64) {
+        self.waited_ms += waited_ms;
+        self.bytes += bytes;
+        if self.bytes >= enough {
+            *self = Window::default();
+        }
+    }
 }
 
 /// What [`Incoming::piece`] found.
@@ -112,8 +133,7 @@ impl Incoming {
             stream_idle_ms: Timeouts::DEFAULT.stream_idle,
             end_ms: u64::MAX,
             trailers_kept: false,
-            window_from: 0,
-            window_until_ms: 0,
+            window: Window::default(),
         }
     }
 
@@ -164,18 +184,26 @@ impl Incoming {
     /// The sender has gone, is too slow, or ended before its body did. The end of a body that lasts until the close is no
     /// error: [`Incoming::piece`] then says so.
     pub async fn receive(&mut self, from: &Transport, core: &Core) -> Result<(), Fail> {
-        if self.at == self.buffer.len() {
-            self.buffer.clear();
-            self.at = 0;
-            if self.buffer.capacity() < crate::worker::buffer::LARGE {
-                self.buffer = Buffer::large();
-            }
-        } else if self.buffer.len() == self.buffer.capacity() {
-            self.buffer.consume(self.at);
-            self.at = 0;
-        }
+        let begun_ms = core.coarse_ms();
         self.set_deadline(from, core);
-        match from.recv(&mut self.buffer).await {
+        let received = if self.at == self.buffer.len() {
+            // All of it is used: whoever keeps us waiting holds no buffer.
+            self.buffer = Buffer::empty();
+            self.at = 0;
+            let short = core.node.pressure.worst() > Level::Easy;
+            let leased = from.recv_leased(if short { Buffer::small } else { Buffer::large }).await;
+            leased.map(|buffer| {
+                self.buffer = buffer;
+                self.buffer.len()
+            })
+        } else {
+            if self.buffer.len() == self.buffer.capacity() {
+                self.buffer.consume(self.at);
+                self.at = 0;
+            }
+            from.recv(&mut self.buffer).await
+        };
+        match received {
             Ok(0) => {
                 if let Some(deadline) = from.socket().expired() {
                     return Err(self.lost(Some(deadline), None));
@@ -184,6 +212,13 @@ impl Incoming {
             }
             Ok(count) => {
                 self.received += count as u64;
+                // Whoever sends answers only for the time in which we wait for it, not for that in which we wait for the
+                // other side to take what it has sent.
+                from.socket().clear_deadline();
+                if self.origin == Origin::Client {
+                    let waited_ms = core.coarse_ms().saturating_sub(begun_ms);
+                    self.window.advance(waited_ms, count as u64, PROGRESS_BYTES);
+                }
                 Ok(())
             }
             Err(error) => Err(self.lost(from.socket().expired(), Some(&error))),
@@ -191,14 +226,10 @@ impl Incoming {
     }
 
     fn set_deadline(&mut self, from: &Transport, core: &Core) {
-        let now_ms = core.coarse_ms();
         match self.origin {
             Origin::Client => {
-                if self.window_until_ms == 0 || self.decoded - self.window_from >= PROGRESS_BYTES {
-                    self.window_from = self.decoded;
-                    self.window_until_ms = now_ms + PROGRESS_MS;
-                }
-                core.deadline(from, Deadline::Body, self.window_until_ms.min(self.end_ms));
+                let until_ms = core.coarse_ms() + PROGRESS_MS.saturating_sub(self.window.waited_ms);
+                core.deadline(from, Deadline::Body, until_ms.min(self.end_ms));
             }
             Origin::Upstream => self.set_progress_deadline(from, core),
         }
@@ -206,10 +237,40 @@ impl Incoming {
 
     /// Whoever reads or writes a piece of the message must make progress, and the whole of it has an end.
     fn set_progress_deadline(&self, side: &Transport, core: &Core) {
-        let idle_ms = core.coarse_ms() + self.stream_idle_ms;
-        match idle_ms < self.end_ms {
-            true => core.deadline(side, Deadline::StreamIdle, idle_ms),
-            false => core.deadline(side, Deadline::Total, self.end_ms),
+        self.set_deadline_within(side, self.stream_idle_ms, core);
+    }
+
+    fn set_deadline_within(&self, side: &Transport, grant_ms: u64, core: &Core) {
+        let idle_ms = core.coarse_ms() + grant_ms;
+        match (idle_ms < self.end_ms, self.origin) {
+            (true, _) => core.deadline(side, Deadline::StreamIdle, idle_ms),
+            (false, Origin::Client) => core.deadline(side, Deadline::Total, self.end_ms),
+            (false, Origin::Upstream) => core.deadline(side, Deadline::Lifetime, self.end_ms),
+        }
+    }
+
+    /// Sets the deadline for sending a piece: an upstream may take `stream_idle` for it; a client must take what it owes of
+    /// its window, and then of the next ones, until the end.
+    fn set_send_deadline(&self, to: &Transport, core: &Core) {
+        if self.origin == Origin::Client {
+            return self.set_progress_deadline(to, core);
+        }
+        let left_ms = self.stream_idle_ms.saturating_sub(self.window.waited_ms);
+        self.set_deadline_within(to, left_ms, core);
+        let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        to.socket().set_pace(narrow(self.owed_bytes()), narrow(self.stream_idle_ms), self.end_ms);
+    }
+
+    /// What a client must take in a window.
+    fn owed_bytes(&self) -> u64 {
+        (self.stream_idle_ms * READ_BYTES_PER_S / 1_000).max(1)
+    }
+
+    /// A piece has been sent.
+    fn sent(&mut self, begun_ms: u64, count: usize, core: &Core) {
+        if self.origin == Origin::Upstream {
+            let waited_ms = core.coarse_ms().saturating_sub(begun_ms);
+            self.window.advance(waited_ms, count as u64, self.owed_bytes());
         }
     }
 
@@ -297,14 +358,16 @@ pub async fn transfer(
                     out.extend_from_slice(incoming.bytes(range));
                 } else {
                     sent += flush(incoming, out, to, core).await?;
-                    let length = range.len() as u64;
+                    let length = range.len();
+                    let begun_ms = core.coarse_ms();
+                    incoming.set_send_deadline(to, core);
                     incoming.begun = true;
-                    incoming.set_progress_deadline(to, core);
                     to.send(&mut incoming.buffer, range)
                         .await
                         .map_err(|error| lost(incoming.origin, to, &error))?;
                     to.socket().clear_deadline();
-                    sent += length;
+                    incoming.sent(begun_ms, length, core);
+                    sent += length as u64;
                 }
                 if chunked {
                     out.extend_from_slice(CHUNK_END);
@@ -339,11 +402,13 @@ async fn flush(incoming: &mut Incoming, out: &mut Buffer, to: &Transport, core: 
     if length == 0 {
         return Ok(0);
     }
-    incoming.set_progress_deadline(to, core);
+    let begun_ms = core.coarse_ms();
+    incoming.set_send_deadline(to, core);
     incoming.begun = true;
     to.send(out, 0..length).await.map_err(|error| lost(incoming.origin, to, &error))?;
     // Until the next piece is here, which is timed on its own side, whoever took this one owes nothing.
     to.socket().clear_deadline();
+    incoming.sent(begun_ms, length, core);
     out.clear();
     Ok(length as u64)
 }

@@ -1,8 +1,11 @@
 //! A client's connection: a small future while it is idle, a pooled slot while requests are under way.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use crate::accept::ends::{self, CLIENT_SILENT, Visit};
+use crate::accept::pressure::CONNECTION_SPARED;
 use crate::h1::body::{Incoming, Origin};
 use crate::h1::parse::{Parse, parse_request};
 use crate::http::BodyLength;
@@ -16,6 +19,10 @@ use crate::snapshot::{CoreView, Timeouts};
 use crate::worker::core::{Core, DRAINING_FIRST_MS};
 use crate::worker::slots::Run;
 use crate::worker::{Buffer, Deadline, Transport, turn};
+
+/// The client broke the rules of TLS after its handshake.
+pub const CLIENT_RECORDS: Reason =
+    Reason::client("client_records", 2216, 400, "The client broke the rules of TLS");
 
 /// How long we go on reading from a client that was told that its connection ends, in milliseconds.
 const LINGER_MS: u64 = 2_000;
@@ -33,6 +40,8 @@ pub struct Link {
     pub listener: u32,
     /// Whether it has carried a request before.
     pub used: bool,
+    /// Whether the last one had an identity.
+    pub known: bool,
 }
 
 /// One stretch of requests, for a pooled slot.
@@ -64,15 +73,20 @@ where
                     _ => return Box::pin(linger(&link.transport, &core)).await,
                 }
             };
-            let kind = if link.used { Deadline::Idle } else { Deadline::First };
+            let kind = match link.used {
+                true if link.known => Deadline::IdleKnown,
+                true => Deadline::Idle,
+                false => Deadline::First,
+            };
             core.deadline(&link.transport, kind, core.coarse_ms() + wait_ms);
             // A request mostly comes with its connection.
             let pending = match if link.used { Ok(None) } else { link.transport.recv_first() } {
                 Ok(Some(first)) => first,
                 Ok(None) => {
+                    core.waits_for(link.transport.socket());
                     if link.transport.readable().await.is_err() || link.transport.socket().expired().is_some()
                     {
-                        return;
+                        return gave_up(&link, wait_ms, &core);
                     }
                     Buffer::empty()
                 }
@@ -92,6 +106,22 @@ where
             }
         }
     }
+}
+
+/// Tells of a connection that was let go, or on which nothing was ever asked. That one ends between two requests because its
+/// time is up is as it should be.
+fn gave_up(link: &Link, waited_ms: u64, core: &Core) {
+    let reason = match link.transport.socket().expired() {
+        Some(Deadline::First) if !core.is_draining() => CLIENT_SILENT,
+        Some(Deadline::Spared) => CONNECTION_SPARED,
+        _ => return,
+    };
+    let visit = Visit {
+        duration_ms: if reason == CLIENT_SILENT { waited_ms } else { 0 },
+        agreed: link.transport.agreed(),
+        ..Visit::begun(link.peer, link.listener)
+    };
+    ends::tell(core, &visit, &reason);
 }
 
 /// Serves the requests that are here, one after the other; gives the connection back when it is idle, or nothing when it
@@ -115,6 +145,7 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
         };
         conclude(&mut x, &link, &view, &core);
         link.used = true;
+        link.known = x.identity.is_some();
         if !end.keep {
             if x.facts.status != 0 || link.transport.socket().settled().is_ok_and(|settled| !settled) {
                 linger(&link.transport, &core).await;
@@ -153,13 +184,14 @@ async fn head(x: &mut Exchange, pending: Buffer, client: &Client<'_>, core: &Cor
         if !x.request.bytes.is_empty() {
             let bytes = &x.request.bytes[..x.request.bytes.len().min(usize::from(u16::MAX))];
             if let Parse::Complete { head_bytes } = parse_request(bytes, limits, &mut x.request.table)? {
-                client.transport.socket().clear_deadline();
+                client.transport.socket().request_has_come();
                 return Ok(head_bytes);
             }
             if !timed {
                 // From its first byte the head has a time of its own, however slowly it drips in.
                 timed = true;
                 core.deadline(client.transport, Deadline::Head, core.coarse_ms() + client.listener.head_ms);
+                core.waits_for(client.transport.socket());
             }
         }
         if x.request.bytes.len() == x.request.bytes.capacity() {
@@ -171,10 +203,16 @@ async fn head(x: &mut Exchange, pending: Buffer, client: &Client<'_>, core: &Cor
             client.transport.recv(&mut x.request.bytes).await
         };
         match received {
-            Ok(0) | Err(_) if client.transport.socket().expired() == Some(Deadline::Head) => {
-                return Err(CLIENT_HEAD_TIMEOUT);
+            Ok(0) | Err(_) => {
+                return Err(match client.transport.socket().expired() {
+                    Some(Deadline::Head) => CLIENT_HEAD_TIMEOUT,
+                    Some(Deadline::Spared) => CONNECTION_SPARED,
+                    _ if received.is_err_and(|error| error.kind() == ErrorKind::InvalidData) => {
+                        CLIENT_RECORDS
+                    }
+                    _ => CLIENT_GONE,
+                });
             }
-            Ok(0) | Err(_) => return Err(CLIENT_GONE),
             Ok(_) => {}
         }
     }
@@ -182,9 +220,10 @@ async fn head(x: &mut Exchange, pending: Buffer, client: &Client<'_>, core: &Cor
 
 /// The head could not be read: one answer, and the end of the connection.
 async fn unreadable(x: &mut Exchange, client: &Client<'_>, reason: Reason, core: &Core) -> End {
-    debug_assert!(reason.fault == Fault::Client);
-    if x.request.bytes.is_empty() || reason == CLIENT_GONE {
-        if !x.request.bytes.is_empty() {
+    debug_assert!(reason.fault == Fault::Client || reason == CONNECTION_SPARED);
+    let nobody_listens = [CLIENT_GONE, CLIENT_RECORDS, CONNECTION_SPARED].contains(&reason);
+    if x.request.bytes.is_empty() || nobody_listens {
+        if !x.request.bytes.is_empty() || reason == CLIENT_RECORDS {
             x.facts.reason = Some(reason);
         }
         return End::close();

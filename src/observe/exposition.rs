@@ -109,10 +109,16 @@ families! {
     ConfigsAlive Gauge "ringwall_config_alive" "Configurations in memory: the one in force, and those that exchanges still use.";
     ExceptionsExpired Gauge "ringwall_exceptions_expired" "Exceptions of the configuration whose date has passed.";
     Connections Gauge "ringwall_connections" "Open client connections.";
+    ConnectionsMax Gauge "ringwall_connections_max" "Client connections that there may be in all.";
+    AcceptsPaused Gauge "ringwall_accepts_paused" "1 while nobody is accepted because the node is short of memory or descriptors.";
+    MemoryUsed Gauge "ringwall_memory_used_bytes" "Memory in use, of the process or its cgroup, whichever is nearer its bound.";
+    MemoryMax Gauge "ringwall_memory_max_bytes" "The bound that ringwall_memory_used_bytes is measured against.";
+    DescriptorsUsed Gauge "ringwall_descriptors_used" "Open file descriptors.";
+    DescriptorsMax Gauge "ringwall_descriptors_max" "File descriptors that the process may have.";
     HttpRequests Counter "ringwall_http_requests_total" "Requests finished, by status; a status of 0 means that no answer was sent.";
     HttpRequestDuration Histogram "ringwall_http_request_duration_seconds" "First byte of the request to last byte of the answer.";
     Overhead Histogram "ringwall_overhead_seconds" "The part of a request's duration that was spent in Ringwall itself.";
-    Refusals Counter "ringwall_refusals_total" "Requests refused, or that an observed policy would have refused.";
+    Refusals Counter "ringwall_refusals_total" "Requests and connections refused, or requests that an observed policy would have refused.";
     PolicyDecisions Counter "ringwall_policy_decisions_total" "Decisions of policies: admitted, refused, or unknown (observed past its bound).";
     LimitTableUsed Gauge "ringwall_limit_table_used_ratio" "Used part of a table of rate limits: address for keys that anybody can mint, identity for the others.";
     TokenCache Counter "ringwall_token_cache_total" "Lookups in the cache of verified tokens.";

@@ -310,6 +310,12 @@ impl Registry {
             | Family::ConfigSpread
             | Family::ConfigsAlive
             | Family::ExceptionsExpired
+            | Family::ConnectionsMax
+            | Family::AcceptsPaused
+            | Family::MemoryUsed
+            | Family::MemoryMax
+            | Family::DescriptorsUsed
+            | Family::DescriptorsMax
             | Family::LimitTableUsed
             | Family::CertificateExpiry
             | Family::UpstreamConnections

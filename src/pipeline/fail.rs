@@ -39,6 +39,9 @@ pub const UPSTREAM_CONNECT_TIMEOUT: Reason =
 /// The exchange as a whole took too long.
 pub const EXCHANGE_TIMEOUT: Reason =
     Reason::upstream("exchange_timeout", 4103, 504, "The exchange took too long");
+/// A response has lasted as long as it may.
+pub const EXCHANGE_LIFETIME: Reason =
+    Reason::ringwall("exchange_lifetime", 2215, 503, "The response lasted as long as it may");
 
 /// Why an exchange cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,7 @@ impl Fail {
             Some(Deadline::StreamIdle) => CLIENT_READ_TIMEOUT,
             Some(Deadline::Handshake) => CLIENT_HANDSHAKE_TIMEOUT,
             Some(Deadline::Total) => EXCHANGE_TIMEOUT,
+            Some(Deadline::Lifetime) => EXCHANGE_LIFETIME,
             Some(Deadline::Drain) => NODE_DRAINED,
             _ => CLIENT_GONE,
         })
@@ -77,6 +81,7 @@ impl Fail {
             Some(Deadline::StreamIdle) => UPSTREAM_STREAM_IDLE,
             Some(Deadline::Connect) => UPSTREAM_CONNECT_TIMEOUT,
             Some(Deadline::Total) => EXCHANGE_TIMEOUT,
+            Some(Deadline::Lifetime) => EXCHANGE_LIFETIME,
             Some(Deadline::Drain) => NODE_DRAINED,
             _ if error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset) => UPSTREAM_RESET,
             _ => UPSTREAM_CLOSED,

@@ -1,5 +1,6 @@
 //! Holding a body for the policies that want the whole of it.
 
+use crate::accept::pressure::{Level, MEMORY_SHORT};
 use crate::h1::body::{Incoming, Piece};
 use crate::h1::encode::CONTINUE;
 use crate::http::BodyLength;
@@ -15,7 +16,7 @@ use crate::worker::{Buffer, Deadline};
 /// the bound is held no further: it goes on as it comes, and their verdict is unknown.
 ///
 /// # Errors
-/// The client's side failed, or the body is larger than it may be.
+/// The client's side failed, the body is larger than it may be, or the node is short of memory.
 pub async fn hold(
     x: &mut Exchange,
     client: &Client<'_>,
@@ -24,13 +25,30 @@ pub async fn hold(
     core: &Core,
 ) -> Result<(), Fail> {
     let _ = operation;
+    // What is held is what memory goes to first; who streams goes on.
+    if core.node.pressure.memory.level() == Level::Critical {
+        return Err(Fail::Client(MEMORY_SHORT));
+    }
     x.body = match x.request.table.framing {
         BodyLength::Length(length) => Buffer::of(usize::try_from(length).unwrap_or(usize::MAX).min(SMALL)),
         _ => Buffer::small(),
     };
     loop {
         match incoming.piece()? {
-            Piece::Data(range) => x.body.extend_from_slice(incoming.bytes(range)),
+            Piece::Data(range) => {
+                let piece = incoming.bytes(range);
+                let (length, capacity) = (x.body.len(), x.body.capacity());
+                let grows = length + piece.len() > capacity;
+                if grows || capacity > SMALL {
+                    // What is written is what takes memory: the piece, and where the body moves, all of it.
+                    let written = piece.len() + if grows { length } else { 0 };
+                    core.node.pressure.take_room(written).map_err(Fail::Client)?;
+                }
+                if grows && let BodyLength::Length(whole) = x.request.table.framing {
+                    x.body.reserve_exact(usize::try_from(whole).unwrap_or(0).saturating_sub(length));
+                }
+                x.body.extend_from_slice(piece);
+            }
             Piece::Wanting => {
                 invite(x, client, core).await?;
                 incoming.receive(client.transport, core).await?;

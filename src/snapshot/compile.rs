@@ -241,12 +241,12 @@ impl Compiler<'_> {
                         .collect(),
                     secure: tls.is_some(),
                     tls,
-                    handshake_ms: 5_000,
+                    handshake_ms: in_milliseconds(listener.timeouts.handshake_in_force()),
                     trusted_proxies: listener.trusted_proxies.iter().map(|network| network.value).collect(),
                     redirect: listener.redirect.is_some(),
                     head_limits: sizes.clone(),
-                    head_ms: 10_000,
-                    idle_ms: 60_000,
+                    head_ms: in_milliseconds(listener.timeouts.head_in_force()),
+                    idle_ms: in_milliseconds(listener.timeouts.idle_in_force()),
                 })
             })
             .collect();

@@ -1,5 +1,8 @@
 //! The pages of this process.
 
+// The allocator whose memory is given back: named, so that it is linked where nothing else names it.
+use mimalloc as _;
+
 /// Keeps this process in small pages from now on.
 ///
 /// The allocator asks for huge pages where the system gives them on advice. They cost a proxy what they save others: a
@@ -8,6 +11,18 @@
 pub fn small_pages() {
     // SAFETY: PR_SET_THP_DISABLE takes plain numbers.
     let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1 as libc::c_ulong, 0, 0, 0) };
+}
+
+unsafe extern "C" {
+    /// `mi_collect` of mimalloc.
+    fn mi_collect(force: bool);
+}
+
+/// Gives the memory that the calling thread has freed back to the system. Takes up to a few milliseconds; harmless where
+/// another allocator is in use.
+pub fn give_back() {
+    // SAFETY: may be called at any time on any thread; it touches free memory only.
+    unsafe { mi_collect(true) };
 }
 
 #[cfg(test)]

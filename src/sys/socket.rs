@@ -276,6 +276,14 @@ pub fn send_two_now(fd: BorrowedFd<'_>, first: &[u8], second: &[u8]) -> io::Resu
     })
 }
 
+/// Bytes that were sent and that the peer has not acknowledged yet; 0 where that cannot be told.
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (SIOCOUTQ of a socket, tcp(7)) writes one int, for which there is room.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result < 0 { 0 } else { u64::from(bytes.unsigned_abs()) }
+}
+
 /// Looks at the receive queue without taking anything.
 pub fn peek(fd: BorrowedFd<'_>) -> Peek {
     let mut byte = 0u8;

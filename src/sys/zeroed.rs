@@ -1,6 +1,8 @@
 //! Large shared memory that starts as zeros and costs nothing until it is touched.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::AtomicU64;
+
 use portable_atomic::AtomicU128;
 
 /// Eight 128-bit atomic words on a pair of cache lines (adjacent-line prefetch makes the pair one miss).
@@ -16,11 +18,31 @@ pub fn zeroed_line_pairs(count: usize) -> Box<[LinePair]> {
     unsafe { pairs.assume_init() }
 }
 
+/// Eight 64-bit atomic words on a cache line.
+#[repr(C, align(64))]
+pub struct Line(pub [AtomicU64; 8]);
+
+/// `count` lines of zeros, resident as they are written.
+pub fn zeroed_lines(count: usize) -> Box<[Line]> {
+    let lines = Box::<[Line]>::new_zeroed_slice(count);
+    // SAFETY: all-zero bytes are a valid `Line`: it consists of eight `AtomicU64`, which have the same in-memory
+    // representation as `u64`, and no padding (8 × 8 = 64).
+    unsafe { lines.assume_init() }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
+
+    #[test]
+    fn lines_are_aligned_and_zero() {
+        let lines = zeroed_lines(100);
+        assert_eq!(size_of::<Line>(), 64);
+        assert_eq!(lines.as_ptr().addr() % 64, 0);
+        assert!(lines.iter().all(|line| line.0.iter().all(|word| word.load(Ordering::Relaxed) == 0)));
+    }
 
     #[test]
     fn line_pairs_are_aligned_and_zero() {

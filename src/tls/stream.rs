@@ -105,11 +105,30 @@ impl TlsStream {
         }
     }
 
+    /// Receives into a buffer that is leased when there is plaintext for it, not before; an empty one is the orderly end.
+    ///
+    /// # Errors
+    /// As [`TlsStream::recv`].
+    pub async fn recv_leased(&self, lease: impl Fn() -> Buffer) -> io::Result<Buffer> {
+        loop {
+            if self.closed.get() || self.session.borrow_mut().has_plaintext() {
+                let mut buffer = lease();
+                self.session.borrow_mut().take_plaintext(&mut buffer);
+                return Ok(buffer);
+            }
+            self.receive().await?;
+            if self.session.borrow().wants_write() {
+                self.flush().await?;
+            }
+        }
+    }
+
     async fn receive(&self) -> io::Result<()> {
         // Records need not hold anything, so that a loop of receives is bounded by nothing else.
         turn::step().await;
-        let mut wire = Buffer::small();
-        if self.socket.recv(&mut wire).await? == 0 {
+        // Whoever stops in the middle of a flight or of a record holds no buffer of ours.
+        let wire = self.socket.recv_leased(Buffer::small).await?;
+        if wire.is_empty() {
             self.closed.set(true);
             return match self.session.borrow().is_handshaking() {
                 true => Err(io::ErrorKind::UnexpectedEof.into()),

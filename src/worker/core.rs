@@ -9,12 +9,16 @@ use std::task::Waker;
 
 use arc_swap::ArcSwap;
 
+use crate::accept::caps::{Bounds, Caps};
+use crate::accept::ends::Ends;
+use crate::accept::pressure::{Level, Patience, Pressure};
 use crate::pipeline::exchange::Exchange;
 use crate::snapshot::{CoreView, Snapshot};
 use crate::worker::desk::Desk;
 use crate::worker::spare::Spare;
 use crate::worker::state::CoreState;
-use crate::worker::{Clock, Deadline, Driver, Sweep, Transport};
+use crate::worker::waiting::Waiting;
+use crate::worker::{Clock, Deadline, Driver, Socket, Sweep, Transport};
 
 /// How long a connection that rests when the node drains may still ask for something, once, in milliseconds: what it asks
 /// may be on its way, and was told that it is welcome.
@@ -22,6 +26,8 @@ pub const DRAINING_FIRST_MS: u64 = 1_000;
 /// Exchanges kept for re-use per core at most, and at least.
 const EXCHANGES_FREE_MAX: usize = 256;
 const EXCHANGES_FREE_MIN: usize = 8;
+/// Connections of a node that nobody has told how many it may have.
+const CONNECTIONS: u32 = 16_384;
 
 /// What all threads of the node share: each word is written rarely and read by everybody.
 #[derive(Debug)]
@@ -36,23 +42,30 @@ pub struct Node {
     pub handed_over: AtomicBool,
     /// Panics that were caught.
     pub panics: AtomicU64,
-    /// Connections open on all cores.
-    pub connections: AtomicU64,
     /// What lies between the control side and each core.
     pub desks: Vec<Desk>,
+    /// Client connections, and how many there may be.
+    pub caps: Caps,
+    /// What the node is short of.
+    pub pressure: Pressure,
+    /// What there is to tell of connections that have ended.
+    pub ends: Ends,
 }
 
 impl Node {
-    /// A node that runs `snapshot`.
+    /// A node that runs `snapshot`, with room for as many connections as a process commonly may have.
     pub fn new(snapshot: Snapshot) -> Node {
+        let bounds = Bounds::within(CONNECTIONS, None, None, 1);
         Node {
             generation: AtomicU64::new(snapshot.generation),
             snapshot: ArcSwap::from_pointee(snapshot),
             draining: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             panics: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
             desks: Vec::new(),
+            caps: Caps::new(bounds, CONNECTIONS),
+            pressure: Pressure::default(),
+            ends: Ends::default(),
         }
     }
 
@@ -63,6 +76,12 @@ impl Node {
     pub fn with_desks(snapshot: Snapshot, cores: usize) -> io::Result<Node> {
         let desks = (0..cores).map(|_| Desk::new()).collect::<io::Result<_>>()?;
         Ok(Node { desks, ..Node::new(snapshot) })
+    }
+
+    /// The same, with these bounds on connections.
+    #[must_use]
+    pub fn with_caps(self, caps: Caps) -> Node {
+        Node { caps, ..self }
     }
 
     /// Publishes a new snapshot and rings; the cores notice at their next request, or now. Returns the one before: whoever
@@ -107,6 +126,10 @@ pub struct Core {
     closed: Cell<bool>,
     /// Who is to be told when that, or the listeners, have changed.
     waiting_for_change: RefCell<WaitingForChange>,
+    /// Who has come and not asked for anything yet.
+    newcomers: RefCell<Waiting>,
+    /// Ticks while memory was short.
+    ticks: Cell<u32>,
 }
 
 impl Core {
@@ -130,6 +153,8 @@ impl Core {
             accepting: Cell::new(0),
             closed: Cell::new(false),
             waiting_for_change: RefCell::default(),
+            newcomers: RefCell::default(),
+            ticks: Cell::new(0),
         }
     }
 
@@ -222,6 +247,32 @@ impl Core {
         self.is_draining() && self.accepting.get() == 0 && self.connections.get() == 0
     }
 
+    /// A client that has not asked for anything yet is waited for: it is among those that make room.
+    pub fn waits_for(&self, newcomer: &Socket) {
+        if newcomer.is_newcomer() {
+            self.newcomers.borrow_mut().enter(newcomer, self.connections.get());
+        }
+    }
+
+    /// Somebody has come. Near a bound on connections the one that has been silent for longest goes for it.
+    pub fn make_room(&self) {
+        let bounds = self.node.caps.bounds();
+        let near = |count: u64, most: u32| count * 10 >= u64::from(most) * 9;
+        if near(u64::from(self.node.caps.open()), bounds.all)
+            || near(self.connections.get() as u64, bounds.core)
+        {
+            self.newcomers.borrow_mut().let_one_go();
+        }
+    }
+
+    /// How long connections that do nothing are borne with until the next tick.
+    fn set_patience(&self, idle_ms: u64) {
+        let caps = &self.node.caps;
+        let on_core = self.connections.get();
+        let patience = Patience::of(&self.node.pressure, &caps.bounds(), caps.open(), on_core);
+        self.sweep.set_patience(patience, idle_ms);
+    }
+
     /// Takes a pooled exchange.
     pub fn exchange(&self) -> Box<Exchange> {
         self.exchanges.borrow_mut().take().unwrap_or_default()
@@ -238,10 +289,17 @@ impl Core {
         self.clock.synchronise();
         let now_ms = self.coarse_ms();
         super::outbox::ask_after_unfinished();
+        let idle_ms = self.view.borrow().snapshot.listeners.iter().map(|listener| listener.idle_ms).max();
+        self.set_patience(idle_ms.unwrap_or_default());
         self.sweep.advance(now_ms);
         super::buffer::trim();
         super::socket::trim();
         self.exchanges.borrow_mut().trim();
+        if self.node.pressure.memory.level() > Level::Easy
+            && self.ticks.replace(self.ticks.get() + 1) % 5 == 0
+        {
+            crate::sys::memory::give_back();
+        }
         let view = Rc::clone(&self.view.borrow());
         for upstream in &view.upstreams {
             upstream.expire(now_ms);

@@ -19,6 +19,7 @@ pub mod state;
 pub mod sweep;
 pub mod transport;
 pub mod turn;
+pub mod waiting;
 
 pub use buffer::Buffer;
 pub use clock::Clock;

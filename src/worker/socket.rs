@@ -44,6 +44,10 @@ pub enum Deadline {
     First,
     /// Nothing happens between two requests.
     Idle,
+    /// The same, after a request that had an identity.
+    IdleKnown,
+    /// The node needs the room.
+    Spared,
     /// The peer does not take its leave after the last answer.
     Linger,
     /// Connecting to an upstream, its TLS handshake included.
@@ -52,10 +56,19 @@ pub enum Deadline {
     FirstByte,
     /// The progress of a response body, either side.
     StreamIdle,
-    /// The time that a whole exchange may take.
+    /// The time that an exchange may take up to the head of its response.
     Total,
+    /// The time that a response may take behind its head.
+    Lifetime,
     /// The node drains, and its time is up.
     Drain,
+}
+
+impl Deadline {
+    /// Whether this is a client's that rests between two requests.
+    pub fn is_idle(self) -> bool {
+        matches!(self, Deadline::Idle | Deadline::IdleKnown)
+    }
 }
 
 /// A connected socket, shared between its task and the sweep that watches its deadline.
@@ -86,6 +99,28 @@ pub(super) struct Shared {
     fired: Cell<bool>,
     /// Whether a message is under way whose only end is that of the connection.
     open_ended: Cell<bool>,
+    /// Whether a client has yet to ask for something on it.
+    newcomer: Cell<bool>,
+    /// Whether it stands in line for making room.
+    pub(super) lined_up: Cell<bool>,
+    /// Bytes of parcels that were waited for and that the kernel has taken, but for the one under way.
+    taken: Cell<u64>,
+    /// What the peer owes while the deadline runs.
+    pace: Cell<Pace>,
+}
+
+/// How much a peer must take within how much time. Nothing is asked of the kernel for a send that goes quickly: the sweep
+/// notes where the peer stands when it first comes by, a few seconds later at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pace {
+    /// What the peer had acknowledged when it was last looked at, and whether it was.
+    from: u64,
+    noted: bool,
+    /// What a window costs, in bytes, and how long it is, in milliseconds; 0: nothing pays for another one.
+    bytes: u32,
+    window_ms: u32,
+    /// When it ends for good, monotonic milliseconds.
+    end_ms: u64,
 }
 
 /// A future that never ends and is polled by hand: its operations start and end in one place, so that nothing is
@@ -109,6 +144,8 @@ struct Courier {
 #[derive(Default)]
 struct Bag {
     parcel: Cell<Option<(Rc<Stream>, Parcel)>>,
+    /// Bytes of it that the kernel has taken.
+    taken: Cell<usize>,
     /// The bytes of the parcel, and how it went.
     receipt: Cell<Option<(Vec<u8>, io::Result<()>)>>,
 }
@@ -158,7 +195,10 @@ async fn deliver(bag: Rc<Bag>) {
             bytes = slice.into_inner();
             match result {
                 Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => sent += count,
+                Ok(count) => {
+                    sent += count;
+                    bag.taken.set(bag.taken.get() + count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }
@@ -192,6 +232,10 @@ impl Socket {
                 due_tick: Cell::new(0),
                 fired: Cell::new(false),
                 open_ended: Cell::new(false),
+                newcomer: Cell::new(false),
+                lined_up: Cell::new(false),
+                taken: Cell::new(0),
+                pace: Cell::default(),
             }),
         })
     }
@@ -204,7 +248,35 @@ impl Socket {
     pub fn set_deadline(&self, sweep: &Sweep, kind: Deadline, at_ms: u64) {
         self.shared.kind.set(kind);
         self.shared.deadline_ms.set(at_ms.max(1));
+        self.shared.pace.set(Pace::default());
         sweep.watch(&self.shared, at_ms);
+    }
+
+    /// Lets a peer go on that acknowledges at least `bytes` by the deadline that was set just now, and in each further
+    /// `window_ms`, up to `end_ms` (monotonic milliseconds). What our kernel has taken says little: it takes megabytes at once,
+    /// and then nothing until as much has left.
+    pub fn set_pace(&self, bytes: u32, window_ms: u32, end_ms: u64) {
+        self.shared.pace.set(Pace { from: 0, noted: false, bytes, window_ms, end_ms });
+    }
+
+    /// Says that this is a client's, and that it has not asked for anything yet.
+    pub fn set_newcomer(&self) {
+        self.shared.newcomer.set(true);
+    }
+
+    /// Takes the deadline away, because the head of a request is whole: the client is no newcomer any more.
+    pub fn request_has_come(&self) {
+        self.shared.deadline_ms.set(0);
+        self.shared.newcomer.set(false);
+    }
+
+    /// Whether this is a client's that has not asked for anything yet.
+    pub fn is_newcomer(&self) -> bool {
+        self.shared.newcomer.get()
+    }
+
+    pub(super) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
     }
 
     /// Takes the deadline away.
@@ -265,6 +337,27 @@ impl Socket {
             match self.recv_now(buffer) {
                 Err(error) if would_block(&error) => self.shared.arrived().await?,
                 result => return result,
+            }
+        }
+    }
+
+    /// Receives into a buffer that is leased when something is there, not before; an empty one is the end.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub async fn recv_leased(&self, lease: impl Fn() -> Buffer) -> io::Result<Buffer> {
+        loop {
+            if self.shared.arrival.is_ready().is_some() {
+                self.shared.arrived().await?;
+            }
+            let mut buffer = lease();
+            match self.recv_now(&mut buffer) {
+                Err(error) if would_block(&error) => drop(buffer),
+                result => return result.map(|_| buffer),
+            }
+            match self.shared.nonblocking {
+                true => self.shared.stream.readable().await?,
+                false => self.shared.arrived().await?,
             }
         }
     }
@@ -444,6 +537,7 @@ impl Shared {
         let Some(courier) = place.as_mut() else { return Poll::Pending };
         let _ = courier.actor.as_mut().poll(context);
         let Some((bytes, result)) = courier.bag.receipt.take() else { return Poll::Pending };
+        self.taken.set(self.taken.get() + courier.bag.taken.take() as u64);
         if let Some(free) = place.take() {
             COURIERS.with_borrow_mut(|couriers| couriers.give(free));
         }
@@ -517,6 +611,51 @@ impl Shared {
     /// Whether nothing of the last message is left to be sent, and nothing of a next one lies unread in the kernel.
     pub(super) fn is_at_rest(self: &Rc<Shared>) -> bool {
         self.ask() && socket::peek(self.fd()) != Peek::Data
+    }
+
+    /// Whether this is a client's that waits for its first request.
+    pub(super) fn is_silent(&self) -> bool {
+        self.newcomer.get() && self.deadline_ms.get() != 0 && !self.fired.get()
+    }
+
+    /// Bytes that the peer has acknowledged, of those that were waited for.
+    fn acknowledged(&self) -> u64 {
+        let under_way = self.courier.borrow().as_ref().map_or(0, |courier| courier.bag.taken.get());
+        (self.taken.get() + under_way as u64).saturating_sub(socket::unacknowledged(self.fd()))
+    }
+
+    /// Notes where the peer stands, unless that is known or of no importance.
+    pub(super) fn note_pace(&self) {
+        let pace = self.pace.get();
+        if pace.bytes != 0 && !pace.noted && self.sending.get() == Sending::Awaited {
+            self.pace.set(Pace { from: self.acknowledged(), noted: true, ..pace });
+        }
+    }
+
+    /// The deadline has passed: until when the peer may go on, because it has taken what it owed (or because nobody knows
+    /// where it stood before); `None`: it has not.
+    pub(super) fn reprieve(&self, now_ms: u64) -> Option<u64> {
+        let pace = self.pace.get();
+        if pace.bytes == 0 || now_ms >= pace.end_ms || self.sending.get() != Sending::Awaited {
+            return None;
+        }
+        let acknowledged = self.acknowledged();
+        if pace.noted && acknowledged < pace.from + u64::from(pace.bytes) {
+            return None;
+        }
+        self.pace.set(Pace { from: acknowledged, noted: true, ..pace });
+        let window_ends_ms = now_ms + u64::from(pace.window_ms);
+        if window_ends_ms >= pace.end_ms {
+            self.kind.set(Deadline::Lifetime);
+        }
+        Some(window_ends_ms.min(pace.end_ms))
+    }
+
+    /// The node needs the room more than this client.
+    pub(super) fn spare(&self) {
+        self.kind.set(Deadline::Spared);
+        self.deadline_ms.set(0);
+        self.expire();
     }
 
     /// The deadline has passed.

@@ -1,7 +1,6 @@
 //! What policies and the log keep per core. It outlives reloads; what belongs to a configuration is in its view.
 
-use std::net::SocketAddr;
-
+use crate::accept::ends::Visit;
 use crate::h1::downstream::Link;
 use crate::http::{Reason, Version};
 use crate::jose::cache::Counts;
@@ -105,24 +104,21 @@ impl CoreState {
         }
     }
 
-    /// Counts a connection that was refused before it could ask, and writes its record unless there have been too many.
-    pub fn record_end(
-        &mut self,
-        peer: &SocketAddr,
-        listener: u32,
-        reason: &Reason,
-        snapshot: &Snapshot,
-        time_ms: u64,
-    ) {
+    /// Counts a connection that has ended without a request, and writes its record unless there have been too many.
+    pub fn record_end(&mut self, visit: &Visit, reason: &Reason, snapshot: &Snapshot, unix_ns: u64) {
         self.metrics.refusal(reason, RecordMode::Enforce);
         let Some(left) = self.ends_left.checked_sub(1) else { return };
         self.ends_left = left;
+        let time_ms = unix_ns / 1_000_000;
         let mut record = AccessRecord {
             time_ms,
             request_id: self.ids.next(time_ms),
-            listener: snapshot.listener_name(listener),
-            client: Some(peer.ip()),
-            peer: Some(*peer),
+            listener: snapshot.listener_name(visit.listener),
+            client: Some(visit.peer.ip()),
+            peer: Some(visit.peer),
+            tls: visit.agreed.version,
+            alpn: visit.agreed.alpn,
+            duration_us: visit.duration_ms * 1_000,
             config: snapshot.generation,
             ..AccessRecord::default()
         };

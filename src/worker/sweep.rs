@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+use crate::accept::pressure::Patience;
 use crate::worker::socket::{Deadline, Shared};
 
 /// Width of a slot in milliseconds: a deadline fires at most this much late.
@@ -24,6 +25,8 @@ pub struct Sweep {
     /// The last tick that was swept.
     tick: Cell<u64>,
     watched: Cell<usize>,
+    /// How long idle connections are borne with, while the node is short of something, out of how long they may be idle.
+    patience: Cell<Option<(Patience, u64)>>,
 }
 
 impl Sweep {
@@ -33,7 +36,14 @@ impl Sweep {
             slots: RefCell::new((0..HORIZON_TICKS).map(|_| Vec::with_capacity(SLOT_ENTRIES)).collect()),
             tick: Cell::new(now_ms / TICK_MS),
             watched: Cell::new(0),
+            patience: Cell::new(None),
         }
+    }
+
+    /// How long connections that do nothing are borne with from now on, out of the `idle_ms` that they may be idle. Each is
+    /// looked at within the length of the wheel, so that this costs nothing beside it.
+    pub fn set_patience(&self, patience: Option<Patience>, idle_ms: u64) {
+        self.patience.set(patience.map(|patience| (patience, idle_ms)));
     }
 
     /// Sees to it that `socket` is looked at no later than `at_ms`.
@@ -84,15 +94,42 @@ impl Sweep {
         if deadline_ms == 0 {
             return;
         }
-        if deadline_ms <= now_ms && socket.kind() == Deadline::Idle && !socket.is_at_rest() {
+        if deadline_ms <= now_ms && socket.kind().is_idle() && !socket.is_at_rest() {
             // The next request has just come, or the answer before it has not left: its task sees to that.
             self.watch(socket, now_ms + TICK_MS);
         } else if deadline_ms <= now_ms {
-            socket.deadline_ms.set(0);
-            socket.expire();
+            match socket.reprieve(now_ms) {
+                Some(later_ms) => {
+                    socket.deadline_ms.set(later_ms);
+                    self.watch(socket, later_ms);
+                }
+                None => {
+                    socket.deadline_ms.set(0);
+                    socket.expire();
+                }
+            }
+        } else if self.has_no_patience_with(socket, deadline_ms - now_ms) {
+            socket.spare();
         } else {
+            socket.note_pace();
             self.watch(socket, deadline_ms);
         }
+    }
+
+    /// Whether a connection does nothing, has done so for longer than is borne, and is to be let go in this tick.
+    fn has_no_patience_with(&self, socket: &Rc<Shared>, left_ms: u64) -> bool {
+        let Some((patience, idle_ms)) = self.patience.get() else { return false };
+        let borne_ms = match socket.kind() {
+            Deadline::First => patience.silent_ms,
+            Deadline::Idle => patience.idle_ms,
+            Deadline::IdleKnown => patience.known_ms,
+            _ => return false,
+        };
+        let gone = patience.most > 0 && idle_ms.saturating_sub(left_ms) >= borne_ms && socket.is_at_rest();
+        if gone {
+            self.patience.set(Some((Patience { most: patience.most - 1, ..patience }, idle_ms)));
+        }
+        gone
     }
 
     /// The node drains: connections that rest expire in `grace_ms` at the latest. Not at once: a request may be on its way, and is
@@ -104,7 +141,7 @@ impl Sweep {
             let deadline_ms = socket.deadline_ms.get();
             match socket.kind() {
                 _ if deadline_ms == 0 => {}
-                Deadline::First | Deadline::Idle if deadline_ms > now_ms + grace_ms => {
+                Deadline::First | Deadline::Idle | Deadline::IdleKnown if deadline_ms > now_ms + grace_ms => {
                     socket.deadline_ms.set(now_ms + grace_ms);
                     self.watch(&socket, now_ms + grace_ms);
                 }

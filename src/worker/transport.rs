@@ -88,6 +88,17 @@ impl Transport {
         }
     }
 
+    /// Receives into a buffer that is leased when something is there, not before; an empty one is the end.
+    ///
+    /// # Errors
+    /// As [`Transport::recv`].
+    pub async fn recv_leased(&self, lease: impl Fn() -> Buffer) -> io::Result<Buffer> {
+        match self {
+            Transport::Plain(socket) => socket.recv_leased(lease).await,
+            Transport::Tls(stream) => stream.recv_leased(lease).await,
+        }
+    }
+
     /// Receives what a client sent with its connection, without waiting; `None` when that can only be told by waiting.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod discovery;
 mod examples;
 mod fixed_answers;
 mod fuzz_corpus;
+mod hostile;
 mod hygiene;
 mod jose;
 mod json_parsing;

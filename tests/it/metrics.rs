@@ -109,6 +109,7 @@ audit: {{ file: audit.jsonl }}",
 
     // What should not have happened.
     let quiet = [
+        Family::AcceptsPaused,
         Family::ExceptionsExpired,
         Family::LogRecordsLost,
         Family::AuditRecordsLost,

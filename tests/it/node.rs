@@ -183,7 +183,7 @@ pub fn fetch(node: &Node, path: &str) -> String {
 }
 
 /// `ringwall run` with the driver that is tested, if one is named.
-fn with_driver(mut command: Command) -> Command {
+pub fn with_driver(mut command: Command) -> Command {
     command.arg("run");
     if let Ok(driver) = std::env::var("RINGWALL_TEST_DRIVER") {
         command.arg("--driver").arg(driver);
@@ -346,6 +346,33 @@ impl Client {
         let mut rest = Vec::new();
         let _ = self.reader.read_to_end(&mut rest);
         rest
+    }
+
+    /// What comes until nothing has come for half a second, or no more will.
+    pub fn rest_until_quiet(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        let _ = self.reader.read_to_end(&mut rest);
+        rest
+    }
+
+    /// Reads at most so many bytes at each interval, for so long; how many there were.
+    pub fn read_slowly(&mut self, bytes: usize, every: Duration, duration: Duration) -> usize {
+        let mut buffer = vec![0; bytes];
+        let end = std::time::Instant::now() + duration;
+        let mut all = 0;
+        while std::time::Instant::now() < end {
+            all += self.reader.read(&mut buffer).expect("more");
+            thread::sleep(every);
+        }
+        all
+    }
+
+    /// Reads up to so many bytes more; how many there were.
+    pub fn rest_of(&mut self, bytes: usize) -> usize {
+        let mut rest = Vec::new();
+        let _ = (&mut self.reader).take(bytes as u64).read_to_end(&mut rest);
+        rest.len()
     }
 
     /// Whether nothing more comes: the other side has closed.

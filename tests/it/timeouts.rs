@@ -71,7 +71,7 @@ fn after_the_head_a_timeout_cuts_the_answer_and_is_logged() {
     let origin = origin();
     let node = start(&origin);
     for (path, reason, body) in
-        [("/stalled", "upstream_stream_idle", "abc"), ("/endless", "exchange_timeout", "1\r\nx\r\n")]
+        [("/stalled", "upstream_stream_idle", "abc"), ("/endless", "exchange_lifetime", "1\r\nx\r\n")]
     {
         let mut client = node.connect();
         client.send(get(path));

@@ -1,5 +1,7 @@
 //! `listen[]`: where requests come in, and how the connection becomes private.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use super::Exception;
@@ -32,8 +34,38 @@ pub struct Listener {
     pub insecure: Option<Exception>,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and request ids count.
     pub trusted_proxies: Vec<Spanned<IpNet>>,
+    /// How long clients may take.
+    pub timeouts: ClientTimeouts,
     /// The whole map.
     pub span: Span,
+}
+
+/// How long clients may take; `None` takes the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientTimeouts {
+    /// For the TLS handshake; 5 s.
+    pub handshake: Option<Duration>,
+    /// For the head of a request, from its first byte; 10 s.
+    pub head: Option<Duration>,
+    /// Before the first request and between two; 60 s.
+    pub idle: Option<Duration>,
+}
+
+impl ClientTimeouts {
+    /// [`ClientTimeouts::handshake`], or its default.
+    pub fn handshake_in_force(&self) -> Duration {
+        self.handshake.unwrap_or(Duration::from_secs(5))
+    }
+
+    /// [`ClientTimeouts::head`], or its default.
+    pub fn head_in_force(&self) -> Duration {
+        self.head.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// [`ClientTimeouts::idle`], or its default.
+    pub fn idle_in_force(&self) -> Duration {
+        self.idle.unwrap_or(Duration::from_secs(60))
+    }
 }
 
 /// How a connection becomes private.
@@ -109,7 +141,25 @@ pub static LISTENER: Table = Table {
         Key::optional("insecure", Exception::SHAPE, "why `tls: none` is accepted here, and until when"),
         Key::optional("trusted_proxies", <Vec<IpNet>>::SHAPE, "peers whose forwarding fields count")
             .default("none"),
+        Key::optional("timeouts", ClientTimeouts::SHAPE, "how long clients may take"),
         Key::later("proxy_protocol", "the PROXY protocol"),
+    ],
+};
+
+/// Keys of `listen[].timeouts`.
+pub static TIMEOUTS: Table = Table {
+    what: "a listener's timeouts",
+    place: "listen[].timeouts",
+    keys: &[
+        Key::optional("handshake", Duration::SHAPE, "for the TLS handshake")
+            .default("5s")
+            .bounds("100ms", "1min"),
+        Key::optional("head", Duration::SHAPE, "for the head of a request, from its first byte; then 408")
+            .default("10s")
+            .bounds("100ms", "5min"),
+        Key::optional("idle", Duration::SHAPE, "before the first request of a connection and between two")
+            .default("60s")
+            .bounds("100ms", "1h"),
     ],
 };
 
@@ -206,8 +256,24 @@ impl FromNode for Listener {
                 insecure => insecure,
             };
             let trusted_proxies = m.optional("trusted_proxies").unwrap_or_default();
+            let timeouts = m.optional("timeouts").unwrap_or_default();
             let address = m.required("address")?;
-            Some(Listener { address, domains, tls, redirect, insecure, trusted_proxies, span: m.span() })
+            let span = m.span();
+            Some(Listener { address, domains, tls, redirect, insecure, trusted_proxies, timeouts, span })
+        })
+    }
+}
+
+impl FromNode for ClientTimeouts {
+    const SHAPE: Shape = Shape::Map(&TIMEOUTS);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.map(node, &TIMEOUTS, |m| {
+            Some(ClientTimeouts {
+                handshake: m.optional("handshake"),
+                head: m.optional("head"),
+                idle: m.optional("idle"),
+            })
         })
     }
 }

@@ -20,7 +20,7 @@ pub use api::{Api, ClientHost, IdentityField, Keep, Operation, Redirect, Respond
 pub use listen::{Certificate, ClientCa, Listener, Tls};
 pub use login::{Algorithm, ApiKeys, Certificates, Claims, JwtKeys, Login, Method, Tokens};
 pub use maintenance::{Maintenance, Moment};
-pub use node::{Audit, Driver, Log, LogFormat, LogTarget, Metrics, NodeSettings, OnFull};
+pub use node::{Audit, Connections, Driver, Log, LogFormat, LogTarget, Metrics, NodeSettings, OnFull};
 pub use policy::{
     Allow, Body, BodyType, Charset, Edits, Grant, HeaderEdits, Limit, LimitKey, Scoped, Sizes, SizesInForce,
     Timeouts, TimeoutsInForce, Who,
@@ -93,12 +93,14 @@ pub static TOP: Table = Table {
 pub static TABLES: &[&Table] = &[
     &TOP,
     &listen::LISTENER,
+    &listen::TIMEOUTS,
     &listen::CERTIFICATE,
     &listen::CLIENT_CA,
     &upstream::UPSTREAM,
     &upstream::HEALTH,
     &upstream::TIMEOUTS,
     &upstream::POOL,
+    &node::CONNECTIONS,
     &login::LOGIN,
     &login::CLAIMS,
     &api::API,

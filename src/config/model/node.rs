@@ -35,6 +35,10 @@ pub struct NodeSettings {
     pub limit_memory: Option<ByteSize>,
     /// A time in which nothing is served.
     pub maintenance: Option<Maintenance>,
+    /// Memory of the whole process, past which nobody is accepted; what its cgroup or the machine has.
+    pub memory: Option<Spanned<ByteSize>>,
+    /// How many client connections there may be.
+    pub connections: Connections,
     /// The whole map.
     pub span: Span,
 }
@@ -49,6 +53,17 @@ impl NodeSettings {
     pub fn limit_memory_in_force(&self) -> u64 {
         self.limit_memory.map_or(64 << 20, ByteSize::bytes)
     }
+}
+
+/// How many client connections there may be; `None` takes the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connections {
+    /// In all; as many as the descriptors allow.
+    pub all: Option<Spanned<u64>>,
+    /// On one core; half as many again as its even share.
+    pub core: Option<Spanned<u64>>,
+    /// From one IPv4 address or IPv6 /64; a quarter of all.
+    pub address: Option<Spanned<u64>>,
 }
 
 /// How data threads wait for the kernel.
@@ -143,6 +158,35 @@ pub static NODE: Table = Table {
             .default("64MiB")
             .bounds("1MiB", "1024GiB"),
         Key::optional("maintenance", Maintenance::SHAPE, "answer 503 to all requests for a while"),
+        Key::optional(
+            "memory",
+            ByteSize::SHAPE,
+            "memory of the process; past 90 % of it nobody is accepted and idle connections are let go",
+        )
+        .default("that of its cgroup, or of the machine")
+        .bounds("32MiB", "1024GiB"),
+        Key::optional("connections", Connections::SHAPE, "how many client connections there may be"),
+    ],
+};
+
+/// Keys of `node.connections`.
+pub static CONNECTIONS: Table = Table {
+    what: "the bounds on connections",
+    place: "node.connections",
+    keys: &[
+        Key::optional("all", Shape::Int, "in all; what comes beyond is reset")
+            .default("as many as the descriptors allow beside those of the upstreams")
+            .bounds("16", "1048576"),
+        Key::optional("core", Shape::Int, "on one core")
+            .default("half as many again as its even share of all")
+            .bounds("1", "1048576"),
+        Key::optional(
+            "address",
+            Shape::Int,
+            "from one IPv4 address or IPv6 /64; `trusted_proxies` are not counted",
+        )
+        .default("a quarter of all")
+        .bounds("1", "65535"),
     ],
 };
 
@@ -186,7 +230,23 @@ impl FromNode for NodeSettings {
                 resolver: resolver.into_iter().map(|r| Spanned::new(r.value.0, r.span)).collect(),
                 limit_memory: m.optional("limit_memory"),
                 maintenance: m.optional("maintenance"),
+                memory: m.optional("memory"),
+                connections: m.optional("connections").unwrap_or_default(),
                 span: m.span(),
+            })
+        })
+    }
+}
+
+impl FromNode for Connections {
+    const SHAPE: Shape = Shape::Map(&CONNECTIONS);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.map(node, &CONNECTIONS, |m| {
+            Some(Connections {
+                all: m.optional("all"),
+                core: m.optional("core"),
+                address: m.optional("address"),
             })
         })
     }
