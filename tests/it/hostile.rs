@@ -34,7 +34,8 @@ fn start(place: Place, listen: &str, node: &str, config: &str) -> Node {
 }
 
 fn whole(listen: &str, node: &str, config: &str) -> String {
-    text_of(&format!("{{ {listen} }}"), config).replace("drain: 5s", &format!("drain: 5s{node}"))
+    text_of(&format!("{{ {listen} }}"), config)
+        .replace("control: control.sock", &format!("control: control.sock{node}"))
 }
 
 /// Connects from an address of one's own.
