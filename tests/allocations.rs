@@ -524,6 +524,35 @@ fn a_token_a_limit_and_a_schema_allocate_nothing() {
     assert!(allocated <= BY_TIME_MAX, "{allocated} allocations");
 }
 
+/// Clients that trust `server` and show `own`.
+fn secure(
+    address: SocketAddr,
+    server: &rcgen::Certificate,
+    own: Option<(&rcgen::Certificate, &rcgen::KeyPair)>,
+) -> impl FnMut() -> Box<dyn Stream> + use<> {
+    let mut roots = RootCertStore::empty();
+    roots.add(server.der().clone()).expect("a root");
+    let client = ClientConfig::builder_with_provider(ringwall::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots);
+    let client = Arc::new(match own {
+        None => client.with_no_client_auth(),
+        Some((own, key)) => {
+            let key = key.serialize_der().try_into().expect("PKCS#8");
+            client.with_client_auth_cert(vec![own.der().clone()], key).expect("a certificate and its key")
+        }
+    });
+    move || {
+        let stream = TcpStream::connect(address).expect("connected");
+        stream.set_nodelay(true).expect("no delay");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let name = ServerName::try_from("api.example.com").expect("a name");
+        let connection = ClientConnection::new(Arc::clone(&client), name).expect("a client");
+        Box::new(StreamOwned::new(connection, stream)) as Box<dyn Stream>
+    }
+}
+
 #[test]
 fn over_tls_only_rustls_allocates_and_a_bounded_number() {
     let _alone = alone();
@@ -533,26 +562,51 @@ fn over_tls_only_rustls_allocates_and_a_bounded_number() {
     place.write("k.pem", &made.signing_key.serialize_pem());
     let listen = "{ address: \"127.0.0.1:0\", domains: [api.example.com], tls: { cert: c.pem, key: k.pem } }";
     let running = Running::start(place, &config(listen, PROXY));
-    let address = running.address;
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a root");
-    let client = ClientConfig::builder_with_provider(ringwall::tls::provider())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = Arc::new(client);
-    let connect = || {
-        let stream = TcpStream::connect(address).expect("connected");
-        stream.set_nodelay(true).expect("no delay");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        let name = ServerName::try_from("api.example.com").expect("a name");
-        let connection = ClientConnection::new(Arc::clone(&client), name).expect("a client");
-        Box::new(StreamOwned::new(connection, stream)) as Box<dyn Stream>
-    };
+    let connect = secure(running.address, &made.cert, None);
     // The path is that of the plain request, which allocates nothing: all of this is rustls'. One request at a time, so that
     // each is a record of its own.
     let per_request = allocations(running, &[get("")], 1, connect) as f64 / REQUESTS as f64;
     println!("over TLS {per_request:.2} allocations a request");
+    assert!(per_request <= TLS_PER_REQUEST_MAX, "{per_request} allocations a request");
+}
+
+/// The certificate of the connection, its revocation list, a login by it, a limit and `Client-Cert`: nothing more than TLS alone.
+#[test]
+fn a_login_by_certificate_allocates_nothing_more() {
+    let _alone = alone();
+    let place = Place::new("certificates");
+    let made = rcgen::generate_simple_self_signed(["api.example.com".to_owned()]).expect("a certificate");
+    place.write("c.pem", &made.cert.pem());
+    place.write("k.pem", &made.signing_key.serialize_pem());
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_key = rcgen::KeyPair::generate().expect("a key");
+    place.write("ca.pem", &authority.self_signed(&authority_key).expect("made").pem());
+    let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
+    let own_key = rcgen::KeyPair::generate().expect("a key");
+    let own = rcgen::CertificateParams::new(vec!["shop.partners.test".to_owned()]).expect("a name");
+    let own = own.signed_by(&own_key, &issuer).expect("made");
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2096, 1, 1),
+        crl_number: rcgen::SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    place.write("list.pem", &list.signed_by(&issuer).expect("made").pem().expect("PEM"));
+    let listen = "{ address: \"127.0.0.1:0\", domains: [api.example.com], \
+                  tls: { cert: c.pem, key: k.pem, client_ca: { file: ca.pem, crl: list.pem } } }";
+    let more = "login: { partners: { mtls: ca.pem, names: \"dns:*.partners.test\", passthrough: true } }
+apis:
+  app:
+    to: app
+    raw: \"a test\"
+    allow: [{ who: partners }]
+    limits: [{ per: identity, rate: 1000000/s }]";
+    let running = Running::start(place, &config(listen, more));
+    let connect = secure(running.address, &made.cert, Some((&own, &own_key)));
+    let per_request = allocations(running, &[get("")], 1, connect) as f64 / REQUESTS as f64;
+    println!("with a client's certificate {per_request:.2} allocations a request");
     assert!(per_request <= TLS_PER_REQUEST_MAX, "{per_request} allocations a request");
 }

@@ -532,4 +532,58 @@ mod tests {
         assert!(many(NAMES_MAX).is_some() && many(NAMES_MAX + 1).is_none());
         assert_eq!(Facts::read(b"nothing"), None);
     }
+
+    /// A small fuzzer: pieces in any order, and a certificate with a byte changed.
+    #[test]
+    fn what_is_thrown_at_random_obeys_the_laws() {
+        const PIECES: [&str; 24] = [
+            "dns:",
+            "uri:",
+            "email:",
+            "sha256:",
+            "*",
+            ".",
+            "/",
+            "//",
+            "..",
+            "@",
+            ":",
+            "-",
+            "a",
+            "example",
+            ".com",
+            "%2e",
+            "\n",
+            "spiffe",
+            "spiffe://",
+            "x.example",
+            "é",
+            "\0",
+            " ",
+            "ab",
+        ];
+        let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut next = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        for _ in 0..20_000 {
+            let text: String = (0..next(14)).map(|_| PIECES[next(PIECES.len())]).collect();
+            laws(text.as_bytes());
+        }
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+        let good = params.self_signed(&key).expect("made").der().to_vec();
+        assert!(Facts::read(&good).is_some());
+        for at in 0..good.len() {
+            for change in [1, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[at] ^= change;
+                laws(&bad);
+            }
+            assert_eq!(Facts::read(&good[..at]), None);
+        }
+    }
 }

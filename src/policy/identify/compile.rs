@@ -3,7 +3,7 @@
 //! Not for requests. Called by the snapshot's compiler, and by `check`, which has no control thread and only
 //! wants to know what is wrong.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::api_key::{ApiKey, StoreCell};
@@ -164,7 +164,7 @@ fn algorithms(tokens: &written::Tokens) -> AlgorithmSet {
     tokens.algorithms.iter().filter_map(|algorithm| Algorithm::named(algorithm.value.as_str())).collect()
 }
 
-fn read_key_file(path: &PathBuf) -> Result<Vec<u8>, String> {
+fn read_key_file(path: &Path) -> Result<Vec<u8>, String> {
     read_bounded(path, FILE_BYTES_MAX)
 }
 
@@ -262,6 +262,7 @@ fn problem(code: Code, title: String, span: Span) -> ConfigError {
 mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
