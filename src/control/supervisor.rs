@@ -329,6 +329,12 @@ fn start_with(
         Arc::new(move |upstream, names| lock(&naming).register_targets(upstream, names, now_ms()));
     let control = Control::start(options).map_err(|error| StartError::System(error.to_string()))?;
 
+    // What changes from here on is found when there is time for it.
+    let subscription = match &settings.source {
+        Source::File(_) => Some(control.watch_config(files_of(&loaded))),
+        Source::Text { .. } => None,
+    };
+
     let mut kept = Kept::default();
     let generation = inheritance.generation + 1;
     let mut snapshot = compile(config, generation, &mut kept, Some(control.parts()))
@@ -419,10 +425,6 @@ fn start_with(
         admin: admin.map(|admin| (admin, pages(&registry, &node))),
         socket,
     }));
-    let subscription = match &settings.source {
-        Source::File(_) => Some(control.watch_config(files_of(&loaded))),
-        Source::Text { .. } => None,
-    };
     let _ = notify(State::Ready, "serving");
     if !settings.quiet {
         Line::info(ROOM)
@@ -878,7 +880,9 @@ impl Running {
     }
 
     /// Ends the node: the log is written out, the threads end with the process.
-    fn end(self, clean: bool) -> bool {
+    fn end(mut self, clean: bool) -> bool {
+        // A core may still be at something that uses them; they go with the process.
+        std::mem::forget(std::mem::take(&mut self.old));
         if let Some(Some(link)) = &self.upgrade {
             handover::stop(link);
         }

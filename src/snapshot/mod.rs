@@ -313,6 +313,13 @@ impl CoreView {
     }
 }
 
+impl Drop for CoreView {
+    fn drop(&mut self) {
+        // Freeing ten thousand routes takes longer than a data thread has; see `Node::publish`.
+        debug_assert!(Arc::strong_count(&self.snapshot) > 1, "a data thread frees a configuration");
+    }
+}
+
 /// The one of this name, which mostly stands where it stood: a configuration of thousands is gone through once.
 fn named<'k>(known: &'k [Rc<CoreUpstream>], place: usize, name: &str) -> Option<&'k Rc<CoreUpstream>> {
     let same = |upstream: &&Rc<CoreUpstream>| *upstream.upstream.name == *name;

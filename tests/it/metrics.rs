@@ -107,6 +107,9 @@ audit: {{ file: audit.jsonl }}",
         .expect("curl");
     assert_eq!(over_tls.stdout, b"401");
 
+    // Another configuration, for the cores to go over to.
+    node.signal("HUP");
+
     // What should not have happened.
     let quiet = [
         Family::AcceptsPaused,
