@@ -10,6 +10,7 @@ use crate::http::{
     BodyLength, HeadLimits, Known, Method, Reason, RequestTable, ResponseTable, Version,
     field::{Field, FieldSet, FieldTable, are_twins, is_word, twin_of},
     forward::{is_forbidden_trailer, is_identity},
+    media_type::CONTENT_TYPE_DUPLICATE,
     scan,
     target::{HOST_DUPLICATE, HOST_MISSING},
 };
@@ -38,7 +39,10 @@ pub(super) fn settle_request(
         refuse_twins(head, &table.fields, Side::Client)?;
     }
     if table.fields.repeated_single() {
-        return Err(Flaw::Duplicate.of(Side::Client));
+        return Err(match table.fields.is_repeated(Known::ContentType) {
+            true => CONTENT_TYPE_DUPLICATE,
+            false => Flaw::Duplicate.of(Side::Client),
+        });
     }
     if table.fields.has_notable() {
         settle_notable(head, limits, table)?;

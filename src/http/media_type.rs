@@ -7,7 +7,11 @@
 //! backslash in a quoted string, a boundary of the characters of RFC 2046 §5.1.1 but the space. Cost: one pass, no
 //! allocation.
 
-use crate::http::scan;
+use crate::http::{Reason, scan};
+
+/// Two fields that say what the body is. Refused wherever heads are read: no server knows which of them the next one takes.
+pub const CONTENT_TYPE_DUPLICATE: Reason =
+    Reason::client("content_type_duplicate", 3371, 415, "Content-Type was sent more than once");
 
 /// Most parameters of a media type.
 pub const PARAMETERS_MAX: usize = 8;
@@ -257,6 +261,51 @@ mod tests {
         for other in ["", "text/plain", "application/x-www-form-urlencoded", "+json", "application/jsonx"] {
             assert!(!is_json(other), "{other}");
         }
+    }
+
+    #[test]
+    fn whatever_is_accepted_is_the_same_written_plainly() {
+        const PIECES: [&[u8]; 24] = [
+            b";",
+            b"; ",
+            b"=",
+            b"\"",
+            b"\\",
+            b"/",
+            b" ",
+            b"\t",
+            b",",
+            b"*",
+            b"a",
+            b"boundary",
+            b"charset",
+            b"utf-8",
+            b"multipart/form-data",
+            b"application/json",
+            b"+json",
+            b"text/plain",
+            b"charset=utf-8",
+            b"boundary=x",
+            b"; boundary=\"",
+            b"; charset=\"",
+            b"\xff",
+            b"=\"a;b\"",
+        ];
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut accepted = 0;
+        for _ in 0..200_000 {
+            let mut value = Vec::new();
+            for _ in 0..8 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                value.extend_from_slice(PIECES[(state >> 33) as usize % PIECES.len()]);
+                if state >> 60 == 0 {
+                    break;
+                }
+                accepted += usize::from(MediaType::parse(&value).is_ok());
+                law(&value);
+            }
+        }
+        assert!(accepted > 1_000, "{accepted}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What all codecs agree on: heads, fields, targets, reasons, limits. No sockets.
 
 pub mod address;
+pub mod date;
 pub mod field;
 pub mod forward;
 pub mod head;

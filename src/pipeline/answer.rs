@@ -86,6 +86,9 @@ pub async fn fixed(
     while matches!(incoming.piece(), Ok(crate::h1::body::Piece::Data(_))) {}
     let broken = x.facts.reason.is_some_and(|reason| ends_connection(&reason));
     let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && client.goes_on(core);
+    if !x.decided.contains(Known::Date) {
+        core.state.borrow_mut().date.push(&mut x.answer_inserts, core.clock.unix_seconds());
+    }
     let mut out = Buffer::of(body.len() + x.answer_inserts.len() + x.response_inserts.len() + 512);
     let named = x.secure && takes_strict_transport(x.host());
     let strict =

@@ -48,6 +48,11 @@ pub async fn respond(
     // What came with the head leaves with it.
     let mut out = Buffer::of(x.response.bytes.len() + x.response_inserts.len() + HEAD_ROOM);
     let lines_bytes = x.response_inserts.len();
+    let dated = x.response.table.fields.has(Known::Date);
+    if !dated && !route.operation.response_edits.decided().contains(Known::Date) {
+        // RFC 9110 §6.6.1: who forwards a response without it says when it came.
+        core.state.borrow_mut().date.push(&mut x.response_inserts, core.clock.unix_seconds());
+    }
     encode_head(x, route, framing, keep, old_client, &mut out);
     x.facts.status = x.response.table.status;
     // The head has been written anew: what was received now only serves the body behind it.

@@ -2,6 +2,7 @@
 
 use crate::accept::ends::Visit;
 use crate::h1::downstream::Link;
+use crate::http::date::DateLine;
 use crate::http::{Reason, Version};
 use crate::jose::cache::Counts;
 use crate::observe::{
@@ -22,6 +23,8 @@ pub struct CoreState {
     pub now_ns: u64,
     /// Unix seconds of the request that is being judged.
     pub now_s: u64,
+    /// The `Date` of this second.
+    pub date: DateLine,
     /// Verified tokens and keys, budgets for failed ones.
     pub identify: identify::PerCore,
     /// Leases of hot keys.
@@ -46,6 +49,7 @@ impl CoreState {
         CoreState {
             now_ns: 0,
             now_s: 0,
+            date: DateLine::new(),
             identify: identify::PerCore::default(),
             limit: limit::PerCore::default(),
             validate: validate::PerCore::default(),

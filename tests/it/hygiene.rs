@@ -388,3 +388,29 @@ fn a_client_gets_its_413_though_it_goes_on_sending() {
     assert_eq!(client.answer().refusal(), (413, "body_size".to_owned()));
     assert!(origin.saw_nothing_more());
 }
+
+#[test]
+fn every_answer_has_one_date() {
+    let seconds = |answer: &Answer| {
+        let date = answer.field("date").unwrap_or_else(|| panic!("a date in {}", answer.head));
+        assert_eq!(answer.head.to_ascii_lowercase().matches("\r\ndate:").count(), 1, "{}", answer.head);
+        let date = date.strip_suffix(" GMT").expect("GMT");
+        let moment = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S", date).expect("RFC 9110 §5.6.7");
+        moment.to_datetime().expect("whole").to_zoned(jiff::tz::TimeZone::UTC).expect("a moment").timestamp()
+    };
+    let near = |moment: jiff::Timestamp| {
+        let off = (jiff::Timestamp::now().as_second() - moment.as_second()).abs();
+        assert!(off <= 5, "{off} s off");
+    };
+    let origin = saying("");
+    let node = start(&origin, "");
+    near(seconds(&node.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n")));
+    near(seconds(&node.ask("GET /../ HTTP/1.1\r\nHost: a\r\n\r\n")));
+    near(seconds(&node.ask("nonsense\r\n\r\n")));
+    // An upstream's own is its own; so is an operator's.
+    let old = saying("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    let node = start(&old, "");
+    assert_eq!(seconds(&node.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n")).as_second(), 784_111_777);
+    let node = start(&origin, ", headers: { response: { remove: Date } }");
+    assert_eq!(node.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").field("date"), None);
+}

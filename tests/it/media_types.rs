@@ -167,3 +167,44 @@ fn what_has_no_body_needs_no_type_and_what_is_observed_is_not_refused() {
     waiting.send("POST /json HTTP/1.1\r\nHost: a\r\nContent-Type: text/html\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(waiting.answer().refusal(), (415, "content_type_unlisted".to_owned()));
 }
+
+#[test]
+fn a_schema_of_a_whole_api_asks_nothing_of_methods_that_bring_no_body() {
+    let origin = Origin::plain();
+    let place = Place::new();
+    place.write("any.schema.json", r#"{ "type": "object", "required": ["a"] }"#);
+    let node = Node::start_in(
+        place,
+        "{ address: \"127.0.0.1:0\", tls: none }",
+        &format!(
+            "upstreams: {{ app: \"http://{}\" }}
+apis:
+  app: {{ to: app, raw: \"a test\", body: {{ schema: any.schema.json }}, allow: [{{ who: anyone }}] }}",
+            origin.address
+        ),
+    );
+    for method in ["GET", "DELETE", "OPTIONS"] {
+        assert_eq!(node.ask(&format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).status, 200, "{method}");
+        origin.next();
+    }
+    // What is there is judged, and where one is wanted none is not enough.
+    for (request, expected) in [
+        (
+            "DELETE / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+            (422, "body_schema"),
+        ),
+        (
+            "DELETE / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            (415, "body_content_type"),
+        ),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", (415, "body_content_type")),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n",
+            (400, "body_json"),
+        ),
+        ("PUT / HTTP/1.1\r\nHost: a\r\n\r\n", (415, "body_content_type")),
+    ] {
+        assert_eq!(node.ask(request).refusal(), (expected.0, expected.1.to_owned()), "{request}");
+    }
+    assert!(origin.saw_nothing_more());
+}

@@ -62,6 +62,8 @@ pub const ALLOW_CLOSED: Code = Code::new(1509);
 pub const METHODS_WITHOUT: Code = Code::new(1440);
 /// A maintenance that is over.
 pub const MAINTENANCE_OVER: Code = Code::new(1441);
+/// Large bodies that are held in memory.
+pub const BODY_HELD: Code = Code::new(1442);
 /// Nobody may call an operation.
 pub const NOBODY: Code = Code::new(1510);
 
@@ -79,6 +81,9 @@ pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>, today: Date) {
             for (_, operation) in operations.iter() {
                 one_operation(api, operation, bind);
             }
+        }
+        if !matches!(api.surface, Some(Surface::Operations(_))) {
+            held(api, None, bind);
         }
         closed(api, bind);
         methods(api, bind);
@@ -216,8 +221,30 @@ fn one_operation(api: &Api, operation: &Operation, bind: &mut Bind<'_>) {
                 .fix("combine schemas in the schema itself, with `allOf`"),
         );
     }
+    held(api, Some(operation), bind);
     if let Some(edits) = &operation.headers {
         fields(api, &edits.value, bind);
+    }
+}
+
+/// Bodies that are held up to this size are nothing to remark.
+const HELD_BYTES_MAX: u64 = 16 << 20;
+
+fn held(api: &Api, operation: Option<&Operation>, bind: &mut Bind<'_>) {
+    let bytes_max = api.sizes_of(operation).in_force().body_bytes_max;
+    if let Some(schema) = api.body_of(operation).and_then(|body| body.schema.as_ref())
+        && bytes_max > HELD_BYTES_MAX
+    {
+        bind.note(
+            ConfigError::note(
+                BODY_HELD,
+                "large bodies are held in memory, each request its own",
+                schema.span,
+            )
+            .found(format!("`sizes.body` of {} bytes", bytes_max))
+            .expected("16MiB or less where a schema judges the body")
+            .fix("give operations with a schema a smaller `sizes: { body: … }`"),
+        );
     }
 }
 

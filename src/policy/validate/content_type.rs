@@ -23,7 +23,7 @@
 use crate::config::model::Body;
 use crate::http::Reason;
 use crate::http::field::Known;
-use crate::http::media_type::{Flaw, MediaType};
+use crate::http::media_type::{CONTENT_TYPE_DUPLICATE, Flaw, MediaType};
 use crate::pipeline::exchange::Exchange;
 use crate::policy::{Policy, Verdict};
 use crate::worker::state::CoreState;
@@ -31,9 +31,6 @@ use crate::worker::state::CoreState;
 /// A body that does not say what it is.
 pub const CONTENT_TYPE_MISSING: Reason =
     Reason::client("content_type_missing", 3370, 415, "Content-Type is missing");
-/// Two fields that say what the body is.
-pub const CONTENT_TYPE_DUPLICATE: Reason =
-    Reason::client("content_type_duplicate", 3371, 415, "Content-Type was sent more than once");
 /// Not a media type as written.
 pub const CONTENT_TYPE_SYNTAX: Reason =
     Reason::client("content_type_syntax", 3372, 415, "Content-Type is malformed");

@@ -2,7 +2,7 @@
 //!
 //! # What it does
 //! Holds the body, up to the operation's `sizes.body`, and judges it as JSON: one text, valid Unicode, bounded depth, no name
-//! twice in one object, and what the schema asks for. The upstream sees the very bytes that were judged, or none.
+//! twice in one object, and what the schema asks for. GET, HEAD, DELETE and OPTIONS without a body pass. The upstream sees the very bytes that were judged, or none.
 //!
 //! # Configuration
 //! `body: { schema: order.schema.json }`, the path relative to the configuration; JSON Schema draft 7 or 2020-12 (the
@@ -24,8 +24,8 @@ use std::sync::Arc;
 use crate::config::bind::Spanned;
 use crate::config::error::{Code, ConfigError};
 use crate::config::unit::FilePath;
-use crate::http::Reason;
 use crate::http::field::Known;
+use crate::http::{Method, Reason};
 use crate::json::{self, JsonLimits};
 use crate::pipeline::exchange::Exchange;
 use crate::policy::validate::content_type::{CONTENT_TYPE_CHARSET, CONTENT_TYPE_MISSING, declared};
@@ -104,6 +104,11 @@ impl Policy for JsonSchema {
     const NAME: &'static str = "body";
 
     fn apply(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
+        // RFC 9110 §9.3: a method whose content has no meaning comes without any; whatever it does bring is judged.
+        let brings_none = matches!(x.method(), Method::Get | Method::Head | Method::Delete | Method::Options);
+        if brings_none && x.request.table.framing.is_empty() {
+            return Verdict::Continue;
+        }
         if let Err(reason) = is_plain_json(x) {
             return Verdict::Refuse(reason);
         }
