@@ -147,7 +147,14 @@ impl Bench {
         let mut bench = Bench {
             view: core.view(),
             core,
-            link: Link { transport, peer, listener: core_listener, used: true, known: false },
+            link: Link {
+                transport,
+                peer,
+                announced: None,
+                listener: core_listener,
+                used: true,
+                known: false,
+            },
             drain: logs.drain,
             names: registry.directory().table(),
             formatter: Formatter::default(),

@@ -64,3 +64,13 @@ pub fn media_type(data: &[u8]) {
 pub fn certificate_names(data: &[u8]) {
     crate::tls::certificate_names::laws(data);
 }
+
+/// A PROXY header: see [`crate::accept::proxy_protocol::replay`].
+pub fn proxy_protocol(data: &[u8]) {
+    crate::accept::proxy_protocol::replay(data);
+}
+
+/// What a client sends before proxies add whom they saw: see [`crate::http::forwarded::replay`].
+pub fn forwarded(data: &[u8]) {
+    crate::http::forwarded::replay(data);
+}

@@ -8,12 +8,14 @@
 
 pub mod caps;
 pub mod ends;
+pub mod gate;
 pub mod prefixes;
 pub mod pressure;
+pub mod proxy_protocol;
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
@@ -28,6 +30,7 @@ use crate::accept::ends::{
     CLIENT_HANDSHAKE_FAILED, CLIENT_HANDSHAKE_LEFT, CLIENT_HELLO, CLIENT_SERVER_NAME, Visit,
 };
 use crate::accept::pressure::CONNECTION_SPARED;
+use crate::accept::proxy_protocol::Announced;
 use crate::h1::downstream::{self, Link, Stretch};
 use crate::http::Reason;
 use crate::observe::{Handshake, ListenerId};
@@ -171,8 +174,11 @@ fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
-    core.make_room();
-    let open = match Open::new(core, peer, index) {
+    let let_in = gate::admit(core, index, peer).and_then(|()| {
+        core.make_room();
+        Open::new(core, peer, index)
+    });
+    let open = match let_in {
         Ok(open) => open,
         Err(reason) => {
             // A reset costs neither side anything more; whatever could be said would have to be sent, and waited for.
@@ -202,11 +208,41 @@ where
     S: Run<Stretch, Output = Option<Link>>,
 {
     async move {
-        let _open = open;
-        let Some(transport) = secure(socket, &peer, index, &core).await else { return };
-        let link = Link { transport, peer, listener: index, used: false, known: false };
+        let mut open = open;
+        let announced = match gate::is_spoken_for(&core, index) {
+            false => None,
+            true => match Box::pin(introduced(&mut open, &socket, &peer, index)).await {
+                Some(announced) => Some(announced),
+                None => return,
+            },
+        };
+        let source = announced.as_ref().map_or(peer, |announced| announced.source(peer));
+        let Some(transport) = secure(socket, &source, index, &core).await else { return };
+        let link = Link { transport, peer, announced, listener: index, used: false, known: false };
         downstream::connection(core, link, stretches).await;
     }
+}
+
+/// Takes the PROXY header of a connection, and counts the connection under the address that it names.
+async fn introduced(
+    open: &mut Open,
+    socket: &Socket,
+    peer: &SocketAddr,
+    index: u32,
+) -> Option<Box<Announced>> {
+    let core = Rc::clone(&open.core);
+    let (source, reason) = match gate::introduced(&core, index, *peer, socket).await {
+        Ok(announced) => match open.count(announced.source(*peer).ip(), index) {
+            Ok(()) => return Some(Box::new(announced)),
+            Err(reason) => (announced.source(*peer), Some(reason)),
+        },
+        Err(refused) => refused,
+    };
+    if let Some(reason) = reason {
+        socket.reset();
+        ends::tell(&core, &Visit::begun(source, index), &reason);
+    }
+    None
 }
 
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
@@ -369,9 +405,7 @@ impl Open {
     fn new(core: &Rc<Core>, peer: SocketAddr, index: u32) -> Result<Open, Reason> {
         let view = core.view();
         // Through a proxy that is trusted come the connections of many.
-        let shared = view.snapshot.listener(index).is_some_and(|listener| {
-            listener.trusted_proxies.iter().any(|network| network.contains(&peer.ip()))
-        });
+        let shared = is_shared(core, peer.ip(), index);
         let address = (!shared).then_some(peer.ip());
         let seat = core.node.caps.enter(core.connections.get(), address)?;
         let listener = view.snapshot.listener_name(index);
@@ -379,6 +413,19 @@ impl Open {
         core.state.borrow().metrics.connection_opened(listener);
         Ok(Open { core: Rc::clone(core), listener, seat })
     }
+
+    /// Counts the connection under the address that it turned out to come from.
+    fn count(&mut self, source: IpAddr, index: u32) -> Result<(), Reason> {
+        match is_shared(&self.core, source, index) {
+            true => Ok(()),
+            false => self.core.node.caps.count(&mut self.seat, source),
+        }
+    }
+}
+
+/// Whether many clients come from an address: it is that of a trusted proxy.
+fn is_shared(core: &Core, address: IpAddr, index: u32) -> bool {
+    core.view().snapshot.listener(index).is_some_and(|listener| listener.trusted_proxies.contains(address))
 }
 
 impl Drop for Open {

@@ -105,7 +105,7 @@ impl fmt::Display for Network {
 }
 
 /// What is said of a prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// Its addresses are not in the set. The lesser one: of two equal prefixes it counts.
     Out,
@@ -217,7 +217,6 @@ fn read_line(line: &[u8]) -> Result<Option<Network>, &'static str> {
 }
 
 /// Which addresses are in, compiled.
-#[derive(Debug)]
 pub struct AddressSet {
     prefixes: usize,
     v4: Line<u32>,
@@ -249,6 +248,12 @@ impl AddressSet {
         }
     }
 
+    /// Whether no prefix says anything.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.prefixes == 0
+    }
+
     /// The prefixes that it was made of.
     pub fn prefixes(&self) -> usize {
         self.prefixes
@@ -257,6 +262,12 @@ impl AddressSet {
     /// What it takes, in bytes.
     pub fn bytes(&self) -> usize {
         size_of::<AddressSet>() + self.v4.bytes() + self.v6.bytes()
+    }
+}
+
+impl fmt::Debug for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddressSet").field("prefixes", &self.prefixes).field("bytes", &self.bytes()).finish()
     }
 }
 

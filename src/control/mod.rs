@@ -11,6 +11,7 @@
 //! metrics go on meanwhile.
 
 pub mod address_guard;
+pub mod address_lists;
 pub mod admin;
 pub mod dns;
 pub mod doorbell;

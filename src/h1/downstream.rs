@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::accept::ends::{self, CLIENT_SILENT, Visit};
 use crate::accept::pressure::CONNECTION_SPARED;
+use crate::accept::proxy_protocol::Announced;
 use crate::h1::body::{Incoming, Origin};
 use crate::h1::parse::{Parse, parse_request};
 use crate::http::BodyLength;
@@ -36,12 +37,21 @@ pub struct Link {
     pub transport: Transport,
     /// Who is at the other end.
     pub peer: SocketAddr,
+    /// Whom a proxy there speaks for, where the PROXY protocol said so.
+    pub announced: Option<Box<Announced>>,
     /// [Id](crate::snapshot::Listener::id) of the listener that accepted it.
     pub listener: u32,
     /// Whether it has carried a request before.
     pub used: bool,
     /// Whether the last one had an identity.
     pub known: bool,
+}
+
+impl Link {
+    /// Where the connection comes from.
+    pub fn source(&self) -> SocketAddr {
+        self.announced.as_ref().map_or(self.peer, |announced| announced.source(self.peer))
+    }
 }
 
 /// One stretch of requests, for a pooled slot.
@@ -119,7 +129,7 @@ fn gave_up(link: &Link, waited_ms: u64, core: &Core) {
     let visit = Visit {
         duration_ms: if reason == CLIENT_SILENT { waited_ms } else { 0 },
         agreed: link.transport.agreed(),
-        ..Visit::begun(link.peer, link.listener)
+        ..Visit::begun(link.source(), link.listener)
     };
     ends::tell(core, &visit, &reason);
 }
@@ -166,7 +176,12 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
 
 fn begin(x: &mut Exchange, link: &Link, core: &Core) {
     x.peer = link.peer;
-    x.client = link.peer.ip();
+    (x.source, x.hearsay) = match link.announced.as_deref() {
+        None => (link.peer, true),
+        Some(Announced::Client { source, .. }) => (*source, true),
+        Some(Announced::Nobody) => (link.peer, false),
+    };
+    x.client = x.source.ip();
     x.agreed = link.transport.agreed();
     x.facts.started_ns = core.clock.now_ns();
     let unix_ms = core.clock.unix_ns(x.facts.started_ns) / 1_000_000;

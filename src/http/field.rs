@@ -641,7 +641,7 @@ impl FieldTable {
 
     /// Every field of this known name, with its position.
     #[inline]
-    pub fn find_all(&self, known: Known) -> impl Iterator<Item = (usize, &Field)> {
+    pub fn find_all(&self, known: Known) -> impl DoubleEndedIterator<Item = (usize, &Field)> {
         let fields = if self.has(known) { self.as_slice() } else { &[] };
         fields.iter().enumerate().filter(move |(_, field)| field.known == known)
     }

@@ -164,10 +164,13 @@ pub struct Client<'a> {
     pub host: &'a [u8],
 }
 
-/// Appends `X-Forwarded-For`: the values of trusted proxies, in order, and then the client (or nearest proxy) itself.
-pub fn x_forwarded_for<'a>(out: &mut Vec<u8>, trusted: impl Iterator<Item = &'a [u8]>, client: &Client<'_>) {
+/// Appends `X-Forwarded-For`: the hops that trusted proxies named, the client first, and then where the connection comes from.
+pub fn x_forwarded_for(out: &mut Vec<u8>, hops: impl Iterator<Item = IpAddr>, client: &Client<'_>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
-    push_members(out, trusted);
+    for hop in hops {
+        push_address(out, hop);
+        out.extend_from_slice(b", ");
+    }
     push_address(out, client.address);
     out.extend_from_slice(b"\r\n");
 }
@@ -181,19 +184,15 @@ pub fn x_forwarded_proto_host(out: &mut Vec<u8>, client: &Client<'_>) {
     }
 }
 
-/// Appends `Forwarded` (RFC 7239): the values of trusted proxies, then this hop's `for`, `host` and `proto`.
-pub fn forwarded<'a>(out: &mut Vec<u8>, trusted: impl Iterator<Item = &'a [u8]>, client: &Client<'_>) {
+/// Appends `Forwarded` (RFC 7239): an element for each hop that trusted proxies named, the client first, then this one's `for`,
+/// `host` and `proto`.
+pub fn forwarded(out: &mut Vec<u8>, hops: impl Iterator<Item = IpAddr>, client: &Client<'_>) {
     out.extend_from_slice(b"Forwarded: ");
-    push_members(out, trusted);
-    out.extend_from_slice(b"for=");
-    // RFC 7239 §6: an IPv6 address stands in brackets, and as those and colons are no token bytes, in quotes.
-    if client.address.is_ipv6() {
-        out.extend_from_slice(b"\"[");
-        push_address(out, client.address);
-        out.extend_from_slice(b"]\"");
-    } else {
-        push_address(out, client.address);
+    for hop in hops {
+        push_for(out, hop);
+        out.extend_from_slice(b", ");
     }
+    push_for(out, client.address);
     if !client.host.is_empty() {
         let quoted = client.host.iter().any(|b| matches!(b, b':' | b'['));
         out.extend_from_slice(if quoted { b";host=\"" } else { b";host=" });
@@ -207,10 +206,12 @@ pub fn forwarded<'a>(out: &mut Vec<u8>, trusted: impl Iterator<Item = &'a [u8]>,
     out.extend_from_slice(b"\r\n");
 }
 
-fn push_members<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = &'a [u8]>) {
-    for member in members.filter(|member| !member.is_empty()) {
-        out.extend_from_slice(member);
-        out.extend_from_slice(b", ");
+/// RFC 7239 §6: an IPv6 address stands in brackets, and as those and colons are no token bytes, in quotes.
+fn push_for(out: &mut Vec<u8>, address: IpAddr) {
+    out.extend_from_slice(if address.is_ipv6() { b"for=\"[" } else { b"for=" });
+    push_address(out, address);
+    if address.is_ipv6() {
+        out.extend_from_slice(b"]\"");
     }
 }
 
@@ -341,18 +342,19 @@ mod tests {
         let mut out = Vec::new();
         let client = Client { address: IpAddr::from([192, 0, 2, 7]), proto: b"https", host: b"a.example" };
         x_forwarded_for(&mut out, std::iter::empty(), &client);
-        x_forwarded_for(&mut out, [&b"10.0.0.1, 10.0.0.2"[..], b"", b"10.0.0.3"].into_iter(), &client);
+        let hops: [IpAddr; 2] = ["2001:db8::7".parse().unwrap(), IpAddr::from([10, 0, 0, 3])];
+        x_forwarded_for(&mut out, hops.into_iter(), &client);
         x_forwarded_proto_host(&mut out, &client);
         forwarded(&mut out, std::iter::empty(), &client);
         let client = Client { address: "2001:db8::1".parse().unwrap(), proto: b"http", host: b"[::1]:8080" };
-        forwarded(&mut out, [&b"for=x"[..]].into_iter(), &client);
+        forwarded(&mut out, hops.into_iter(), &client);
         assert_eq!(
             String::from_utf8_lossy(&out),
             "X-Forwarded-For: 192.0.2.7\r\n\
-             X-Forwarded-For: 10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.7\r\n\
+             X-Forwarded-For: 2001:db8::7, 10.0.0.3, 192.0.2.7\r\n\
              X-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\n\
              Forwarded: for=192.0.2.7;host=a.example;proto=https\r\n\
-             Forwarded: for=x, for=\"[2001:db8::1]\";host=\"[::1]:8080\";proto=http\r\n"
+             Forwarded: for=\"[2001:db8::7]\", for=10.0.0.3, for=\"[2001:db8::1]\";host=\"[::1]:8080\";proto=http\r\n"
         );
     }
 }

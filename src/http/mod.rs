@@ -4,6 +4,7 @@ pub mod address;
 pub mod date;
 pub mod field;
 pub mod forward;
+pub mod forwarded;
 pub mod head;
 pub mod media_type;
 pub mod reason;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::http::field::Known;
+use crate::http::forwarded::{self, ClientField};
 use crate::http::target::{PATH_SLASH_ENCODED, Place, Scheme, TARGET_SCHEME, canonical, decode_slashes};
 use crate::http::{Method, Reason};
 use crate::pipeline::exchange::Exchange;
@@ -100,7 +101,7 @@ fn allowed<'s>(x: &mut Exchange, methods: MethodSet) -> Result<Meant<'s>, Reason
 /// A trusted proxy may have ended TLS before us.
 fn fits_connection(scheme: Scheme, x: &Exchange, listener: &Listener) -> Result<(), Reason> {
     let secure = scheme == Scheme::Https;
-    let ended_before = secure && is_trusted(&x.peer.ip(), listener);
+    let ended_before = secure && listener.trusted_proxies.contains(x.peer.ip());
     if secure == listener.secure || ended_before { Ok(()) } else { Err(TARGET_SCHEME) }
 }
 
@@ -148,63 +149,23 @@ fn redirect(x: &mut Exchange) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The peer, or, where trusted proxies speak for it, the nearest address in `X-Forwarded-For` that is not itself a
-/// trusted proxy: read from the right, because everything to the left of that was written by somebody unknown.
-fn client_address(x: &Exchange, listener: &Listener) -> IpAddr {
-    let peer = x.peer.ip();
-    let trusted = |address: &IpAddr| is_trusted(address, listener);
-    if listener.trusted_proxies.is_empty() || !trusted(&peer) {
-        return peer;
+/// The connection's source, or whom trusted proxies name ([`forwarded::client`]).
+fn client_address(x: &mut Exchange, listener: &Listener) -> IpAddr {
+    let source = x.source.ip();
+    if listener.trusted_proxies.is_empty() || !x.hearsay {
+        return source;
     }
-    let mut nearest = peer;
-    let mut values: [&[u8]; 8] = [&[]; 8];
-    let mut count = 0;
-    for (_, field) in x.fields().find_all(Known::XForwardedFor) {
-        if count < values.len() {
-            values[count] = field.value().of(x.head_bytes());
-            count += 1;
-        }
-    }
-    for value in values[..count].iter().rev() {
-        for member in value.rsplit(|&byte| byte == b',') {
-            let Some(address) = parse_address(member.trim_ascii()) else { return nearest };
-            nearest = address;
-            if !trusted(&address) {
-                return nearest;
-            }
-        }
-    }
-    nearest
-}
-
-fn is_trusted(address: &IpAddr, listener: &Listener) -> bool {
-    listener.trusted_proxies.iter().any(|network| network.contains(address))
-}
-
-/// An address as proxies write it: bare, with a port, or an IPv6 address in brackets.
-fn parse_address(text: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(text).ok()?;
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address.to_canonical());
-    }
-    if let Ok(socket) = text.parse::<std::net::SocketAddr>() {
-        return Some(socket.ip().to_canonical());
-    }
-    text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_in_the_forms_that_proxies_write() {
-        assert_eq!(parse_address(b"192.0.2.1"), "192.0.2.1".parse().ok());
-        assert_eq!(parse_address(b"192.0.2.1:80"), "192.0.2.1".parse().ok());
-        assert_eq!(parse_address(b"[2001:db8::1]"), "2001:db8::1".parse().ok());
-        assert_eq!(parse_address(b"[2001:db8::1]:443"), "2001:db8::1".parse().ok());
-        assert_eq!(parse_address(b"::ffff:192.0.2.1"), "192.0.2.1".parse().ok());
-        assert_eq!(parse_address(b"unknown"), None);
-        assert_eq!(parse_address(b""), None);
-    }
+    let known = match listener.client_field {
+        ClientField::XForwardedFor => Known::XForwardedFor,
+        ClientField::Forwarded => Known::Forwarded,
+    };
+    let Exchange { request, hops, .. } = x;
+    let lines = request.table.fields.find_all(known).rev().map(|(_, field)| field.value().of(&request.bytes));
+    forwarded::client(
+        source,
+        listener.client_field,
+        lines,
+        |address| listener.trusted_proxies.contains(address),
+        hops,
+    )
 }

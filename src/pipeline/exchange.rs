@@ -42,8 +42,14 @@ pub struct Exchange {
     pub canonical: Vec<u8>,
     /// The peer of the connection.
     pub peer: SocketAddr,
-    /// The client: the peer, or whom trusted proxies name.
+    /// Where the connection comes from: the peer, or whom it names in the PROXY protocol.
+    pub source: SocketAddr,
+    /// Whether what a request says of earlier hops counts, if its source is trusted.
+    pub hearsay: bool,
+    /// The client: the source, or whom trusted proxies name.
     pub client: IpAddr,
+    /// The addresses that trusted proxies named and that were believed, nearest first; the last one is the client's.
+    pub hops: Vec<IpAddr>,
     /// Whether the client's connection is TLS.
     pub secure: bool,
     /// What was agreed with the client about it.
@@ -122,7 +128,10 @@ impl Exchange {
             target: Target::default(),
             canonical: Vec::with_capacity(256),
             peer: nobody,
+            source: nobody,
+            hearsay: true,
             client: nobody.ip(),
+            hops: Vec::new(),
             secure: false,
             agreed: Agreed::default(),
             id: RequestId::NONE,
@@ -153,6 +162,7 @@ impl Exchange {
         self.request.bytes = Buffer::empty();
         self.request.table.reset();
         self.target = Target::default();
+        self.hops.clear();
         self.canonical.clear();
         self.operation = u32::MAX;
         self.api = u32::MAX;

@@ -391,16 +391,15 @@ pub fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
     x.skip = skip;
 }
 
-/// `X-Forwarded-*`: what trusted proxies said is kept, what anybody else said is not.
+/// `X-Forwarded-*`: what was believed of trusted proxies is told on, what anybody else said is not, so that the first address
+/// is the client's.
 fn forwarded_fields(x: &Exchange, client: &Client<'_>, inserts: &mut Vec<u8>) {
     let told = law::Client {
-        address: x.peer.ip(),
+        address: x.source.ip(),
         proto: if client.listener.secure { b"https" } else { b"http" },
         host: x.host(),
     };
-    let trusted = x.client != x.peer.ip();
-    let before = x.fields().find_all(Known::XForwardedFor).map(|(_, field)| field.value().of(x.head_bytes()));
-    law::x_forwarded_for(inserts, before.filter(|_| trusted), &told);
+    law::x_forwarded_for(inserts, x.hops.iter().rev().copied(), &told);
     law::x_forwarded_proto_host(inserts, &told);
 }
 

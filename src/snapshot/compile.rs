@@ -1,6 +1,7 @@
 //! From the typed configuration to a [`Snapshot`]: aside, with all errors at once, touching nothing that runs.
 
 mod clients;
+mod listen;
 mod origins;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
 use crate::control::Parts;
+use crate::control::address_lists::AddressLists;
 use crate::control::process_log::{Code as LogCode, Line};
 use crate::control::watch::Subscription;
 use crate::http::forward::RenamedIdentity;
@@ -80,6 +82,8 @@ pub struct Kept {
     pub running: Option<Arc<Snapshot>>,
     /// Revocation lists in force.
     revocation: clients::Revocation,
+    /// Who may connect to which listener.
+    lists: AddressLists,
 }
 
 /// Everything that makes two upstreams the same.
@@ -87,8 +91,9 @@ pub struct Kept {
 struct UpstreamKey(String);
 
 impl Kept {
-    /// Changes the keys of session tickets where it is time. Called every second or so.
-    pub fn tend(&self) {
+    /// Changes the keys of session tickets where it is time, and frees what is no longer used. Called every second or so.
+    pub fn tend(&mut self) {
+        self.lists.tend();
         self.revocation.tend(crate::worker::clock::unix_ms() / 1_000);
         for tickets in self.tickets.values() {
             if tickets.tend(monotonic_s()).is_err() {
@@ -170,6 +175,8 @@ pub fn compile(
     };
     if compiler.errors.is_empty() {
         kept.revocation.keep(std::mem::take(&mut compiler.asking));
+        let named: Vec<_> = config.listen.iter().filter_map(listen::source).collect();
+        kept.lists.retain(&named);
     }
     match (router, compiler.errors.is_empty()) {
         (Some(router), true) => Ok(Snapshot {
@@ -242,7 +249,10 @@ impl Compiler<'_> {
                     secure: tls.is_some(),
                     tls,
                     handshake_ms: in_milliseconds(listener.timeouts.handshake_in_force()),
-                    trusted_proxies: listener.trusted_proxies.iter().map(|network| network.value).collect(),
+                    gate: self.gate(listener, kept),
+                    trusted_proxies: listen::trusted_proxies(listener),
+                    client_field: listen::client_field(listener),
+                    proxy_protocol: listen::proxy_versions(listener),
                     redirect: listener.redirect.is_some(),
                     head_limits: sizes.clone(),
                     head_ms: in_milliseconds(listener.timeouts.head_in_force()),

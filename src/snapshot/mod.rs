@@ -11,9 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::accept::gate::Gate;
+use crate::accept::prefixes::AddressSet;
+use crate::accept::proxy_protocol::Versions;
 use crate::control::watch::Subscription;
 use crate::http::HeadLimits;
 use crate::http::forward::RenamedIdentity;
+use crate::http::forwarded::ClientField;
 use crate::http::target::EncodedSlash;
 use crate::observe::ListenerId;
 use crate::policy::Chain;
@@ -93,8 +97,14 @@ pub struct Listener {
     pub tls: Option<crate::tls::ServerProfile>,
     /// A handshake must be complete within this many milliseconds.
     pub handshake_ms: u64,
-    /// Whose forwarding fields count.
-    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Who may connect, where that is not everybody.
+    pub gate: Option<Arc<Gate>>,
+    /// Whose forwarding fields and PROXY headers count.
+    pub trusted_proxies: AddressSet,
+    /// The field of theirs that names the client.
+    pub client_field: ClientField,
+    /// The versions of the PROXY header that connections begin with, where they do.
+    pub proxy_protocol: Option<Versions>,
     /// `redirect: https`: nothing is served here but the way there.
     pub redirect: bool,
     /// Bounds of a request head.

@@ -247,6 +247,37 @@ pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::R
     Ok(received)
 }
 
+/// Copies what is there into the spare capacity of `buffer`, as much as fits, and extends it; it stays in the queue.
+/// `Ok(0)` is the end of the stream. Never waits.
+///
+/// # Errors
+/// As [`recv_now`].
+pub fn peek_now(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let spare = buffer.spare_capacity_mut();
+    debug_assert!(!spare.is_empty(), "a look into a full buffer would read as the end of the stream");
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the spare capacity is writable for its length.
+    let seen =
+        check_size(unsafe { libc::recv(fd.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), flags) })?;
+    // SAFETY: the kernel wrote `seen` bytes, no more than were spare, behind the current length.
+    unsafe { buffer.set_len(buffer.len() + seen) };
+    Ok(seen)
+}
+
+/// The address that a socket has on this machine.
+///
+/// # Errors
+/// Those of `getsockname`; a family that is none of IP.
+pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: `storage` is writable for `length` bytes.
+    check(unsafe { libc::getsockname(fd.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut length) })?;
+    // SAFETY: zeroed storage is a valid `sockaddr_storage`; the kernel wrote a prefix of it.
+    let storage = unsafe { storage.assume_init() };
+    from_sockaddr(&storage).ok_or_else(|| io::Error::other("a socket of no IP family"))
+}
+
 /// Sends as much of `bytes` as the socket takes now. Never waits, never raises SIGPIPE.
 ///
 /// # Errors
@@ -488,6 +519,8 @@ mod tests {
         let mut first = [0; 1];
         server.read_exact(&mut first).expect("one byte, so that the rest is surely there");
         assert_eq!(peek(server.as_fd()), Peek::Data);
+        assert_eq!(peek_now(server.as_fd(), &mut buffer).expect("peek"), 4);
+        buffer.clear();
         assert_eq!(recv_now(server.as_fd(), &mut buffer, 2).expect("recv"), 2);
         assert_eq!(recv_now(server.as_fd(), &mut buffer, 8).expect("recv"), 2);
         assert_eq!(buffer, b"ello");

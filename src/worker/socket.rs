@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -377,6 +378,49 @@ impl Socket {
         result
     }
 
+    /// Waits until something is there, and copies as much of it as fits behind what `buffer` holds; it stays in the socket.
+    /// `Ok(0)` is the end.
+    ///
+    /// # Errors
+    /// Those of the driver and of `recv`.
+    pub async fn peek(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        loop {
+            self.readable().await?;
+            match socket::peek_now(self.fd(), buffer) {
+                Err(error) if would_block(&error) => self.shared.arrival.emptied(),
+                result => return result,
+            }
+        }
+    }
+
+    /// Takes `count` bytes that [`Socket::peek`] has shown off the socket.
+    ///
+    /// # Errors
+    /// Those of `recv`.
+    pub fn pass_over(&self, count: usize) -> io::Result<()> {
+        let mut left = count;
+        let mut passed = Buffer::of(count);
+        while left > 0 {
+            passed.clear();
+            let taken = socket::recv_now(self.fd(), &mut passed, left)?;
+            if taken == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // There may be more behind it.
+            self.shared.arrival.received(taken, taken);
+            left -= taken;
+        }
+        Ok(())
+    }
+
+    /// Its address on this machine.
+    ///
+    /// # Errors
+    /// Those of `getsockname`.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        socket::local_address(self.fd())
+    }
+
     /// Sends `buffer[range]` and keeps the buffer. What was posted before goes first.
     ///
     /// # Errors
@@ -487,6 +531,11 @@ impl Socket {
     /// Ends one or both directions.
     pub fn shutdown(&self, how: Shutdown) {
         socket::shutdown(self.fd(), how);
+    }
+
+    /// Resets the connection.
+    pub fn reset(&self) {
+        socket::abort(self.fd());
     }
 
     /// Says that a message begins, or is complete, whose only end is that of the connection (RFC 9112 §6.3). While one is

@@ -13,6 +13,7 @@ const TOKENS: &str = include_str!("../../config/examples/tokens.yaml");
 const OBSERVE: &str = include_str!("../../config/examples/observe-first.yaml");
 const CLOSED: &str = include_str!("../../config/examples/closed-corner.yaml");
 const BALANCER: &str = include_str!("../../config/examples/behind-a-load-balancer.yaml");
+const LISTS: &str = include_str!("../../config/examples/address-lists.yaml");
 const LOCAL: &str = include_str!("../../config/examples/local-development.yaml");
 const CERTIFICATES: &str = include_str!("../../config/examples/client-certificates.yaml");
 
@@ -83,6 +84,7 @@ fn the_examples_pass() {
         UPLOADS,
         CERTIFICATES,
         DISCOVERY,
+        LISTS,
     ] {
         if let Err(errors) = check(text) {
             panic!("{errors}");
@@ -243,12 +245,12 @@ const SLIPS: &[Slip] = &[
         "  others: { mtls: partners-ca.pem, names: \"dns:*.partners.example.com\" }\n  people: {",
         &[(1382, "partners-ca.pem, names: \"dns")],
     ),
-    (
-        DROP_IN,
-        TLS,
-        "tls: { cert: shop.pem, key: shop.key }, proxy_protocol: true",
-        &[(1009, "proxy_protocol")],
-    ),
+    (DROP_IN, TLS, "tls: { cert: shop.pem, key: shop.key }, proxy_protocol: v2", &[(1171, "v2")]),
+    (BALANCER, "[10.0.0.0/8]", "[10.0.0.0/8]\n  proxy_protocol: v3", &[(1017, "v3")]),
+    (BALANCER, "trusted_proxies: [10.0.0.0/8]", "client_address: forwarded", &[(1172, "forwarded")]),
+    (BALANCER, "trusted_proxies", "deny_addresses: 10.0.0.0/8\n  allow_addresses", &[(1173, "10.0.0.0/8\n")]),
+    (BALANCER, "trusted_proxies: [10.0.0.0/8]", "deny_addresses: [abuse.list]", &[(1033, "abuse.list")]),
+    (BALANCER, "trusted_proxies: [10.0.0.0/8]", "deny_addresses: { fil: abuse.list }", &[(1003, "fil:")]),
     (BALANCER, "10.0.0.0/8", "0.0.0.0/0", &[(1108, "0.0.0.0/0")]),
     (BALANCER, "10.0.0.0/8", "10.1.2.3/8", &[(1033, "10.1.2.3/8")]),
     (BALANCER, "10.0.0.0/8", "balancer", &[(1033, "balancer]")]),

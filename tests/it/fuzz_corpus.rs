@@ -19,6 +19,8 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("address_list", fuzzing::address_list),
     ("media_type", fuzzing::media_type),
     ("certificate_names", fuzzing::certificate_names),
+    ("forwarded", fuzzing::forwarded),
+    ("proxy_protocol", fuzzing::proxy_protocol),
 ];
 
 #[test]

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file per subject.
 
+mod addresses;
 mod audit;
 mod certificates;
 mod change;
@@ -44,6 +45,7 @@ mod outages;
 mod paths;
 mod probes;
 mod proxy;
+mod proxy_protocol;
 mod streams;
 mod tidy;
 mod timeouts;

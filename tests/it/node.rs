@@ -136,6 +136,13 @@ impl Node {
         }
     }
 
+    /// The next line of the process log, if there is one by now.
+    pub fn line_so_far(&mut self) -> Option<String> {
+        let line = self.lines.try_recv().ok()?;
+        self.seen.push(line.clone());
+        Some(line)
+    }
+
     /// The lines of the process log that [`Node::wait_for`] has passed.
     pub fn lines_so_far(&self) -> impl Iterator<Item = &str> {
         self.seen.iter().map(String::as_str)

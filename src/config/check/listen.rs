@@ -2,7 +2,7 @@
 
 use super::super::bind::Bind;
 use super::super::error::{Code, ConfigError};
-use super::super::model::{Draft, Listener, Tls};
+use super::super::model::{AddressEntry, Draft, Listener, Tls};
 use super::super::unit::Address;
 use super::unneeded;
 
@@ -20,6 +20,13 @@ pub const DOMAIN_TWICE: Code = Code::new(1107);
 pub const TRUSTS_ALL: Code = Code::new(1108);
 /// Trusted proxies on a listener that forwards nothing.
 pub const REDIRECT_KEYS: Code = Code::new(1109);
+
+/// A header of the PROXY protocol that nobody may send.
+pub const PROXY_UNTRUSTED: Code = Code::new(1171);
+/// A field of proxies that nobody is trusted to send.
+pub const CLIENT_ADDRESS_UNUSED: Code = Code::new(1172);
+/// A network is both allowed and denied.
+pub const ADDRESS_BOTH: Code = Code::new(1173);
 
 pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
     let Some(listeners) = &draft.listen else { return };
@@ -90,7 +97,9 @@ fn one(listener: &Listener, bind: &mut Bind<'_>) {
             );
         }
     }
-    if let (Some(redirect), Some(proxy)) = (listener.redirect, listener.trusted_proxies.first()) {
+    if let (Some(redirect), Some(proxy), None) =
+        (listener.redirect, listener.trusted_proxies.first(), &listener.proxy_protocol)
+    {
         bind.error(
             ConfigError::new(REDIRECT_KEYS, "a listener that only redirects forwards nothing", proxy.span)
                 .also(redirect, "it only redirects")
@@ -104,6 +113,41 @@ fn one(listener: &Listener, bind: &mut Bind<'_>) {
                     .found(net.value.to_string())
                     .expected("the networks of your own proxies")
                     .why("every caller could then say which address it comes from"),
+            );
+        }
+    }
+    addresses(listener, bind);
+}
+
+fn addresses(listener: &Listener, bind: &mut Bind<'_>) {
+    if listener.trusted_proxies.is_empty() {
+        if let Some(protocol) = &listener.proxy_protocol {
+            bind.error(
+                ConfigError::new(PROXY_UNTRUSTED, "nobody may send the PROXY header", protocol.span)
+                    .expected("`trusted_proxies` beside it: the networks of the proxies that send it")
+                    .fix("add `trusted_proxies: [10.0.0.0/8]` with the networks of your own proxies")
+                    .why("whoever sends that header says which address it comes from"),
+            );
+        }
+        if let Some(field) = &listener.client_address {
+            bind.error(
+                ConfigError::new(CLIENT_ADDRESS_UNUSED, "nobody is trusted to name the client", field.span)
+                    .expected("`trusted_proxies` beside it")
+                    .fix("add `trusted_proxies`, or delete `client_address`"),
+            );
+        }
+    }
+    let network = |entry: &AddressEntry| match entry {
+        AddressEntry::Network(network) => Some(*network),
+        AddressEntry::File(_) => None,
+    };
+    for denied in &listener.deny_addresses {
+        let Some(net) = network(&denied.value) else { continue };
+        if let Some(allowed) = listener.allow_addresses.iter().find(|one| network(&one.value) == Some(net)) {
+            bind.error(
+                ConfigError::new(ADDRESS_BOTH, format!("{net} is both allowed and denied"), denied.span)
+                    .also(allowed.span, "allowed here")
+                    .fix("delete one of the two"),
             );
         }
     }

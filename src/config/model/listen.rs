@@ -36,6 +36,14 @@ pub struct Listener {
     pub trusted_proxies: Vec<Spanned<IpNet>>,
     /// How long clients may take.
     pub timeouts: ClientTimeouts,
+    /// The field of trusted proxies that names the client.
+    pub client_address: Option<Spanned<ClientAddress>>,
+    /// Connections begin with a header of the PROXY protocol, from trusted proxies only.
+    pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
+    /// Who may connect; nobody said: everybody.
+    pub allow_addresses: Vec<Spanned<AddressEntry>>,
+    /// Who may not.
+    pub deny_addresses: Vec<Spanned<AddressEntry>>,
     /// The whole map.
     pub span: Span,
 }
@@ -66,6 +74,36 @@ impl ClientTimeouts {
     pub fn idle_in_force(&self) -> Duration {
         self.idle.unwrap_or(Duration::from_secs(60))
     }
+}
+
+/// The field of trusted proxies that names the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ClientAddress {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// The versions of the PROXY protocol that are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// The text of version 1.
+    V1,
+    /// The binary header of version 2.
+    V2,
+    /// Either.
+    Any,
+}
+
+/// Networks, by themselves or in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressEntry {
+    /// A network, or one address.
+    Network(IpNet),
+    /// A file of them, one a line; watched.
+    File(FilePath),
 }
 
 /// How a connection becomes private.
@@ -142,7 +180,26 @@ pub static LISTENER: Table = Table {
         Key::optional("trusted_proxies", <Vec<IpNet>>::SHAPE, "peers whose forwarding fields count")
             .default("none"),
         Key::optional("timeouts", ClientTimeouts::SHAPE, "how long clients may take"),
-        Key::later("proxy_protocol", "the PROXY protocol"),
+        Key::optional("client_address", ClientAddress::SHAPE, "their field that names the client")
+            .default("x_forwarded_for"),
+        Key::optional(
+            "proxy_protocol",
+            ProxyProtocol::SHAPE,
+            "connections begin with a PROXY header, from `trusted_proxies` only",
+        )
+        .default("none is expected"),
+        Key::optional(
+            "allow_addresses",
+            <Vec<AddressEntry>>::SHAPE,
+            "networks, and files of networks, that may connect",
+        )
+        .default("everybody"),
+        Key::optional(
+            "deny_addresses",
+            <Vec<AddressEntry>>::SHAPE,
+            "networks, and files of networks, that may not; the longest prefix counts",
+        )
+        .default("nobody"),
     ],
 };
 
@@ -161,6 +218,17 @@ pub static TIMEOUTS: Table = Table {
             .default("60s")
             .bounds("100ms", "1h"),
     ],
+};
+
+/// Keys of an entry of `listen[].allow_addresses` and `listen[].deny_addresses`.
+pub static ADDRESS_FILE: Table = Table {
+    what: "a file of networks",
+    place: "listen[].allow_addresses[]",
+    keys: &[Key::required(
+        "file",
+        FilePath::SHAPE,
+        "a text of networks, one a line, `#` begins a comment; changes count at once",
+    )],
 };
 
 /// Keys of `listen[].tls`.
@@ -255,11 +323,29 @@ impl FromNode for Listener {
                 None if m.attempted("insecure") => Some(Exception::refused(span)),
                 insecure => insecure,
             };
-            let trusted_proxies = m.optional("trusted_proxies").unwrap_or_default();
+            let trusted_proxies: Vec<_> = m.optional("trusted_proxies").unwrap_or_default();
+            // What was refused is not missing.
+            let refused = trusted_proxies.is_empty() && m.attempted("trusted_proxies");
+            let client_address = m.optional("client_address").filter(|_| !refused);
+            let proxy_protocol = m.optional("proxy_protocol").filter(|_| !refused);
+            let allow_addresses: Vec<_> = m.optional("allow_addresses").unwrap_or_default();
+            let deny_addresses: Vec<_> = m.optional("deny_addresses").unwrap_or_default();
             let timeouts = m.optional("timeouts").unwrap_or_default();
             let address = m.required("address")?;
-            let span = m.span();
-            Some(Listener { address, domains, tls, redirect, insecure, trusted_proxies, timeouts, span })
+            Some(Listener {
+                address,
+                domains,
+                tls,
+                redirect,
+                insecure,
+                trusted_proxies,
+                client_address,
+                proxy_protocol,
+                allow_addresses,
+                deny_addresses,
+                timeouts,
+                span: m.span(),
+            })
         })
     }
 }
@@ -293,6 +379,35 @@ impl FromNode for ToHttps {
             "a listener redirects to `https` only",
             "`redirect: https`; other redirects belong to an operation",
         )
+    }
+}
+
+impl FromNode for ClientAddress {
+    const SHAPE: Shape = Shape::Word(&["x_forwarded_for", "forwarded"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        let words =
+            [("x_forwarded_for", ClientAddress::XForwardedFor), ("forwarded", ClientAddress::Forwarded)];
+        bind.word(node, &words)
+    }
+}
+
+impl FromNode for ProxyProtocol {
+    const SHAPE: Shape = Shape::Word(&["v1", "v2", "any"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &[("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2), ("any", ProxyProtocol::Any)])
+    }
+}
+
+impl FromNode for AddressEntry {
+    const SHAPE: Shape = Shape::Either(&[IpNet::SHAPE, Shape::Map(&ADDRESS_FILE)]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        match &node.kind {
+            NodeKind::Map(_) => bind.map(node, &ADDRESS_FILE, |m| m.required("file").map(AddressEntry::File)),
+            _ => IpNet::from_node(node, bind).map(AddressEntry::Network),
+        }
     }
 }
 

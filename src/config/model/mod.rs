@@ -17,7 +17,7 @@ pub mod upstream;
 use jiff::civil::Date;
 
 pub use api::{Api, ClientHost, IdentityField, Keep, Operation, Redirect, Respond, Route, Surface, To};
-pub use listen::{Certificate, ClientCa, Listener, Tls};
+pub use listen::{AddressEntry, Certificate, ClientAddress, ClientCa, Listener, ProxyProtocol, Tls};
 pub use login::{Algorithm, ApiKeys, Certificates, Claims, JwtKeys, Login, Method, Tokens};
 pub use maintenance::{Maintenance, Moment};
 pub use node::{Audit, Connections, Driver, Log, LogFormat, LogTarget, Metrics, NodeSettings, OnFull};
@@ -96,6 +96,7 @@ pub static TABLES: &[&Table] = &[
     &listen::TIMEOUTS,
     &listen::CERTIFICATE,
     &listen::CLIENT_CA,
+    &listen::ADDRESS_FILE,
     &upstream::UPSTREAM,
     &upstream::HEALTH,
     &upstream::TIMEOUTS,

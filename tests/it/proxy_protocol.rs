@@ -1,0 +1,181 @@
+//! The PROXY protocol at work: who is behind a trusted proxy, told before TLS; and who is behind us, told to an upstream.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::nginx::free_address;
+use crate::node::{Client, Node, Origin, PATIENCE, Place, Server, fetch};
+
+const ANSWER: &str = "apis:\n  a:\n    operations: { one: { match: GET /one, respond: { status: 200, body: one } } }\n    \
+                      allow: [{ who: anyone }]";
+const LISTEN: &str =
+    "{ address: \"127.0.0.1:0\", tls: none, trusted_proxies: [127.0.0.0/8], proxy_protocol: any }";
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const GET: &[u8] = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn refusals(node: &Node, reason: &str) -> f64 {
+    let page = fetch(node, "/metrics");
+    let label = format!("reason=\"{reason}\"");
+    let lines =
+        page.lines().filter(|line| line.starts_with("ringwall_refusals_total") && line.contains(&label));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Version 2, TCP over IPv4, from 192.0.2.1:56324.
+fn binary() -> Vec<u8> {
+    [SIGNATURE, &[0x21, 0x11, 0, 12, 192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 4, 1, 187]].concat()
+}
+
+#[test]
+fn a_trusted_proxy_names_the_client() {
+    let node = Node::start_in(Place::new(), LISTEN, ANSWER);
+    let headers: [(&[u8], &str); 5] = [
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n", "192.0.2.7"),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n", "2001:db8::7"),
+        (&binary(), "192.0.2.1"),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+        (&[SIGNATURE, &[0x20, 0, 0, 0]].concat(), "127.0.0.1"),
+    ];
+    for (at, (header, expected)) in headers.into_iter().enumerate() {
+        let mut client = node.connect();
+        client.send([header, GET, GET].concat());
+        assert_eq!((client.answer().status, client.answer().status), (200, 200));
+        for line in &node.log(2 * at + 2)[2 * at..] {
+            assert_eq!(line["client"], expected, "{line}");
+            assert!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_header_may_come_byte_by_byte_and_not_a_byte_behind_it_is_lost() {
+    let node = Node::start_in(Place::new(), LISTEN, ANSWER);
+    for header in [b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n".to_vec(), binary()] {
+        let mut client = node.connect();
+        for byte in [&header, GET].concat() {
+            client.send([byte]);
+        }
+        assert_eq!(client.answer().status, 200);
+        for split in [1, header.len() - 1, header.len(), header.len() + 1] {
+            let mut client = node.connect();
+            let all = [&header, GET].concat();
+            client.send(&all[..split]);
+            std::thread::yield_now();
+            client.send(&all[split..]);
+            assert_eq!(client.answer().status, 200, "{split}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_header_is_refused() {
+    let node = Node::start_in(Place::new(), LISTEN, ANSWER);
+    let wrong: [&[u8]; 5] = [
+        GET,
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\n",
+        b"PROXY TCP4 192.0.2.07 198.51.100.1 56324 443\r\n",
+        &[SIGNATURE, &[0x21, 0x12, 0, 12], &[0; 12]].concat(),
+        &[SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat(),
+    ];
+    for header in wrong {
+        let mut client = node.connect();
+        client.send(header);
+        assert_eq!(client.rest(), b"", "{header:?}");
+    }
+    assert_eq!(refusals(&node, "proxy_malformed"), 5.0);
+    // Who comes and goes without a word (a health check of the balancer) is no refusal.
+    node.connect().end_sending();
+    let mut silent = node.connect();
+    silent.end_sending();
+    assert_eq!(silent.rest(), b"");
+    assert_eq!(refusals(&node, "proxy_malformed"), 5.0);
+    // Who begins and stays away is let go in time.
+    let mut slow = node.connect();
+    slow.send(b"PROXY TCP4 ");
+    let start = Instant::now();
+    assert_eq!(slow.rest(), b"");
+    assert!(start.elapsed() < PATIENCE);
+    assert_eq!(refusals(&node, "proxy_timeout"), 1.0);
+}
+
+#[test]
+fn only_the_version_that_is_named_and_only_from_trusted_proxies() {
+    let listen = "[{ address: \"127.0.0.1:0\", tls: none, trusted_proxies: [127.0.0.0/8], proxy_protocol: v2 }, \
+                  { address: \"127.0.0.1:0\", tls: none, trusted_proxies: [10.0.0.0/8], proxy_protocol: any }]";
+    let node = Node::start_in(Place::new(), listen, ANSWER);
+    let mut client = node.connect();
+    client.send([b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n", GET].concat());
+    assert_eq!(client.rest(), b"");
+    assert_eq!(refusals(&node, "proxy_malformed"), 1.0);
+    let mut stranger = Client::new(std::net::TcpStream::connect(node.addresses[1]).expect("connected"));
+    stranger.try_send(&[&binary(), GET].concat());
+    assert_eq!(stranger.rest(), b"");
+    assert_eq!(refusals(&node, "proxy_untrusted"), 1.0);
+}
+
+#[test]
+fn the_lists_judge_whom_the_header_names_and_forwarding_fields_count_from_there() {
+    let origin = Origin::plain();
+    let listen = "{ address: \"127.0.0.1:0\", tls: none, trusted_proxies: [127.0.0.0/8, 10.0.0.0/8], \
+                  proxy_protocol: any, deny_addresses: [192.0.2.0/24, 127.0.0.1] }";
+    let config = format!(
+        "upstreams: {{ app: \"http://{}\" }}\napis:\n  app:\n    to: app\n    operations: {{ one: GET /one }}\n    \
+         allow: [{{ who: anyone }}]",
+        origin.address
+    );
+    let node = Node::start_in(Place::new(), listen, &config);
+    let mut denied = node.connect();
+    denied.try_send(&[&binary(), GET].concat());
+    assert_eq!(denied.rest(), b"");
+    assert_eq!(refusals(&node, "address_denied"), 1.0);
+
+    let with = |source: &str| {
+        let mut client = node.connect();
+        client.send(format!(
+            "PROXY TCP4 {source} 198.51.100.1 56324 443\r\nGET /one HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n"
+        ));
+        assert_eq!(client.answer().status, 200);
+        origin.next().field("x-forwarded-for").map(str::to_owned)
+    };
+    // Whom the balancer saw is a stranger: what he says does not count.
+    assert_eq!(with("198.51.100.7").as_deref(), Some("198.51.100.7"));
+    // It saw a proxy of ours, which says whom it saw.
+    assert_eq!(with("10.0.0.9").as_deref(), Some("203.0.113.9, 10.0.0.9"));
+}
+
+#[test]
+fn before_tls_and_from_a_real_haproxy() {
+    let listen =
+        "{ address: \"127.0.0.1:0\", tls: self-signed, trusted_proxies: [127.0.0.0/8], proxy_protocol: any }";
+    let node = Node::start_in(Place::new(), listen, ANSWER);
+    for (at, send) in ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl-cn"].into_iter().enumerate() {
+        let address = free_address();
+        let text = format!(
+            "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n\
+             frontend f\n  bind {address}\n  default_backend b\nbackend b\n  server s {} {send}\n",
+            node.address
+        );
+        let file = node.place.write(&format!("haproxy-{at}.cfg"), &text);
+        let mut command = Command::new("haproxy");
+        command
+            .arg("-db")
+            .arg("-f")
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let _haproxy = Server(command.spawn().expect("haproxy"));
+        let deadline = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "haproxy does not start");
+            std::thread::yield_now();
+        }
+        let curl = Command::new("curl")
+            .args(["-s", "-k", "--max-time", "20", "--interface", "127.0.0.33", "-w", "%{http_code}"])
+            .arg(format!("https://{address}/one"))
+            .output()
+            .expect("curl");
+        assert_eq!(String::from_utf8_lossy(&curl.stdout), "one200", "{send}");
+        assert_eq!(node.log(at + 1)[at]["client"], "127.0.0.33", "{send}");
+    }
+}
