@@ -75,7 +75,9 @@ pub fn response_skip(table: &ResponseTable) -> FieldSet {
 fn unusual_skip(head: &[u8], fields: &FieldTable, renamed: &RenamedIdentity) -> FieldSet {
     let mut skip = FieldSet::EMPTY;
     for field in fields.iter(head) {
-        let overriding = fields.odd().contains(field.index) && twin_of(field.name).is_override();
+        let twin = if fields.odd().contains(field.index) { twin_of(field.name) } else { Known::Other };
+        // The request id is ours too, and stands under its own name only.
+        let overriding = twin.is_override() || twin == Known::XRequestId;
         let known = field.known != Known::Other && renamed.known >> (field.known as u32) & 1 == 0;
         if overriding || !known && renamed.has(field.name) {
             skip.insert(field.index);

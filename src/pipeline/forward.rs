@@ -198,7 +198,8 @@ async fn attempt(
         Err(fail) => {
             // What has left of a request that is given up must not pass for one: its end is a reset.
             connection.transport.socket().set_open_ended(true);
-            let untouched = x.response.bytes.is_empty();
+            // Interim responses count: what has begun to answer has begun to work.
+            let untouched = x.facts.answered_ns == 0;
             let closed = matches!(fail, Fail::Upstream(reason) if reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET);
             // RFC 9110 §9.2.2: a request is sent again only if its method is idempotent, and only here, where a kept
             // connection was closed under it and not a byte of a response was seen.

@@ -152,6 +152,8 @@ pub fn encode_head(
         (BodyLength::None, 100..=199 | 204) => BodyLength::None,
         (BodyLength::None, _) => match x.response.table.declared {
             BodyLength::UntilClose => BodyLength::None,
+            // RFC 9112 §6.1: not even the name of a transfer coding for an HTTP/1.0 client.
+            BodyLength::Chunked if old_client => BodyLength::None,
             declared => declared,
         },
         _ => framing,

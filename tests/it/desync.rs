@@ -523,3 +523,120 @@ fn responses_have_one_meaning() {
         assert_eq!(entry["reason"].as_str().unwrap_or_default(), reason, "{name}: {entry}");
     }
 }
+
+/// An origin that hands each connection to `talk`, with its number.
+fn talk(talk: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let talk = Arc::new(talk);
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
+            let talk = Arc::clone(&talk);
+            thread::spawn(move || talk(number, stream));
+        }
+    });
+    address
+}
+
+/// Reads up to the end of a head; gives what came.
+fn read_head(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    while find(&bytes, b"\r\n\r\n").is_none() {
+        match stream.read(&mut buffer) {
+            Ok(count @ 1..) => bytes.extend_from_slice(&buffer[..count]),
+            _ => break,
+        }
+    }
+    bytes
+}
+
+fn node_before(origin: SocketAddr) -> Node {
+    let text = crate::node::text_of(LISTEN, &config(origin)).replace("cores: 2", "cores: 1");
+    Node::start_whole(Place::new(), &text, &[])
+}
+
+/// Kettle, HTTP/1.1 Must Die (2025): an answer before the request is over leaves the rest of it for the next one.
+#[test]
+fn an_early_answer_is_the_last_of_both_connections() {
+    let (sender, ends) = channel();
+    let origin = talk(move |_, mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly");
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest).map_err(|error| error.kind());
+        let _ = sender.send((end, rest));
+    });
+    let node = node_before(origin);
+    let mut client = node.connect();
+    client.send("POST /x HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.text().as_str(), answer.field("connection")), ("early", Some("close")));
+    // The rest of the body, which looks like a request, reaches nobody.
+    client.try_send(b"GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert!(client.is_closed());
+    let (end, rest) = ends.recv_timeout(PATIENCE).expect("the end of the origin's connection");
+    assert_eq!(
+        (end, rest),
+        (Err(std::io::ErrorKind::ConnectionReset), Vec::new()),
+        "no orderly end of half a request"
+    );
+    assert_eq!(node.log(1).len(), 1);
+}
+
+#[test]
+fn who_has_begun_to_answer_is_not_asked_again() {
+    let (sender, connections) = channel();
+    let origin = talk(move |number, mut stream| {
+        let _ = sender.send(number);
+        read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst");
+        read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+    });
+    let node = node_before(origin);
+    let request = "GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    assert_eq!(node.ask(request).text(), "first");
+    let mut client = node.connect();
+    client.send(request);
+    assert_eq!(client.answer().status, 103);
+    assert_eq!(client.answer().refusal(), (502, "upstream_closed".to_owned()));
+    assert_eq!(connections.try_iter().collect::<Vec<_>>(), [0], "over one connection");
+}
+
+/// RFC 9112 §6.1: an HTTP/1.0 client knows no transfer codings, not even by name.
+#[test]
+fn old_clients_are_not_told_of_chunks_that_they_do_not_get() {
+    let origin = talk(|_, mut stream| {
+        while !read_head(&mut stream).is_empty() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        }
+    });
+    let node = node_before(origin);
+    for (version, coding) in [("1.0", None), ("1.1", Some("chunked"))] {
+        let mut client = node.connect();
+        client.send(format!("HEAD /x HTTP/{version}\r\nHost: a.example\r\n\r\n"));
+        assert_eq!(client.answer_to("HEAD").field("transfer-encoding"), coding, "{version}");
+    }
+}
+
+/// What an operator sets or removes has no twin (RFC 3875 §4.1.18: CGI and its heirs read `-` and `_` alike).
+#[test]
+fn edits_hold_for_twins_of_their_names() {
+    let origin = Recorder::start();
+    let node = Node::start(&format!(
+        "upstreams: {{ app: \"http://{}\" }}
+apis:
+  app:
+    to: app
+    raw: a test
+    allow: [{{ who: anyone }}]
+    headers: {{ request: {{ set: {{ X-Env: prod }}, remove: [X-Debug] }} }}",
+        origin.address
+    ));
+    let lines = "X_Env: dev\r\nX.Debug: 1\r\nX-Mine: 1\r\n";
+    assert_eq!(node.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")).status, 200);
+    let (head, _) = without_ours(&origin.arrived.recv_timeout(PATIENCE).expect("a request").head);
+    let head = String::from_utf8_lossy(&head).into_owned();
+    assert_eq!(head, "GET / HTTP/1.1\r\nX-Env: prod\r\nHost: a\r\nX-Mine: 1\r\n\r\n");
+}

@@ -1,7 +1,7 @@
 //! `headers`: fields set and removed, in either direction, and the security fields of a response.
 //!
 //! # What it does
-//! `remove` drops every field of a name; `set` drops them and adds one of ours. Values are literal. A response without
+//! `remove` drops every field of a name, and of each name that is the same where `-` and `_` are; `set` drops them and adds one of ours. Values are literal. A response without
 //! `X-Content-Type-Options`, `Referrer-Policy` or (over TLS, to a name) `Strict-Transport-Security` gets ours; one that says
 //! nothing of who may frame it, in `Content-Security-Policy` or `X-Frame-Options`, gets `frame-ancestors 'none'`; `Server` and
 //! `X-Powered-By` are not passed on. What the operator sets or removes is the operator's: none of ours is added then.
@@ -16,7 +16,7 @@
 //! # References
 //! RFC 9110 §7.6; RFC 6797; OWASP Secure Headers.
 
-use crate::http::field::{FieldSet, FieldTable, Known, KnownSet};
+use crate::http::field::{FieldSet, FieldTable, Known, KnownSet, are_twins};
 
 /// The edits of one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +85,20 @@ impl Edits {
                 }
             }
         }
+        if !fields.odd().is_empty() {
+            self.drop_twins(fields, bytes, skip);
+        }
         inserts.extend_from_slice(&self.lines);
+    }
+
+    /// Whoever takes `X_Debug` for `X-Debug` (CGI, WSGI) must not get the one where the other was dropped.
+    #[cold]
+    fn drop_twins(&self, fields: &FieldTable, bytes: &[u8], skip: &mut FieldSet) {
+        for field in fields.iter(bytes) {
+            if self.drop.iter().any(|(_, name)| are_twins(name, field.name)) {
+                skip.insert(field.index);
+            }
+        }
     }
 }
 
