@@ -821,12 +821,10 @@ impl Running {
             }
             let (process, version) = (successor.process(), successor.version.clone());
             let takes_control = successor.takes_control;
-            // From here on only the new one is asked; what waits in the queues is its. The service manager first: what the
-            // new one says to it counts only then.
-            let _ = notify(State::HandedOverTo(process), "another process has taken over");
-            successor.go().inspect_err(|_| {
-                let _ = notify(State::HandedOverTo(std::process::id()), "serving");
-            })?;
+            // From here on only the new one is asked; what waits in the queues is its. The service manager is told of nobody who
+            // has not begun: it would end the service with a main process that is gone.
+            successor.go()?;
+            let _ = notify(State::HandedOverTo(process), "serving");
             if let Some(serving) = self.faces.serving.take() {
                 serving.stop();
             }
