@@ -22,6 +22,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// Bytes of a body that are looked at: those of an origin are shorter.
 const KEPT_BYTES: usize = 4 * 1024;
 
+/// Crossed calls that are told one by one.
+const CROSSED_TOLD_MAX: usize = 5;
+
 /// What is called, and how often.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -114,9 +117,20 @@ pub struct Calls {
     pub calls: Vec<Call>,
     /// Reasons of the gateway's own answers.
     pub reasons: Vec<String>,
+    /// What the first few crossed calls got instead of their answers.
+    pub crossed: Vec<String>,
 }
 
 impl Calls {
+    fn crossed(&mut self, call: Option<usize>, status: u16, body: &[u8]) -> Outcome {
+        if self.crossed.len() < CROSSED_TOLD_MAX {
+            let id = call.map_or(0, |call| self.calls[call].id);
+            let body = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+            self.crossed.push(format!("call {id} got {status} {body:?}"));
+        }
+        Outcome::Crossed
+    }
+
     fn reason(&mut self, body: &[u8]) -> usize {
         let reason = reason_in(body).unwrap_or_default();
         self.reasons.iter().position(|known| *known == reason).unwrap_or_else(|| {
@@ -365,7 +379,12 @@ impl Caller<'_> {
                     Ok((used, true)) => {
                         let clean = used == n;
                         let keep = clean && !line.response.close && line.sent == line.request.len();
-                        let outcome = if clean { self.judge(slot) } else { Outcome::Crossed };
+                        let (status, call) = (line.response.status, line.call);
+                        let outcome = if clean {
+                            self.judge(slot)
+                        } else {
+                            self.calls.crossed(call, status, &self.buffer[used..n])
+                        };
                         self.finish(slot, outcome, keep);
                         if !keep {
                             return;
@@ -408,7 +427,7 @@ impl Caller<'_> {
         } else if body.is_empty() && status != 200 {
             Outcome::Odd(status)
         } else {
-            Outcome::Crossed
+            self.calls.crossed(Some(call), status, &body)
         }
     }
 

@@ -61,17 +61,20 @@ pub enum Fate {
     Cut,
     /// It sends what is not an HTTP answer, or means two things.
     Lie,
+    /// It answers, and a moment later sends one more answer that nobody asked for.
+    Stray,
 }
 
 impl Fate {
     /// All but [`Fate::Answer`], with the names that settings have.
-    pub const UNKIND: [(Self, &'static str); 6] = [
+    pub const UNKIND: [(Self, &'static str); 7] = [
         (Self::Fail, "fail"),
         (Self::Hang, "hang"),
         (Self::ResetBefore, "reset_before"),
         (Self::ResetInside, "reset_inside"),
         (Self::Cut, "cut"),
         (Self::Lie, "lie"),
+        (Self::Stray, "stray"),
     ];
 
     /// As the ledger keeps it.
@@ -172,8 +175,6 @@ pub struct Lie {
     pub name: &'static str,
     /// Sent at once.
     pub bytes: Vec<u8>,
-    /// Sent a moment later, when the gateway may have the connection in its pool.
-    pub later: Vec<u8>,
     /// The connection ends after it.
     pub ends: bool,
     /// It is an answer to `id` all the same, with something behind it.
@@ -181,13 +182,12 @@ pub struct Lie {
 }
 
 /// A foreign answer that must never reach anybody.
-const STOLEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSTOLEN";
+pub const STOLEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSTOLEN";
 
 /// The names of all lies.
-pub const LIES: [&str; 26] = [
+pub const LIES: [&str; 25] = [
     "body_short",
     "body_long",
-    "body_long_later",
     "length_and_chunked",
     "chunk_size",
     "chunk_end",
@@ -220,7 +220,7 @@ pub fn lie(id: u64) -> Lie {
     let length = body.len();
     let with = |head: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").into_bytes();
     let honest = with(&format!("Content-Length: {length}"), &body);
-    let (mut later, mut ends, mut answers) = (Vec::new(), false, false);
+    let (mut ends, mut answers) = (false, false);
     let bytes = match name {
         "body_short" => {
             ends = true;
@@ -229,11 +229,6 @@ pub fn lie(id: u64) -> Lie {
         "body_long" => {
             answers = true;
             [honest, STOLEN.into()].concat()
-        }
-        "body_long_later" => {
-            answers = true;
-            later = STOLEN.into();
-            honest
         }
         "length_and_chunked" => with(
             &format!("Content-Length: {length}\r\nTransfer-Encoding: chunked"),
@@ -295,7 +290,7 @@ pub fn lie(id: u64) -> Lie {
             )
         }
     };
-    Lie { name, bytes, later, ends, answers }
+    Lie { name, bytes, ends, answers }
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl Gateway {
     pub fn reload(&mut self) -> Result<(), String> {
         self.version += 1;
         self.template.write(self.version)?;
-        self.ask("reload")
+        self.ask(&["reload", "--wait"])
     }
 
     /// Asks for a new process.
@@ -137,13 +137,13 @@ impl Gateway {
     /// # Errors
     /// What the gateway says against it.
     pub fn upgrade(&mut self) -> Result<(), String> {
-        self.ask("upgrade")
+        self.ask(&["upgrade"])
     }
 
-    fn ask(&self, verb: &str) -> Result<(), String> {
+    fn ask(&self, verb: &[&str]) -> Result<(), String> {
         let control = self.template.directory.join("control.sock");
         let output = Command::new(&self.template.program)
-            .arg(verb)
+            .args(verb)
             .arg("--control")
             .arg(control)
             .stdin(Stdio::null())

@@ -333,6 +333,7 @@ mod tests {
             calls: Calls {
                 calls: calls.collect(),
                 reasons: vec![String::new(), "upstream_closed".to_owned()],
+                crossed: Vec::new(),
             },
             ledger,
             capacity: 1.0,

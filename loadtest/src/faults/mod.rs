@@ -280,7 +280,7 @@ impl Stage<'_> {
         calls: Calls,
         members: &mut [Member],
         changed: &Changed,
-        notes: Vec<String>,
+        mut notes: Vec<String>,
     ) -> Result<Outcome, String> {
         let mut ledger = Ledger::default();
         let mut stats = Vec::new();
@@ -308,6 +308,7 @@ impl Stage<'_> {
             exit_s: changed.exit.0,
             exit_status: changed.exit.1,
         };
+        notes.extend(run.calls.crossed.iter().cloned());
         Ok(Outcome::of(name, self.scenario, self.variant, &run, notes))
     }
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::fate::{Fate, Settings, answer, body_of, failure_of, lie, share_of};
+use super::fate::{Fate, STOLEN, Settings, answer, body_of, failure_of, lie, share_of};
 use super::ledger::{Step, Writer};
 use crate::sys::{self, Epoll};
 
@@ -27,7 +27,7 @@ const READ_BYTES: usize = 64 * 1024;
 const LISTENER: u64 = u64::MAX;
 /// The token of the standard input.
 const COMMANDS: u64 = u64::MAX - 1;
-/// When the second part of a lie is told.
+/// When a stray answer follows.
 const LATER_NS: u64 = 3_000_000;
 
 /// Options of the `origin` subcommand.
@@ -109,7 +109,7 @@ enum Due {
     Served,
     /// The connection has been idle long enough.
     Idle,
-    /// The second part of a lie.
+    /// A stray answer.
     Later,
 }
 
@@ -124,7 +124,6 @@ struct Connection {
     /// Counts requests and connections in this place: a timer of an earlier one is stale.
     turn: u64,
     serving: bool,
-    later: Vec<u8>,
     ends: bool,
 }
 
@@ -241,7 +240,6 @@ impl Origin {
                 request: None,
                 turn: self.stats.accepted << 32,
                 serving: false,
-                later: Vec::new(),
                 ends: false,
             });
         }
@@ -364,8 +362,10 @@ impl Origin {
                 Due::Idle if connection.request.is_none() => Err(Over),
                 Due::Idle => Ok(()),
                 Due::Later => {
-                    let later = std::mem::take(&mut connection.later);
-                    connection.output.extend(later);
+                    // Behind the next request nobody could tell it from the answer to that.
+                    if connection.stream.peek(&mut [0]).is_err() {
+                        connection.output.extend(STOLEN.bytes());
+                    }
                     self.flush(slot)
                 }
             };
@@ -406,11 +406,11 @@ impl Origin {
                 let lie = lie(request.id);
                 connection.output.extend(lie.bytes);
                 connection.ends = lie.ends;
-                if !lie.later.is_empty() {
-                    connection.later = lie.later;
-                    let at_ns = self.start.elapsed().as_nanos() as u64 + LATER_NS;
-                    self.timers.push(Reverse((at_ns, slot, connection.turn, Due::Later)));
-                }
+            }
+            Fate::Stray => {
+                connection.output.extend(whole);
+                let at_ns = self.start.elapsed().as_nanos() as u64 + LATER_NS;
+                self.timers.push(Reverse((at_ns, slot, connection.turn, Due::Later)));
             }
         }
         connection.request = None;
