@@ -31,7 +31,7 @@ pub const CLIENT_SERVER_NAME: Reason =
     Reason::client("client_server_name", 2214, 421, "The host named in the TLS handshake is not served here");
 
 /// Reasons that are counted apart between two looks of the control thread; more are counted in the metrics only.
-const KINDS: usize = 32;
+const KINDS: usize = 64;
 /// Addresses that wait to be told of.
 const NOTICES: usize = 256;
 

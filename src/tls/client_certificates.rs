@@ -27,6 +27,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ring::digest::{Context, SHA256};
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -111,7 +112,8 @@ pub struct Authority {
     depth: usize,
     /// Of these at least one must fit; empty: any name does.
     names: Vec<Pattern>,
-    /// SHA-256 of all of the above.
+    algorithms: WebPkiSupportedAlgorithms,
+    /// SHA-256 of authorities, depth and names.
     digest: [u8; 32],
 }
 
@@ -150,7 +152,8 @@ impl Authority {
             digest.update(b"\n");
         }
         let digest = digest_of(digest);
-        Ok(Authority { anchors, depth, names, digest })
+        let algorithms = provider().signature_verification_algorithms;
+        Ok(Authority { anchors, depth, names, algorithms, digest })
     }
 
     /// A number that is another for other authorities or rules.
@@ -197,7 +200,7 @@ impl Authority {
                 false => Err(webpki::Error::MaximumPathDepthExceeded),
             };
         let judged = parsed.verify_for_usage(
-            provider().signature_verification_algorithms.all,
+            self.algorithms.all,
             &self.anchors,
             &between,
             now,
@@ -586,8 +589,7 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &algorithms)
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.trust.authority.algorithms)
             .map_err(|_| refused(&SIGNATURE))
     }
 
@@ -597,13 +599,12 @@ impl ClientCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &algorithms)
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.trust.authority.algorithms)
             .map_err(|_| refused(&SIGNATURE))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        self.trust.authority.algorithms.supported_schemes()
     }
 }
 
@@ -632,5 +633,206 @@ pub fn reason_of_handshake(error: &rustls::Error) -> Option<&'static Reason> {
             inner.downcast_ref::<Refused>().map(|refused| refused.0)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyPair,
+        KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    };
+
+    use super::*;
+
+    /// Moments of these tests, in Unix seconds.
+    const NOW_S: u64 = 1_800_000_000;
+    const LEAF_ENDS_S: u64 = NOW_S + 1_000;
+    const LIST_ENDS_S: u64 = NOW_S + 500;
+
+    macro_rules! moment {
+        ($seconds:expr) => {
+            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs($seconds)
+        };
+    }
+
+    struct Root {
+        params: CertificateParams,
+        key: KeyPair,
+        der: CertificateDer<'static>,
+        pem: String,
+    }
+
+    impl Root {
+        fn new(name: &str) -> Root {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            let key = KeyPair::generate().expect("a key");
+            let made = params.self_signed(&key).expect("made");
+            Root { der: made.der().clone(), pem: made.pem(), params, key }
+        }
+
+        fn issuer(&self) -> Issuer<'_, &KeyPair> {
+            Issuer::from_params(&self.params, &self.key)
+        }
+
+        fn issue(&self, serial: u64) -> CertificateDer<'static> {
+            let mut params = CertificateParams::new(vec!["a.test".to_owned()]).expect("a name");
+            params.not_before = moment!(NOW_S - 1_000);
+            params.not_after = moment!(LEAF_ENDS_S);
+            params.serial_number = Some(SerialNumber::from(serial));
+            let key = KeyPair::generate().expect("a key");
+            params.signed_by(&key, &self.issuer()).expect("made").der().clone()
+        }
+
+        fn lists(&self, revoked: Option<u64>, ends_s: u64) -> Lists {
+            Lists::new([&*self.list(revoked, ends_s)]).expect("a list")
+        }
+
+        fn list(&self, revoked: Option<u64>, ends_s: u64) -> Vec<u8> {
+            let params = CertificateRevocationListParams {
+                this_update: moment!(1),
+                next_update: moment!(ends_s),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: None,
+                revoked_certs: revoked
+                    .map(|serial| RevokedCertParams {
+                        serial_number: SerialNumber::from(serial),
+                        revocation_time: moment!(1),
+                        reason_code: None,
+                        invalidity_date: None,
+                    })
+                    .into_iter()
+                    .collect(),
+                key_identifier_method: rcgen::KeyIdMethod::Sha256,
+            };
+            params.signed_by(&self.issuer()).expect("made").der().to_vec()
+        }
+
+        fn trust(&self, lists: Option<Lists>) -> ClientTrust {
+            let authority = Authority::new(self.pem.as_bytes(), 3, Vec::new()).expect("an authority");
+            ClientTrust::new(authority, true, lists)
+        }
+    }
+
+    fn admits(
+        trust: &ClientTrust,
+        certificate: &Rc<ClientCertificate>,
+        now_s: u64,
+    ) -> Result<(), &'static str> {
+        trust.admit(Some(certificate), now_s).map(drop).map_err(|reason| reason.token)
+    }
+
+    #[test]
+    fn a_judgement_holds_until_a_date_or_a_list_says_otherwise() {
+        let root = Root::new("root");
+        let trust = root.trust(Some(root.lists(None, LIST_ENDS_S)));
+        let chain = [root.issue(7)];
+        let shown = Rc::new(trust.shown(&chain, trust.number()).expect("read"));
+        assert_eq!(shown.judged.get(), (trust.number(), LIST_ENDS_S));
+        assert_eq!(admits(&trust, &shown, LIST_ENDS_S - 1), Ok(()));
+        assert_eq!(admits(&trust, &shown, LIST_ENDS_S), Err(CRL_EXPIRED.token));
+        // A list that is good for longer opens again; the same once more is no news.
+        let longer = root.list(None, 2 * NOW_S);
+        assert!(trust.renew(Lists::new([&*longer]).expect("a list")));
+        assert!(!trust.renew(Lists::new([&*longer]).expect("a list")));
+        assert_eq!(admits(&trust, &shown, LIST_ENDS_S), Ok(()));
+        assert_eq!(shown.judged.get(), (trust.number(), LEAF_ENDS_S + 1));
+        assert_eq!(admits(&trust, &shown, LEAF_ENDS_S), Ok(()));
+        assert_eq!(admits(&trust, &shown, LEAF_ENDS_S + 1), Err(EXPIRED.token));
+        // Another serial number is somebody else's; this one is revoked from the next request on.
+        assert!(trust.renew(root.lists(Some(8), 2 * NOW_S)));
+        assert_eq!(admits(&trust, &shown, NOW_S), Ok(()));
+        assert!(trust.renew(root.lists(Some(7), 2 * NOW_S)));
+        assert_eq!(admits(&trust, &shown, NOW_S), Err(REVOKED.token));
+        // A refusal is not remembered as a judgement: it is one again.
+        assert_eq!(admits(&trust, &shown, NOW_S), Err(REVOKED.token));
+    }
+
+    #[test]
+    fn a_connection_is_judged_by_what_its_listener_asks_now() {
+        let (root, other) = (Root::new("root"), Root::new("other"));
+        let (before, after) = (root.trust(None), other.trust(None));
+        let shown = Rc::new(before.shown(&[root.issue(1)], before.number()).expect("read"));
+        assert_eq!(admits(&before, &shown, NOW_S), Ok(()));
+        assert_eq!(admits(&after, &shown, NOW_S), Err(UNKNOWN_CA.token));
+        assert_eq!(before.admit(None, NOW_S).map(drop), Err(&MISSING));
+        let authority = Authority::new(root.pem.as_bytes(), 3, Vec::new()).expect("an authority");
+        assert!(matches!(ClientTrust::new(authority, false, None).admit(None, NOW_S), Ok(None)));
+        // The same again, as after a reload, has the same number: nobody is judged anew.
+        assert_eq!(root.trust(None).number(), before.number());
+        assert_ne!(root.trust(Some(root.lists(None, NOW_S))).number(), before.number());
+        let deeper = Authority::new(root.pem.as_bytes(), 4, Vec::new()).expect("an authority");
+        assert_ne!(ClientTrust::new(deeper, true, None).number(), before.number());
+        let names = vec![Pattern::parse("dns:a.test").expect("a name")];
+        let named = Authority::new(root.pem.as_bytes(), 3, names).expect("an authority");
+        assert_ne!(ClientTrust::new(named, true, None).number(), before.number());
+    }
+
+    #[test]
+    fn a_handshake_that_met_a_change_is_judged_again() {
+        let root = Root::new("root");
+        let trust = root.trust(Some(root.lists(None, 2 * NOW_S)));
+        let number = trust.number();
+        assert!(trust.renew(root.lists(Some(7), 2 * NOW_S)));
+        let shown = Rc::new(trust.shown(&[root.issue(7)], number).expect("read"));
+        assert_eq!(admits(&trust, &shown, NOW_S), Err(REVOKED.token));
+    }
+
+    #[test]
+    fn a_date_that_does_no_harm_is_not_looked_at_with_every_request() {
+        let root = Root::new("root");
+        let trust = root.trust(None);
+        // Somebody else's certificate, sent along, which has ended: it proves nothing and spoils nothing.
+        let mut ended = Root::new("ended").params;
+        ended.not_after = moment!(NOW_S - 1);
+        let ended = ended.signed_by(&KeyPair::generate().expect("a key"), &root.issuer()).expect("made");
+        let shown =
+            Rc::new(trust.shown(&[root.issue(1), ended.der().clone()], trust.number()).expect("read"));
+        assert_eq!(shown.not_after_s(), NOW_S - 1);
+        assert_eq!(admits(&trust, &shown, NOW_S), Ok(()));
+        assert_eq!(shown.judged.get().1, NOW_S + JUDGE_AGAIN_S);
+    }
+
+    #[test]
+    fn lists_that_are_missing_refuse() {
+        let (root, other) = (Root::new("root"), Root::new("other"));
+        let own = root.issue(1);
+        let verify = |lists: Lists| {
+            let trust = root.trust(Some(lists));
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW_S));
+            trust.verify(&own, &[], now).map(drop).map_err(|reason| reason.token)
+        };
+        assert_eq!(verify(root.lists(None, 2 * NOW_S)), Ok(()));
+        assert_eq!(verify(Lists::new([]).expect("none")), Err(CRL_MISSING.token));
+        assert_eq!(verify(other.lists(None, 2 * NOW_S)), Err(CRL_MISSING.token));
+        // Of the same name, but not signed by it.
+        assert_eq!(verify(Root::new("root").lists(None, 2 * NOW_S)), Err(CRL_MISSING.token));
+    }
+
+    #[test]
+    fn the_bound_on_the_depth_is_exact() {
+        let root = Root::new("root");
+        let mut between: Vec<CertificateDer<'static>> = Vec::new();
+        let mut last = Root { der: root.der.clone(), ..Root::new("root") };
+        (last.params, last.key, last.pem) = (root.params.clone(), root.key, root.pem);
+        let pem = last.pem.clone();
+        for depth in 0..=6 {
+            let own = last.issue(1);
+            for bound in 0..=6 {
+                let authority = Authority::new(pem.as_bytes(), bound, Vec::new()).expect("an authority");
+                let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW_S));
+                let judged =
+                    authority.verify(&own, &between, &[], now).map(drop).map_err(|reason| reason.token);
+                let expected = if depth <= bound { Ok(()) } else { Err(CHAIN_LONG.token) };
+                assert_eq!(judged, expected, "{depth} within {bound}");
+            }
+            let mut next = Root::new(&format!("inner{depth}"));
+            next.der = next.params.signed_by(&next.key, &last.issuer()).expect("made").der().clone();
+            between.push(next.der.clone());
+            last = next;
+        }
     }
 }

@@ -140,6 +140,18 @@ fn listen(address: &str, client_ca: &str) -> String {
     )
 }
 
+/// The first line of the access log that is so, as soon as there is one.
+fn logged(node: &Node, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    let mut count = 1;
+    loop {
+        let lines = node.log(count);
+        if let Some(line) = lines.iter().find(|line| is_so(line)) {
+            return line.clone();
+        }
+        count = lines.len() + 1;
+    }
+}
+
 /// What openssl got, and the alert that it was sent.
 struct Seen {
     text: String,
@@ -441,7 +453,7 @@ fn authorities_of_one_name_make_no_work() {
         answers.each_mut().map(|answer| answer.take().map(|(status, _)| status)),
         [Some(200), None, Some(200)]
     );
-    assert!(node.log(3).iter().any(|line| line["reason"] == "client_certificate_signature"));
+    logged(&node, |line| line["reason"] == "client_certificate_signature");
 }
 
 /// An authority that signs with what is not accepted.
@@ -580,7 +592,15 @@ fn a_list_that_changes_counts_at_once_for_new_connections_and_open_ones() {
     assert_eq!(ask(first, "/one"), None);
     assert_eq!(ask(second, "/one").expect("answered").0, 200);
     assert_eq!(ask(&mut connect(&node, address, Some("first")), "/one"), None);
-    assert_eq!(node.log(5)[4]["reason"], "client_certificate_revoked");
+    // Whichever core wrote first: the request that was answered, and the handshake that was not.
+    let log = node.log(5);
+    let mut statuses: Vec<u64> = log
+        .iter()
+        .filter(|line| line["reason"] == "client_certificate_revoked")
+        .map(|line| line["status"].as_u64().unwrap_or(0))
+        .collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [0, 403], "{log:?}");
 
     // One that is damaged changes nothing.
     replace(&node, "list.pem", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
@@ -875,11 +895,8 @@ apis:
     assert_eq!(ask("/partners/list", Some("clerk"), &[]).status, 200);
 
     // The log names login, subject and certificate.
-    let log = node.log(1);
-    let line = log.iter().find(|line| line["subject"] == "shop.partners.test").expect("a line");
+    let line = logged(&node, |line| line["subject"] == "shop.partners.test");
     assert_eq!((line["login"].as_str(), line["key_id"].as_str().map(str::len)), (Some("partners"), Some(64)));
-    // curl's own end of a refused handshake: nothing comes back.
-    assert!(log.iter().all(|line| line["reason"] != "client_certificate_unknown_ca"));
 }
 
 #[test]
@@ -975,5 +992,5 @@ fn the_example_lets_partners_in_by_their_names() {
     assert_eq!(ask("/orders", Some("elsewhere"), &[]), "401");
     // Not even what is for anyone: the handshake ends.
     assert_eq!(ask("/status", Some("gone"), &[]), "000");
-    assert!(node.log(7).iter().any(|line| line["reason"] == "client_certificate_revoked"));
+    logged(&node, |line| line["reason"] == "client_certificate_revoked");
 }
