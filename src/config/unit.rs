@@ -46,6 +46,8 @@ pub const BASE: Code = Code::new(1411);
 pub const METHOD: Code = Code::new(1413);
 /// Not a rate such as `100/min`.
 pub const RATE: Code = Code::new(1601);
+/// Not a share such as `20%`.
+pub const PERCENT: Code = Code::new(1039);
 
 /// `5s`, `250ms`, `1h 30min`: whole numbers with `ms s min h day`, the greatest unit first.
 impl FromNode for Duration {
@@ -119,6 +121,24 @@ pub fn written_duration(duration: Duration) -> String {
         }
     }
     if parts.is_empty() { "0s".into() } else { parts.join(" ") }
+}
+
+/// A share: `20%`; whole, from 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(pub u32);
+
+impl FromNode for Percent {
+    const SHAPE: Shape = Shape::Pattern("^([0-9]|[1-9][0-9]|100)%$", "20%");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a share from `0%` to `100%`";
+        let text = bind.text(node, EXPECTED)?;
+        let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        match digits.and_then(|digits| digits.parse().ok()) {
+            Some(percent @ 0..=100) => Some(Percent(percent)),
+            _ => malformed(bind, node, PERCENT, "this is not a share", EXPECTED),
+        }
+    }
 }
 
 /// A number of bytes: `64KiB`, `10MB`, `512B`. `KiB MiB GiB` are powers of 1024, `KB MB GB` of 1000.

@@ -188,6 +188,7 @@ impl Exchange {
         self.response.bytes = Buffer::empty();
         self.response.table.reset();
         self.response_skip = FieldSet::EMPTY;
+        self.facts.answered_ns = 0;
     }
 
     /// The method.

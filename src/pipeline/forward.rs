@@ -2,6 +2,7 @@
 //! the response, try again only where that is safe.
 
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -13,17 +14,23 @@ use crate::http::field::FieldSet;
 use crate::http::field::Known;
 use crate::http::{BodyLength, HeadLimits, Reason, Version, forward as law};
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::fail::{Fail, UPSTREAM_CLOSED, UPSTREAM_RESET};
+use crate::pipeline::fail::{
+    EXCHANGE_TIMEOUT, Fail, NODE_DRAINED, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET,
+};
 use crate::pipeline::gather::invite;
 use crate::pipeline::respond;
 use crate::pipeline::serve::Client;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
+use crate::upstream::admission::admit;
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::connect;
-use crate::upstream::pool::{Connection, CoreUpstream, InFlight};
+use crate::upstream::connect::{UPSTREAM_CONNECTIONS, connect};
+use crate::upstream::maglev::hash;
+use crate::upstream::pool::{Connection, CoreMember, CoreUpstream, InFlight};
+use crate::upstream::retry::pause_ms;
+use crate::upstream::{ChoiceKey, Upstream};
 use crate::worker::core::Core;
-use crate::worker::{Buffer, Deadline, Transport};
+use crate::worker::{Buffer, Deadline, Transport, pause};
 
 /// No target is configured or known.
 pub const UPSTREAM_EMPTY: Reason =
@@ -40,8 +47,6 @@ pub const UPSTREAM_HEAD: Reason =
 
 /// Interim responses that are accepted before the final one.
 const INTERIM_MAX: usize = 16;
-/// Attempts of one exchange.
-const TRIES_MAX: u16 = 3;
 /// What a request head gains at most beside the lines of policies: framing, a rewritten path, `Host`, a chunk's head.
 const HEAD_ROOM: usize = 512;
 /// A held body up to this many bytes leaves in the same write as the head.
@@ -95,6 +100,8 @@ struct Lost {
     fail: Fail,
     /// Nothing of the request can have been processed, or processing it twice does no harm.
     again: bool,
+    /// Another attempt needs no budget.
+    free: bool,
 }
 
 /// Forwards the request and sends the response back. Says whether the client's connection may be kept.
@@ -112,17 +119,139 @@ pub async fn forward(
     x.facts.forwarded_ns = core.clock.now_ns();
     x.facts.upstream = route.upstream_index as u32 + 1;
     let total_ms = x.facts.started_ns / 1_000_000 + route.operation.timeouts.total;
+    let upstream = &*route.upstream.upstream;
+    // One right for all attempts: who asks again takes no second place.
+    let mut admitted = match admit(route.upstream, core.coarse_ms(), total_ms).await {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            x.insert_answer(b"retry-after", &seconds(refused.again_ms));
+            return Err(Broken::Before(Fail::Upstream(refused.reason)));
+        }
+    };
+    route.upstream.budget.asked(core.coarse_ms());
+    let key = choice_key(x, &upstream.key);
     let mut tried = Tried::default();
     loop {
         x.facts.tries += 1;
-        match attempt(x, client, incoming, route, core, &mut tried, total_ms).await {
-            Ok(lent) => return respond::respond(x, client, incoming, lent, route, core).await,
-            Err(lost) if lost.again && x.facts.tries < TRIES_MAX && core.now_ms() < total_ms => {
+        match attempt(x, client, incoming, route, core, &mut tried, key, total_ms).await {
+            Ok(lent) => {
+                let status = x.response.table.status;
+                admitted.tell(is_server_error(status), core.coarse_ms());
+                if upstream.retry.statuses.has(status)
+                    && lent.replayable
+                    && may_again(x, route, total_ms, core)
+                {
+                    drop(lent);
+                    rest(x, route).await;
+                    x.reset_response();
+                    continue;
+                }
+                stick(x, client, upstream, lent.guard.member(), key, route);
+                return respond::respond(x, client, incoming, lent, route, core).await;
+            }
+            Err(lost) => {
+                if matches!(lost.fail, Fail::Upstream(_)) {
+                    admitted.tell(true, core.coarse_ms());
+                }
+                if !lost.again || !(lost.free || may_again(x, route, total_ms, core)) {
+                    return Err(Broken::Before(lost.fail));
+                }
+                if !lost.free {
+                    rest(x, route).await;
+                }
                 x.reset_response();
             }
-            Err(lost) => return Err(Broken::Before(lost.fail)),
         }
     }
+}
+
+/// Whether the exchange may be tried once more, of what it may and of what the upstream's budget has.
+fn may_again(x: &Exchange, route: &Route<'_>, total_ms: u64, core: &Core) -> bool {
+    let settings = &route.upstream.upstream.retry;
+    let now_ms = core.now_ms();
+    x.facts.tries < settings.tries_max && now_ms < total_ms && route.upstream.budget.again(settings, now_ms)
+}
+
+/// Before a member is asked that was asked before: for how long is left to chance, so that those who failed together do not
+/// come again together.
+async fn rest(x: &Exchange, route: &Route<'_>) {
+    let members = route.upstream.view().pools.len();
+    if usize::from(x.facts.tries) < members {
+        return;
+    }
+    let round = x.facts.tries + 1 - u16::try_from(members).unwrap_or(u16::MAX).min(x.facts.tries);
+    let milliseconds = pause_ms(&route.upstream.upstream.retry, round, route.upstream.random());
+    if milliseconds > 0 {
+        Box::pin(pause(milliseconds)).await;
+    }
+}
+
+/// Statuses that say that the upstream is in trouble, not the request.
+fn is_server_error(status: u16) -> bool {
+    matches!(status, 500 | 502..=504)
+}
+
+/// RFC 9110 §10.2.3: whole seconds, rounded up.
+fn seconds(milliseconds: u64) -> Vec<u8> {
+    milliseconds.div_ceil(1_000).max(1).to_string().into_bytes()
+}
+
+/// What the choice of a member hangs on.
+fn choice_key(x: &Exchange, key: &ChoiceKey) -> u64 {
+    let address = || match x.client {
+        IpAddr::V4(address) => hash(&address.octets()),
+        IpAddr::V6(address) => hash(&address.octets()),
+    };
+    match key {
+        ChoiceKey::None => 0,
+        ChoiceKey::Address => address(),
+        ChoiceKey::Identity => match &x.identity {
+            Some(identity) => {
+                hash(identity.login_name.as_bytes()).rotate_left(1) ^ hash(identity.subject.as_bytes())
+            }
+            None => address(),
+        },
+        ChoiceKey::Path => hash(x.path()),
+        ChoiceKey::Header(name) => match x.fields().find_name(x.head_bytes(), name) {
+            Some(value) => hash(value),
+            None => address(),
+        },
+        ChoiceKey::Cookie(sticky) => cookie(x, &sticky.cookie)
+            .and_then(|value| std::str::from_utf8(value).ok())
+            .filter(|value| value.len() == 16)
+            .and_then(|value| u64::from_str_radix(value, 16).ok())
+            .unwrap_or(0),
+    }
+}
+
+/// The value of a cookie (RFC 6265 §4.2.1), the first of its name.
+fn cookie<'x>(x: &'x Exchange, name: &[u8]) -> Option<&'x [u8]> {
+    let fields = x.fields().find_all(Known::Cookie).map(|(_, field)| field.value().of(x.head_bytes()));
+    fields.flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
+        let (found, value) = pair.trim_ascii_start().split_at_checked(name.len())?;
+        (found == name).then(|| value.strip_prefix(b"=")).flatten()
+    })
+}
+
+/// Tells the client who answered, where it shall come back to that one and does not say so yet.
+fn stick(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    upstream: &Upstream,
+    member: &CoreMember,
+    key: u64,
+    route: &Route<'_>,
+) {
+    let ChoiceKey::Cookie(sticky) = &upstream.key else { return };
+    let view = route.upstream.view();
+    let Some(tag) = view.tag(member).filter(|tag| *tag != key) else { return };
+    let mut value = Vec::with_capacity(sticky.cookie.len() + 64);
+    value.extend_from_slice(&sticky.cookie);
+    value.extend_from_slice(format!("={tag:016x}; Path=/; HttpOnly; SameSite=Lax").as_bytes());
+    if client.listener.secure {
+        value.extend_from_slice(b"; Secure");
+    }
+    x.insert_response(b"set-cookie", &value);
 }
 
 /// A connection on which a response head has arrived.
@@ -131,12 +260,18 @@ pub struct Lent {
     pub connection: Connection,
     /// Whether the request has been sent to its end.
     pub request_sent: bool,
+    /// Whether all of it is still here, so that it could be sent again.
+    pub replayable: bool,
     /// Length of the response head in `x.response.bytes`.
     pub head_bytes: usize,
     /// Counts the request as in flight, and knows to whom.
     pub guard: InFlight,
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "an exchange, its two sides, and what is known of its attempts"
+)]
 async fn attempt(
     x: &mut Exchange,
     client: &Client<'_>,
@@ -144,30 +279,34 @@ async fn attempt(
     route: &Route<'_>,
     core: &Core,
     tried: &mut Tried,
+    key: u64,
     total_ms: u64,
 ) -> Result<Lent, Lost> {
     let upstream = &route.upstream.upstream;
-    let Some(mut member) = route.upstream.choose(tried, 0, core.clock.coarse_ns()) else {
+    let Some(mut member) = route.upstream.choose(tried, key, core.clock.coarse_ns()) else {
         let reason = upstream.members().absence().unwrap_or(UPSTREAM_EMPTY);
-        return Err(Lost { fail: Fail::Upstream(reason), again: false });
+        return Err(Lost { fail: Fail::Upstream(reason), again: false, free: false });
     };
     let mut guard = member.begin();
     x.facts.target = member.target;
     let kept = route.upstream.take(&member, core.coarse_ms());
     let reused = kept.is_some();
     if !reused {
-        // A kept connection that has died says nothing of its target: the next one may well be alive.
+        // A kept connection that has died says nothing of its member: the next one may well be alive.
         tried.add(member.member.number);
     }
+    let has_others = || route.upstream.view().pools.len() > 1;
     let connection = match kept {
         Some(connection) => connection,
         // Nothing was sent: another member may be asked, whatever the method.
         None => {
-            let (reached, connection) =
-                connect(route.upstream, &member, core, total_ms).await.map_err(|reason| Lost {
-                    fail: Fail::Upstream(reason),
-                    again: route.upstream.view().pools.len() > 1,
-                })?;
+            let connected = connect(route.upstream, &member, core, total_ms).await;
+            let (reached, connection) = connected.map_err(|reason| {
+                if reason != UPSTREAM_CONNECTIONS {
+                    route.upstream.failed(&member, core.clock.now_ns());
+                }
+                Lost { fail: Fail::Upstream(reason), again: has_others(), free: false }
+            })?;
             if !Rc::ptr_eq(&reached, &member) {
                 // Another address of its host was there first.
                 tried.add(reached.member.number);
@@ -190,23 +329,65 @@ async fn attempt(
         x.request.bytes.len() + x.inserts.len() + x.body.len().min(TOGETHER_BYTES_MAX) + HEAD_ROOM,
     );
     encode(x, route, member.member.key.authority.as_bytes(), framing, &mut out);
-    let times = Times { of: &route.operation.timeouts, total_ms };
+    let mut of = route.operation.timeouts;
+    let per_try_ms =
+        upstream.retry.per_try_ms.filter(|_| replayable && x.facts.tries < upstream.retry.tries_max);
+    of.first_byte = per_try_ms.map_or(of.first_byte, |per_try_ms| per_try_ms.min(of.first_byte));
+    let times = Times { of: &of, total_ms };
+    let asked_ns = if x.facts.tries == 1 { x.facts.forwarded_ns } else { core.clock.now_ns() };
     let sent_and_answered =
         send_and_read(x, client, incoming, &connection, &mut out, framing, core, &times).await;
     match sent_and_answered {
-        Ok((head_bytes, request_sent)) => Ok(Lent { connection, request_sent, head_bytes, guard }),
+        Ok((head_bytes, request_sent)) => {
+            route.upstream.answered(
+                &member,
+                x.facts.answered_ns.saturating_sub(asked_ns),
+                x.facts.answered_ns,
+            );
+            if upstream.eject.server_errors && is_server_error(x.response.table.status) {
+                route.upstream.failed(&member, x.facts.answered_ns);
+            } else {
+                member.member.record.succeeded(&upstream.eject, x.facts.answered_ns / 1_000_000);
+            }
+            Ok(Lent { connection, request_sent, replayable, head_bytes, guard })
+        }
         Err(fail) => {
             // What has left of a request that is given up must not pass for one: its end is a reset.
             connection.transport.socket().set_open_ended(true);
             // Interim responses count: what has begun to answer has begun to work.
             let untouched = x.facts.answered_ns == 0;
-            let closed = matches!(fail, Fail::Upstream(reason) if reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET);
-            // RFC 9110 §9.2.2: a request is sent again only if its method is idempotent, and only here, where a kept
-            // connection was closed under it and not a byte of a response was seen.
-            let again = reused && closed && untouched && replayable && x.method().is_idempotent();
-            Err(Lost { fail, again })
+            let Fail::Upstream(reason) = fail else { return Err(Lost { fail, again: false, free: false }) };
+            let closed = reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET;
+            let stale = reused && closed && untouched;
+            // A kept connection that was closed under the request says nothing of its member.
+            if !stale && reason != EXCHANGE_TIMEOUT && reason != NODE_DRAINED {
+                route.upstream.failed(&member, core.clock.now_ns());
+            }
+            let too_late = reason == UPSTREAM_FIRST_BYTE && per_try_ms.is_some();
+            // RFC 9110 §9.2.2: a request is sent again only if doing it twice is doing it once, and only here, where all of it
+            // is still here and not a byte of a response was seen.
+            let safe = untouched && replayable && (x.method().is_idempotent() || is_told_apart(x));
+            if !reused || too_late {
+                tried.add(member.member.number);
+            }
+            let again = safe && ((closed && (reused || has_others())) || too_late);
+            // The member closed a connection that it had kept long enough: no attempt at all, and no load on anybody.
+            Err(Lost { fail, again, free: stale && again && x.facts.tries < upstream.retry.tries_max })
         }
     }
+}
+
+/// Whether the body is small, and the request one that may be sent again: then it is held until it is answered.
+pub fn may_be_repeated(x: &Exchange, upstream: &Upstream) -> bool {
+    matches!(x.request.table.framing, BodyLength::Length(length) if length <= TOGETHER_BYTES_MAX as u64)
+        && upstream.retry.tries_max > 1
+        && (x.method().is_idempotent() || is_told_apart(x))
+}
+
+/// Whether the client has marked the request so that its receiver does it once, however often it comes
+/// (draft-ietf-httpapi-idempotency-key-header).
+fn is_told_apart(x: &Exchange) -> bool {
+    x.fields().find_name(x.head_bytes(), b"idempotency-key").is_some()
 }
 
 /// Sends the request and reads the head of the final response: one after the other where the whole request is here, side by

@@ -130,8 +130,11 @@ async fn walk(
             answer::fixed(x, client, incoming, *status, body, content_type, core).await
         }
         Action::Forward { upstream, rewrite, host_of_upstream } => {
-            // A body is held only where a policy wants the whole of it, up to the operation's bound.
-            if operation.chain.wants_body()
+            // A body is held only where a policy wants the whole of it, up to the operation's bound, or where it is small
+            // and may have to be sent again.
+            let holds = operation.chain.wants_body()
+                || forward::may_be_repeated(x, &view.upstreams[*upstream].upstream);
+            if holds
                 && framing != BodyLength::None
                 && let Err(fail) = gather::hold(x, client, incoming, operation, core).await
             {

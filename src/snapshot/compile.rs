@@ -44,7 +44,9 @@ use crate::tls::ServerProfile;
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::client_certificates::ClientTrust;
 use crate::tls::tickets::Tickets;
-use crate::upstream::{self, Balance, Prober, Timeouts, Upstream};
+use crate::upstream::{
+    self, Balance, ChoiceKey, Prober, Requests, Sticky, Timeouts, Upstream, breaker, eject, retry,
+};
 
 /// A route that the router cannot hold.
 pub const ROUTE: Code = Code::new(1420);
@@ -363,15 +365,23 @@ impl Compiler<'_> {
         let mut upstreams = Vec::new();
         for (name, upstream) in self.config.upstreams.iter() {
             let key = UpstreamKey(format!(
-                "{:?} {:?} {:?} {:?} {:?} {:?}",
-                upstream.targets.iter().map(|target| target.value.to_string()).collect::<Vec<_>>(),
+                "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+                upstream.targets.iter().map(|target| &target.value).collect::<Vec<_>>(),
                 (
                     trust_identity(&upstream.trust),
                     upstream.addresses.iter().map(|network| network.value).collect::<Vec<_>>(),
                 ),
-                upstream.balance,
+                balance_identity(&upstream.balance),
                 upstream.timeouts,
                 upstream.pool,
+                (
+                    &upstream.retry.tries,
+                    &upstream.retry.per_try,
+                    &upstream.retry.budget,
+                    &upstream.retry.pause
+                ),
+                (upstream.retry.on.iter().map(|status| status.value).collect::<Vec<_>>(), &upstream.eject),
+                &upstream.breaker,
                 upstream.health.as_ref().map(|health| (&health.get.value, health.every)),
             ));
             let compiled = match kept.upstreams.get(&name.value) {
@@ -414,16 +424,53 @@ impl Compiler<'_> {
             balance: match upstream.balance {
                 written::Balance::RoundRobin => Balance::RoundRobin,
                 written::Balance::LeastRequest => Balance::LeastRequest,
+                written::Balance::Ewma => Balance::Ewma,
+                written::Balance::Hash(_) => Balance::Hash,
+                written::Balance::Sticky(_) => Balance::Sticky,
             },
+            key: self.choice_key(&upstream.balance),
+            retry: retry(&upstream.retry),
+            eject: eject(&upstream.eject),
+            queue_wait_ms: milliseconds(upstream.breaker.wait, 100),
+            breaker: breaker(&upstream.breaker),
+            requests: upstream.breaker.requests.map(|requests| match requests {
+                written::Requests::AtMost(number) => {
+                    Requests::AtMost(u32::try_from(number).unwrap_or(u32::MAX))
+                }
+                written::Requests::Adaptive => Requests::Adaptive,
+            }),
+            queue_max: upstream.breaker.queue.and_then(|queue| u32::try_from(queue).ok()).unwrap_or(128),
             timeouts: Timeouts {
                 connect: milliseconds(upstream.timeouts.connect, defaults.connect),
                 idle: milliseconds(upstream.timeouts.idle, defaults.idle),
-                age: defaults.age,
+                age: milliseconds(upstream.pool.age, defaults.age),
             },
             connections_max: u32::try_from(upstream.pool.connections_in_force()).unwrap_or(u32::MAX),
             idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
         };
         Upstream::new(parts, before)
+    }
+
+    fn choice_key(&mut self, balance: &written::Balance) -> ChoiceKey {
+        match balance {
+            written::Balance::Hash(written::HashKey::Address) => ChoiceKey::Address,
+            written::Balance::Hash(written::HashKey::Identity) => ChoiceKey::Identity,
+            written::Balance::Hash(written::HashKey::Path) => ChoiceKey::Path,
+            written::Balance::Hash(written::HashKey::Header(name)) => {
+                ChoiceKey::Header(name.as_bytes().into())
+            }
+            written::Balance::Sticky(sticky) => match sticky.key.read() {
+                Ok(secret) => ChoiceKey::Cookie(Sticky {
+                    cookie: sticky.cookie.as_bytes().into(),
+                    key: ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.expose()),
+                }),
+                Err(error) => {
+                    self.errors.push(error);
+                    ChoiceKey::None
+                }
+            },
+            _ => ChoiceKey::None,
+        }
     }
 
     fn apis(&mut self) -> (Vec<Api>, Vec<Operation>, Option<crate::route::Router>) {
@@ -770,6 +817,60 @@ fn monotonic_ms() -> u64 {
 /// Seconds of a clock that does not step back.
 fn monotonic_s() -> u64 {
     crate::sys::thread::monotonic_ns() / 1_000_000_000
+}
+
+/// Tells ways to choose apart, the secret that tags are made with among them, without telling it.
+fn balance_identity(balance: &written::Balance) -> String {
+    match balance {
+        written::Balance::Sticky(sticky) => {
+            let secret = sticky
+                .key
+                .read()
+                .map(|secret| ring::digest::digest(&ring::digest::SHA256, secret.expose()).as_ref().to_vec());
+            format!("{} {:?}", sticky.cookie, secret.ok())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn retry(written: &written::Retry) -> retry::Settings {
+    let defaults = retry::Settings::default();
+    let pause_ms = milliseconds(written.pause, defaults.pause_ms);
+    let mut statuses = retry::Statuses::default();
+    for status in written.on.iter().filter_map(|status| u16::try_from(status.value).ok()) {
+        statuses.add(status);
+    }
+    retry::Settings {
+        tries_max: written.tries.and_then(|tries| u16::try_from(tries).ok()).unwrap_or(defaults.tries_max),
+        per_try_ms: written.per_try.map(in_milliseconds),
+        statuses,
+        budget_percent: written.budget.map_or(defaults.budget_percent, |budget| budget.0),
+        budget_least: defaults.budget_least,
+        pause_ms,
+        pause_max_ms: pause_ms.max(defaults.pause_max_ms),
+    }
+}
+
+fn eject(written: &written::Eject) -> eject::Settings {
+    let defaults = eject::Settings::default();
+    eject::Settings {
+        after: written.after.and_then(|after| u32::try_from(after).ok()).unwrap_or(defaults.after),
+        server_errors: written.server_errors.unwrap_or(defaults.server_errors),
+        time_ms: milliseconds(written.time, defaults.time_ms),
+        most_percent: written.most.map_or(defaults.most_percent, |most| most.0),
+    }
+}
+
+/// `None` where it never opens.
+fn breaker(written: &written::Breaker) -> Option<breaker::Settings> {
+    let failures = written.failures.filter(|failures| failures.0 > 0)?;
+    Some(breaker::Settings {
+        failures_percent: failures.0,
+        over_ms: milliseconds(written.over, 10_000),
+        least: written.least.and_then(|least| u32::try_from(least).ok()).unwrap_or(20),
+        rest_ms: milliseconds(written.rest, 5_000),
+        probes: written.probes.and_then(|probes| u32::try_from(probes).ok()).unwrap_or(3),
+    })
 }
 
 fn milliseconds(duration: Option<Duration>, default: u64) -> u64 {

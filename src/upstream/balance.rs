@@ -144,6 +144,14 @@ impl Turn {
                 };
                 self.better_of_two(among, fit, cost)
             }
+            Balance::Sticky => {
+                let tags = &view.members.tags;
+                let told = |index: &usize| key != 0 && tags.get(*index) == Some(&key) && fit(*index);
+                match among.clone().find(told) {
+                    Some(index) => Some(index),
+                    None => self.better_of_two(among, fit, in_flight),
+                }
+            }
             Balance::Hash => {
                 match view.members.maglev.choose(key, |index| among.contains(&index) && fit(index)) {
                     Some(index) => Some(index),
@@ -215,7 +223,7 @@ impl Turn {
     }
 
     /// xorshift64: a choice between members needs no more.
-    fn random(&self) -> u64 {
+    pub fn random(&self) -> u64 {
         let mut random = self.random.get();
         random ^= random << 13;
         random ^= random >> 7;
@@ -266,6 +274,13 @@ mod tests {
             origins,
             prober: None,
             balance,
+            key: Default::default(),
+            retry: Default::default(),
+            eject: Default::default(),
+            queue_wait_ms: 0,
+            breaker: None,
+            requests: None,
+            queue_max: 0,
             timeouts: Default::default(),
             connections_max: 1,
             idle_max: 1,

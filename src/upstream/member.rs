@@ -12,6 +12,7 @@ use crate::control::health;
 use crate::observe::TargetId;
 use crate::sys::address::Address;
 use crate::tls::ClientProfile;
+use crate::upstream::eject::Record;
 
 /// Numbers the members of this process.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -41,6 +42,8 @@ pub struct Member {
     pub tls: Option<Arc<ClientProfile>>,
     /// What probes find, where it is probed; the control thread keeps it up to date.
     health: Option<Arc<health::Target>>,
+    /// What it did to the last requests.
+    pub record: Record,
     /// What the log and the metrics know it by, and what keeps that name its own.
     named: ArcSwapOption<(TargetId, Arc<()>)>,
     /// Connections open to it, all cores together.
@@ -68,6 +71,7 @@ impl Member {
             key,
             tls,
             health,
+            record: Record::default(),
             named: ArcSwapOption::empty(),
             open: Arc::new(AtomicU32::new(0)),
         }
@@ -84,8 +88,8 @@ impl Member {
     }
 
     /// Whether requests may go to it.
-    pub fn is_available(&self, _now_ms: u64) -> bool {
-        self.is_up()
+    pub fn is_available(&self, now_ms: u64) -> bool {
+        self.is_up() && !self.record.is_out(now_ms)
     }
 
     /// What the log and the metrics know it by.

@@ -18,10 +18,10 @@ use crate::http::Reason;
 use crate::observe::TargetId;
 use crate::sys::address::Address;
 use crate::tls::ClientProfile;
-use crate::upstream::Balance;
 use crate::upstream::connect::{UPSTREAM_ADDRESS, UPSTREAM_UNRESOLVED};
 use crate::upstream::maglev::Maglev;
 use crate::upstream::member::{Member, MemberKey};
+use crate::upstream::{Balance, ChoiceKey, Choosing};
 
 /// The most members of one upstream; those beyond are left out.
 pub const MEMBERS_MAX: usize = 1_024;
@@ -111,6 +111,8 @@ pub struct Members {
     pub unresolved: bool,
     /// Where members are chosen by a key: which one is whose.
     pub maglev: Maglev,
+    /// Where members are chosen by a cookie: the tag of each.
+    pub tags: Box<[u64]>,
     weighted: bool,
     /// Addresses that names lead to and that nobody goes to.
     refused: Vec<Refused>,
@@ -130,7 +132,7 @@ impl Members {
         upstream: &str,
         origins: &[Origin],
         prober: Option<&Prober>,
-        balance: Balance,
+        choosing: &Choosing<'_>,
         before: &Members,
     ) -> Members {
         let known = before.seats.iter().map(|seat| (&seat.member.key, &seat.member)).collect();
@@ -157,7 +159,11 @@ impl Members {
         }
         members.seats.sort_by_key(|seat| seat.priority);
         members.weighted = members.seats.windows(2).any(|pair| pair[0].weight != pair[1].weight);
-        if balance == Balance::Hash {
+        if let ChoiceKey::Cookie(sticky) = choosing.key {
+            members.tags =
+                members.seats.iter().map(|seat| sticky.tag(upstream, seat.member.name())).collect();
+        }
+        if choosing.balance == Balance::Hash {
             members.maglev = Maglev::new(members.seats.iter().map(|seat| (seat.member.name(), seat.weight)));
         }
         members

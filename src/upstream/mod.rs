@@ -4,20 +4,30 @@
 //! ([`pool::CoreUpstream`]): idle connections, requests in flight, whose turn it is. What cores share of a member
 //! ([`member::Member`]) is touched when a connection is opened or closed, or a request fails.
 
+pub mod adaptive;
+pub mod admission;
 pub mod balance;
+pub mod breaker;
 pub mod connect;
+pub mod eject;
 pub mod maglev;
 pub mod member;
 pub mod members;
 pub mod pool;
+pub mod retry;
+pub mod slots;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
+use adaptive::Adaptive;
+use breaker::Breaker;
+use eject::Judge;
 pub use member::{Member, MemberKey, Permit};
 pub use members::{Members, NameTargets, Origin, Prober, Seat, Whence};
+use slots::Slots;
 
 /// How a member is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +41,52 @@ pub enum Balance {
     Ewma,
     /// The same for the same key.
     Hash,
+    /// The one that the client's cookie tells.
+    Sticky,
+}
+
+/// What a choice hangs on.
+#[derive(Debug, Default)]
+pub enum ChoiceKey {
+    /// Nothing.
+    #[default]
+    None,
+    /// The client's address.
+    Address,
+    /// Who is calling, or the address of those who are nobody.
+    Identity,
+    /// The canonical path.
+    Path,
+    /// The value of a field, by its name in lower case, or the address where it is absent.
+    Header(Box<[u8]>),
+    /// A cookie.
+    Cookie(Sticky),
+}
+
+/// A cookie that tells a client's member.
+pub struct Sticky {
+    /// Its name.
+    pub cookie: Box<[u8]>,
+    /// What the tags of members are made with.
+    pub key: ring::hmac::Key,
+}
+
+impl std::fmt::Debug for Sticky {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sticky").finish_non_exhaustive()
+    }
+}
+
+impl Sticky {
+    /// What tells a member of `upstream` without telling where it is; never 0.
+    fn tag(&self, upstream: &str, member: &str) -> u64 {
+        let mut context = ring::hmac::Context::with_key(&self.key);
+        context.update(upstream.as_bytes());
+        context.update(b"\0");
+        context.update(member.as_bytes());
+        let tag = context.sign();
+        tag.as_ref().first_chunk().map_or(1, |bytes| u64::from_be_bytes(*bytes)).max(1)
+    }
 }
 
 /// A group of interchangeable servers.
@@ -45,6 +101,22 @@ pub struct Upstream {
     pub prober: Option<Prober>,
     /// How a member is chosen.
     pub balance: Balance,
+    /// What the choice hangs on.
+    pub key: ChoiceKey,
+    /// When a request is sent again.
+    pub retry: retry::Settings,
+    /// When a member is left out.
+    pub eject: eject::Settings,
+    /// How long a request may wait for a place, in milliseconds.
+    pub queue_wait_ms: u64,
+    /// Its circuit breaker.
+    pub breaker: Option<Arc<Breaker>>,
+    /// The bound on requests in flight.
+    pub slots: Option<Arc<Slots>>,
+    /// What finds that bound, where it is not fixed.
+    pub adaptive: Option<Arc<Adaptive>>,
+    /// Decides who is left out.
+    pub judge: Judge,
     /// Timeouts in milliseconds.
     pub timeouts: Timeouts,
     /// Most connections per member, all cores together.
@@ -88,12 +160,48 @@ pub struct Parts {
     pub prober: Option<Prober>,
     /// How a member is chosen.
     pub balance: Balance,
+    /// What the choice hangs on.
+    pub key: ChoiceKey,
+    /// When a request is sent again.
+    pub retry: retry::Settings,
+    /// When a member is left out.
+    pub eject: eject::Settings,
+    /// How long a request may wait for a place, in milliseconds.
+    pub queue_wait_ms: u64,
+    /// When the breaker opens, if there is one.
+    pub breaker: Option<breaker::Settings>,
+    /// The bound on requests in flight, if there is one.
+    pub requests: Option<Requests>,
+    /// Requests that may wait for a place.
+    pub queue_max: u32,
     /// Timeouts in milliseconds.
     pub timeouts: Timeouts,
     /// Most connections per member, all cores together.
     pub connections_max: u32,
     /// Most idle connections per member and core.
     pub idle_max: usize,
+}
+
+impl Parts {
+    fn choosing(&self) -> Choosing<'_> {
+        Choosing { balance: self.balance, key: &self.key }
+    }
+}
+
+/// How a member is chosen, and what that hangs on.
+#[derive(Clone, Copy)]
+pub struct Choosing<'a> {
+    balance: Balance,
+    key: &'a ChoiceKey,
+}
+
+/// A bound on requests in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requests {
+    /// So many.
+    AtMost(u32),
+    /// As many as the upstream can work on.
+    Adaptive,
 }
 
 /// Numbers the upstreams of this process.
@@ -105,19 +213,60 @@ impl Upstream {
     pub fn new(parts: Parts, before: Option<&Upstream>) -> Upstream {
         let none = Arc::default();
         let known = before.map_or(none, Upstream::members);
-        let members = Members::of(&parts.name, &parts.origins, parts.prober.as_ref(), parts.balance, &known);
+        let members =
+            Members::of(&parts.name, &parts.origins, parts.prober.as_ref(), &parts.choosing(), &known);
+        let is_adaptive = parts.requests == Some(Requests::Adaptive);
+        let adaptive = is_adaptive.then(|| {
+            before.and_then(|before| before.adaptive.clone()).unwrap_or_else(|| Arc::new(Adaptive::new()))
+        });
+        // What is in flight stays counted, whatever the bound is from now on.
+        let slots = parts.requests.map(|requests| {
+            let known = before.and_then(|before| before.slots.clone());
+            let slots = known.unwrap_or_else(|| Arc::new(Slots::new(adaptive::LIMIT_START, 0)));
+            slots.set_waiting_max(parts.queue_max);
+            match requests {
+                Requests::AtMost(limit) => slots.set_limit(limit),
+                Requests::Adaptive if before.is_none_or(|before| before.adaptive.is_none()) => {
+                    slots.set_limit(adaptive::LIMIT_START);
+                }
+                Requests::Adaptive => {}
+            }
+            slots
+        });
+        let breaker = parts.breaker.map(|settings| {
+            let known = before.and_then(|before| before.breaker.clone());
+            known.filter(|known| known.is(&settings)).unwrap_or_else(|| Arc::new(Breaker::new(settings)))
+        });
         Upstream {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: parts.name,
             origins: parts.origins,
             prober: parts.prober,
             balance: parts.balance,
+            key: parts.key,
+            retry: parts.retry,
+            eject: parts.eject,
+            queue_wait_ms: parts.queue_wait_ms,
+            breaker,
+            slots,
+            adaptive,
+            judge: Judge::default(),
             timeouts: parts.timeouts,
             connections_max: parts.connections_max,
             idle_max: parts.idle_max,
             members: ArcSwap::from_pointee(members),
             generation: AtomicU64::new(1),
         }
+    }
+
+    fn choosing(&self) -> Choosing<'_> {
+        Choosing { balance: self.balance, key: &self.key }
+    }
+
+    /// A request to `member` went wrong. Whether it is left out from now on for it.
+    #[cold]
+    pub fn failed(&self, member: &Member, now_ms: u64) -> bool {
+        self.judge.failed(&member.record, &self.members(), &self.eject, now_ms)
     }
 
     /// Its members, as of now.
@@ -143,7 +292,7 @@ impl Upstream {
     /// changed.
     pub(crate) fn refresh(&self, name: &NameTargets) -> bool {
         let before = self.members();
-        let members = Members::of(&self.name, &self.origins, self.prober.as_ref(), self.balance, &before);
+        let members = Members::of(&self.name, &self.origins, self.prober.as_ref(), &self.choosing(), &before);
         members::name_all(&self.name, &members, name);
         if members.is(&before) {
             return false;

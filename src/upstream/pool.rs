@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use crate::observe::TargetId;
 use crate::upstream::balance::{Ewma, Tried, Turn};
-use crate::upstream::{Member, Members, Permit, Upstream};
+use crate::upstream::retry::Budget;
+use crate::upstream::slots::Line;
+use crate::upstream::{Balance, Member, Members, Permit, Upstream};
 use crate::worker::Transport;
 
 /// An open connection to a member.
@@ -113,7 +115,15 @@ pub struct View {
 pub struct CoreUpstream {
     /// The shared part.
     pub upstream: Arc<Upstream>,
+    /// The number of the core.
+    pub core: usize,
+    /// What may be sent again.
+    pub budget: Budget,
+    /// Who waits for a place.
+    pub line: Line,
     turn: Turn,
+    /// Answers since the last tick, and what they took in microseconds.
+    answers: Cell<(u32, u64)>,
     /// The generation of the members in `view`.
     seen: Cell<u64>,
     view: RefCell<Rc<View>>,
@@ -128,7 +138,11 @@ impl CoreUpstream {
         let known = before.map(CoreUpstream::view);
         let view = view_of(upstream.members(), known.as_deref());
         CoreUpstream {
+            core,
+            budget: Budget::default(),
+            line: Line::default(),
             turn: Turn::new(core),
+            answers: Cell::default(),
             seen: Cell::new(seen),
             view: RefCell::new(Rc::new(view)),
             retired: Cell::new(false),
@@ -195,6 +209,41 @@ impl CoreUpstream {
             && now_ms.saturating_sub(connection.opened_ms) < timeouts.age
     }
 
+    /// A member has answered, after `took_ns`.
+    pub fn answered(&self, member: &CoreMember, took_ns: u64, now_ns: u64) {
+        if self.upstream.balance == Balance::Ewma {
+            member.ewma.answered(took_ns, now_ns);
+        }
+        if self.upstream.adaptive.is_some() {
+            let (answers, sum_us) = self.answers.get();
+            self.answers.set((answers.saturating_add(1), sum_us.saturating_add(took_ns / 1_000)));
+        }
+    }
+
+    /// A member has not answered.
+    #[cold]
+    pub fn failed(&self, member: &CoreMember, now_ns: u64) {
+        if self.upstream.balance == Balance::Ewma {
+            member.ewma.failed(now_ns);
+        }
+        self.upstream.failed(&member.member, now_ns / 1_000_000);
+    }
+
+    /// A number by chance.
+    pub fn random(&self) -> u64 {
+        self.turn.random()
+    }
+
+    /// Ten times a second: finds how many requests may be in flight, where that is not fixed.
+    pub fn adapt(&self, now_ms: u64) {
+        let (Some(adaptive), Some(slots)) = (&self.upstream.adaptive, &self.upstream.slots) else { return };
+        let (answers, sum_us) = self.answers.take();
+        adaptive.tell(answers, sum_us, slots.in_flight());
+        if let Some(limit) = adaptive.conclude(slots.limit(), now_ms) {
+            slots.set_limit(limit);
+        }
+    }
+
     /// Ten times a second: closes what has been idle for too long, what the member has closed, and what leads to members
     /// that are none any more.
     pub fn expire(&self, now_ms: u64) {
@@ -220,6 +269,12 @@ impl CoreUpstream {
 }
 
 impl View {
+    /// What tells `member` in a cookie, where members are told so.
+    pub fn tag(&self, member: &CoreMember) -> Option<u64> {
+        let index = self.pools.iter().position(|pool| pool.member.number == member.member.number)?;
+        self.members.tags.get(index).copied()
+    }
+
     fn has(&self, member: &Rc<CoreMember>) -> bool {
         self.pools.iter().any(|pool| Rc::ptr_eq(pool, member))
     }

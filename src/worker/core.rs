@@ -301,8 +301,10 @@ impl Core {
             crate::sys::memory::give_back();
         }
         let view = Rc::clone(&self.view.borrow());
+        super::bell::look();
         for upstream in &view.upstreams {
             upstream.expire(now_ms);
+            upstream.adapt(now_ms);
         }
         {
             let mut state = self.state.borrow_mut();

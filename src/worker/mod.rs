@@ -3,6 +3,7 @@
 //! A data thread runs monoio and nothing else: no lock, no wait on another thread, no allocation per request in steady
 //! state. What outlives a reload on a core is in its state.
 
+pub mod bell;
 pub mod buffer;
 pub mod clock;
 pub mod core;
@@ -27,3 +28,8 @@ pub use driver::{Choice, Driver, Wanted};
 pub use socket::{Deadline, Socket};
 pub use sweep::Sweep;
 pub use transport::Transport;
+
+/// Nothing happens here for so many milliseconds.
+pub async fn pause(milliseconds: u64) {
+    monoio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+}

@@ -45,6 +45,7 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
     }
     let (mut runtime, choice) = Loop::build(seat.driver)?;
     let result = runtime.block_on(async move {
+        super::bell::settle(seat.index, Arc::clone(&seat.node));
         let core = Rc::new(Core::new(seat.index, choice.driver, seat.node, seat.state));
         let slots = Rc::new(Slots::new(stretch));
         let accept = {
@@ -98,6 +99,7 @@ async fn attend(
         if core.desk().is_none_or(|desk| desk.hear() == Heard::Gone) {
             return;
         }
+        super::bell::look();
         drop(core.view());
         // A ring registers nothing, and epoll fails for want of memory only: the node goes on with its other sockets.
         let _ = obey(&core, &accept);

@@ -120,8 +120,6 @@ fn every_key_of_a_later_version_says_so_where_it_stands() {
         (DROP_IN, "    to: shop\n", "    owner: { x: y }\n"),
         (DROP_IN, "upstreams", "secrets: { vault: x }\nupstreams"),
         (KEYS, "    health:", "    protocol: http2\n    health:"),
-        (KEYS, "    health:", "    retry: 2\n    health:"),
-        (KEYS, "    health:", "    breaker: {}\n    health:"),
         (KEYS, "        match: POST", "        websocket: true\n        match: POST"),
     ] {
         let inserted = if key.ends_with(anchor) { key.to_owned() } else { format!("{anchor}{key}") };

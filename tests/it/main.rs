@@ -54,6 +54,7 @@ mod traps;
 mod traps_loop;
 mod traps_source;
 mod upgrade;
+mod upstreams;
 
 use std::path::PathBuf;
 

@@ -26,6 +26,7 @@ const BANS: &[Ban] = &[
             ("accept/mod.rs", "is woken by it"),
             ("worker/socket.rs", "asks an operation how it is with a waker that does nothing"),
             ("worker/outbox.rs", "is woken once a turn, by the first message that is posted in it"),
+            ("upstream/slots.rs", "wakes an exchange that waits, once, with the place that it waits for"),
             ("worker/readiness.rs", "wakes who waits for a socket, once for what the kernel told"),
         ],
     },

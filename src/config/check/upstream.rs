@@ -35,7 +35,7 @@ pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
 fn one(upstream: &Upstream, bind: &mut Bind<'_>) {
     let mut needed = false;
     for (at, target) in upstream.targets.iter().enumerate() {
-        if let Some(first) = upstream.targets[..at].iter().find(|first| first.value == target.value) {
+        if let Some(first) = upstream.targets[..at].iter().find(|first| first.value.is_at(&target.value)) {
             bind.error(
                 ConfigError::new(TARGET_TWICE, format!("`{}` stands twice", target.value), target.span)
                     .also(first.span, "first here"),

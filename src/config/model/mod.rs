@@ -11,6 +11,7 @@ pub mod login;
 pub mod maintenance;
 pub mod node;
 pub mod policy;
+pub mod resilience;
 pub mod target;
 pub mod upstream;
 
@@ -25,7 +26,8 @@ pub use policy::{
     Allow, Body, BodyType, Charset, Edits, Grant, HeaderEdits, Limit, LimitKey, Scoped, Sizes, SizesInForce,
     Timeouts, TimeoutsInForce, Who,
 };
-pub use upstream::{Balance, Health, Host, Pool, Target, Trust, Upstream, UpstreamTimeouts};
+pub use resilience::{Balance, Breaker, Eject, HashKey, Requests, Retry};
+pub use upstream::{Health, Host, Pool, Target, Trust, Upstream, UpstreamTimeouts};
 
 use super::bind::{Bind, FromNode, Named, Spanned};
 use super::error::{Code, ConfigError};
@@ -102,6 +104,12 @@ pub static TABLES: &[&Table] = &[
     &upstream::TIMEOUTS,
     &upstream::POOL,
     &node::CONNECTIONS,
+    &upstream::TARGET_KEYS,
+    &resilience::BALANCE,
+    &resilience::STICKY,
+    &resilience::RETRY,
+    &resilience::BREAKER,
+    &resilience::EJECT,
     &login::LOGIN,
     &login::CLAIMS,
     &api::API,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::Exception;
+use super::resilience::{Balance, Breaker, Eject, Retry};
 use super::target::{Service, elsewhere};
 use crate::config::bind::{Bind, FromNode, Spanned, malformed};
 use crate::config::error::{Code, ConfigError};
@@ -41,6 +42,12 @@ pub struct Upstream {
     pub timeouts: UpstreamTimeouts,
     /// Connections that are kept.
     pub pool: Pool,
+    /// Sending requests again.
+    pub retry: Retry,
+    /// Leaving it alone, and using no more of it at once than it can take.
+    pub breaker: Breaker,
+    /// Leaving out members that fail.
+    pub eject: Eject,
     /// The whole value.
     pub span: Span,
 }
@@ -52,6 +59,10 @@ pub struct Target {
     pub https: bool,
     /// Where it is.
     pub host: Host,
+    /// Its share of the requests beside that of the others; 1.
+    pub weight: u16,
+    /// Its members get requests only when those of lower numbers are all down; 0.
+    pub priority: u8,
 }
 
 /// Where a server is.
@@ -68,6 +79,11 @@ pub enum Host {
 }
 
 impl Target {
+    /// Whether it is at the same place as `other`, whatever its share.
+    pub fn is_at(&self, other: &Target) -> bool {
+        self.https == other.https && self.host == other.host
+    }
+
     /// Whether it can only be this machine: a loopback address, `localhost`, a Unix socket.
     pub fn is_local(&self) -> bool {
         match &self.host {
@@ -103,16 +119,6 @@ pub enum Trust {
     File(Spanned<FilePath>),
     /// Any at all; where it was written. Only with a reason.
     Unverified(Span),
-}
-
-/// Which target is next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
-    /// One after the other.
-    RoundRobin,
-    /// Of two taken by chance, the one with fewer requests under way.
-    #[default]
-    LeastRequest,
 }
 
 /// A plain HTTP probe, sent by the control thread.
@@ -154,6 +160,8 @@ pub struct Pool {
     pub connections: Option<u64>,
     /// The most that are kept unused; 256.
     pub idle: Option<u64>,
+    /// An older connection serves no further request; 1 h.
+    pub age: Option<Duration>,
 }
 
 impl Pool {
@@ -193,10 +201,28 @@ pub static UPSTREAM: Table = Table {
         Key::optional("timeouts", UpstreamTimeouts::SHAPE, "times"),
         Key::optional("pool", Pool::SHAPE, "bounds on connections to one target, all cores together"),
         Key::later("protocol", "HTTP/2 to targets"),
-        Key::later("retry", "sending a request again"),
-        Key::later("breaker", "resting a failing target"),
+        Key::optional("retry", Retry::SHAPE, "sending a request again"),
+        Key::optional("breaker", Breaker::SHAPE, "leaving a failing upstream alone, and bounds on its use"),
+        Key::optional("eject", Eject::SHAPE, "leaving out members that fail real requests"),
     ],
 };
+
+/// Keys of `upstreams.X.targets[]`.
+pub static TARGET_KEYS: Table = Table {
+    what: "a target",
+    place: "upstreams.X.targets[]",
+    keys: &[
+        Key::required("url", TARGET_URL, "`https://host:port`, `http://host:port` or `unix:/run/app.sock`"),
+        Key::optional("weight", Shape::Int, "its share of the requests beside that of the others")
+            .default("1")
+            .bounds("1", "1000"),
+        Key::optional("priority", Shape::Int, "it is asked only when those of lower numbers are all down")
+            .default("0")
+            .bounds("0", "9"),
+    ],
+};
+
+const TARGET_URL: Shape = Shape::Pattern("^((srv\\+)?https?://|unix:|file:)", "https://orders.internal:8443");
 
 /// Keys of `upstreams.X.health`.
 pub static HEALTH: Table = Table {
@@ -238,6 +264,9 @@ pub static POOL: Table = Table {
         Key::optional("idle", Shape::Int, "the most that are kept unused")
             .default("256")
             .bounds("0", "65535"),
+        Key::optional("age", Duration::SHAPE, "an older connection serves no further request")
+            .default("1h")
+            .bounds("1s", "7day"),
     ],
 };
 
@@ -257,6 +286,9 @@ impl FromNode for Upstream {
                 health: None,
                 timeouts: UpstreamTimeouts::default(),
                 pool: Pool::default(),
+                retry: Retry::default(),
+                breaker: Breaker::default(),
+                eject: Eject::default(),
                 span: node.span,
             });
         }
@@ -273,31 +305,69 @@ impl FromNode for Upstream {
             let health = m.optional("health");
             let timeouts = m.optional("timeouts").unwrap_or_default();
             let pool = m.optional("pool").unwrap_or_default();
+            let retry = m.optional("retry").unwrap_or_default();
+            let breaker = m.optional("breaker").unwrap_or_default();
+            let eject = m.optional("eject").unwrap_or_default();
             let targets: Vec<Spanned<Target>> = m.required("targets")?;
             if targets.is_empty() {
                 return None;
             }
             let span = m.span();
-            Some(Upstream { targets, trust, insecure, addresses, balance, health, timeouts, pool, span })
+            Some(Upstream {
+                targets,
+                trust,
+                insecure,
+                addresses,
+                balance,
+                health,
+                timeouts,
+                pool,
+                retry,
+                breaker,
+                eject,
+                span,
+            })
         })
     }
 }
 
 impl FromNode for Target {
-    const SHAPE: Shape = Shape::Pattern("^((srv\\+)?https?://|unix:|file:)", "https://orders.internal:8443");
+    const SHAPE: Shape = Shape::Either(&[TARGET_URL, Shape::Map(&TARGET_KEYS)]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        if matches!(node.kind, NodeKind::Map(_)) {
+            return bind.map(node, &TARGET_KEYS, |m| {
+                let (weight, priority) = (m.optional::<u64>("weight"), m.optional::<u64>("priority"));
+                let place: Place = m.required("url")?;
+                Some(Target {
+                    weight: weight.and_then(|weight| u16::try_from(weight).ok()).unwrap_or(1),
+                    priority: priority.and_then(|priority| u8::try_from(priority).ok()).unwrap_or(0),
+                    ..place.0
+                })
+            });
+        }
+        Place::from_node(node, bind).map(|place| place.0)
+    }
+}
+
+/// A target written as its URL alone.
+struct Place(Target);
+
+impl FromNode for Place {
+    const SHAPE: Shape = TARGET_URL;
 
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         const EXPECTED: &str = "`https://host:port`, `http://host:port` or `unix:/run/app.sock`";
         let text = bind.text(node, EXPECTED)?;
         if let Some(elsewhere) = elsewhere(text, node, bind) {
-            return elsewhere.map(|(https, host)| Target { https, host });
+            return elsewhere.map(|(https, host)| Place(Target { https, host, weight: 1, priority: 0 }));
         }
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() || path.len() > 107 || path.ends_with('/') || path.contains('\0') {
                 return malformed(bind, node, TARGET, "the path of a Unix socket is not usable", EXPECTED);
             }
             let path = bind.sources().resolve(node.span, path);
-            return Some(Target { https: false, host: Host::Unix(path) });
+            return Some(Place(Target { https: false, host: Host::Unix(path), weight: 1, priority: 0 }));
         }
         let url = match Url::parse(text) {
             Ok(url) => url,
@@ -332,7 +402,8 @@ impl FromNode for Target {
             );
             return None;
         }
-        Some(Target { https: url.https, host: Host::Net(url.host, url.port) })
+        let host = Host::Net(url.host, url.port);
+        Some(Place(Target { https: url.https, host, weight: 1, priority: 0 }))
     }
 }
 
@@ -345,14 +416,6 @@ impl FromNode for Trust {
             "none" => Some(Trust::Unverified(node.span)),
             _ => FromNode::from_node(node, bind).map(Trust::File),
         }
-    }
-}
-
-impl FromNode for Balance {
-    const SHAPE: Shape = Shape::Word(&["round_robin", "least_request"]);
-
-    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
-        bind.word(node, &[("round_robin", Balance::RoundRobin), ("least_request", Balance::LeastRequest)])
     }
 }
 
@@ -401,7 +464,8 @@ impl FromNode for Pool {
 
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         bind.map(node, &POOL, |m| {
-            Some(Pool { connections: m.optional("connections"), idle: m.optional("idle") })
+            let (connections, idle) = (m.optional("connections"), m.optional("idle"));
+            Some(Pool { connections, idle, age: m.optional("age") })
         })
     }
 }

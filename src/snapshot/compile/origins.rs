@@ -95,8 +95,8 @@ impl Origins {
             authority: authority.into(),
             trust: if tls.is_some() { self.trust } else { 0 },
             tls,
-            weight: 1,
-            priority: 0,
+            weight: target.weight,
+            priority: target.priority,
             guard: Arc::clone(&self.guard),
         })
     }
