@@ -1,9 +1,13 @@
-//! Active health: one HTTP probe per target and node, from here, never from the data threads; under TLS, and verified
-//! as requests are, where the target is `https`.
+//! Active health: one prober per target and node, here, never on the data threads; under TLS, and verified as requests are,
+//! where the target is `https`.
 //!
-//! Each target is asked `GET path` every so often, with jitter; two failures in a row take it down, one success
-//! brings it up again (both can be set). The verdict is one atomic per target that data threads load. A target
-//! starts up: a node that starts must not refuse everything until the first round of probes is over.
+//! Each target is asked for an answer to a GET, a connection, or a TLS handshake, every so often: the nth probe is due n
+//! intervals after the first, a tenth of one more or less by chance, so the rate is the configured one whatever probes
+//! take. Two failures in a row take a target down, one success brings it up again (both can be set). The verdict is one
+//! atomic per target that data threads load: all cores see it with their next request.
+//!
+//! A target starts up: a node that starts must not refuse everything until the first round of probes is over. One that
+//! comes to others that are up is not trusted yet: it is probed at once, and its first result decides.
 //!
 //! Not for what to do when all targets are down, and not for ejecting on real traffic: that is `upstream`'s.
 //! Called by the snapshot's compiler, which holds a [`Target`] for as long as the snapshot lives.
@@ -29,50 +33,77 @@ pub const TARGET_DOWN: Code = Code::new(6042, "target is down");
 /// A target answers its probe again.
 pub const TARGET_UP: Code = Code::new(6043, "target is up");
 
-/// What is probed and how. Two snapshots with equal probes share one.
+/// What a probe asks of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Probe {
-    /// The upstream's name in the configuration, for the log.
-    pub upstream: String,
-    /// Where.
-    pub destination: Address,
-    /// The `Host` field.
-    pub authority: String,
-    /// Path and query of the request.
-    pub target: String,
-    /// The time between two probes, before jitter. Default 5 s.
-    pub every: Duration,
-    /// The time for one probe from connect to the last byte. Default: the smaller of 2 s and `every`.
-    pub timeout: Duration,
-    /// Failures in a row that take the target down. Default 2, at least 1.
-    pub down_after: u32,
-    /// Successes in a row that bring it up. Default 1, at least 1.
-    pub up_after: u32,
-    /// Tells configurations of `tls` apart where probes are compared; any number for plain targets.
-    pub tls_identity: u64,
+pub enum Ask {
+    /// An answer to a GET with one of these statuses.
+    Get {
+        /// Path and query.
+        target: Box<str>,
+        /// The `Host` field, where it is not the target's.
+        host: Option<Box<str>>,
+        /// Those that are healthy, from one to another.
+        statuses: Vec<(u16, u16)>,
+    },
+    /// A connection.
+    Tcp,
+    /// A TLS handshake.
+    Tls,
 }
 
-impl Probe {
-    /// A probe of `destination` with the defaults.
-    pub fn new(
-        upstream: &str,
-        destination: Address,
-        authority: &str,
-        target: &str,
-        every: Duration,
-    ) -> Probe {
-        Probe {
-            upstream: upstream.to_owned(),
-            destination,
-            authority: authority.to_owned(),
-            target: target.to_owned(),
+/// How targets are probed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// What is asked.
+    pub ask: Ask,
+    /// The time between two probes, before jitter.
+    pub every: Duration,
+    /// The time for one probe from connect to the last byte.
+    pub timeout: Duration,
+    /// Failures in a row that take the target down; at least 1.
+    pub down_after: u32,
+    /// Successes in a row that bring it up; at least 1.
+    pub up_after: u32,
+    /// Another port than the target's.
+    pub port: Option<u16>,
+}
+
+impl Plan {
+    /// A GET of `target`, with the defaults.
+    pub fn get(target: &str, every: Duration) -> Plan {
+        Plan {
+            ask: Ask::Get { target: target.into(), host: None, statuses: vec![(200, 299)] },
             every,
             timeout: every.min(Duration::from_secs(2)),
             down_after: 2,
             up_after: 1,
-            tls_identity: 0,
+            port: None,
         }
     }
+}
+
+/// What is probed and how. Two upstreams with equal probes share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Probe {
+    /// The upstream's name in the configuration, for the log.
+    pub upstream: String,
+    /// Where, but for a port of the plan's own.
+    pub destination: Address,
+    /// The target's `Host` field.
+    pub authority: String,
+    /// How.
+    pub plan: Arc<Plan>,
+    /// Tells configurations of TLS apart where probes are compared; any number for plain targets.
+    pub tls_identity: u64,
+}
+
+/// What is believed of a target before its first probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// That it is up.
+    Up,
+    /// Nothing: it is probed first.
+    Unproven,
 }
 
 /// A target's health, kept up to date while somebody holds this.
@@ -124,7 +155,7 @@ impl Health {
     }
 
     /// The health of what `probe` describes; the first caller starts the probing. It ends with the last holder.
-    pub fn target(&self, probe: Probe, tls: Option<TlsTo>) -> Arc<Target> {
+    pub fn target(&self, probe: Probe, tls: Option<TlsTo>, start: Start) -> Arc<Target> {
         let mut by_probe = self.by_probe.lock().unwrap_or_else(PoisonError::into_inner);
         by_probe.retain(|_, target| target.strong_count() > 0);
         if let Some(target) = by_probe.get(&probe).and_then(Weak::upgrade) {
@@ -132,11 +163,11 @@ impl Health {
         }
         let shared = Arc::new(Shared {
             probe: probe.clone(),
-            up: AtomicBool::new(true),
+            up: AtomicBool::new(start == Start::Up),
             probes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         });
-        let task = AbortOnDrop(self.runtime.spawn(keep(shared.clone(), tls)));
+        let task = AbortOnDrop(self.runtime.spawn(keep(shared.clone(), tls, start)));
         let target = Arc::new(Target { shared, _task: task });
         by_probe.insert(probe, Arc::downgrade(&target));
         target
@@ -146,43 +177,53 @@ impl Health {
 /// Turns single results into a verdict. No clock, no socket.
 #[derive(Debug)]
 pub struct Judge {
-    up: bool,
+    /// `None` before the first result of one that is not believed to be up.
+    up: Option<bool>,
     against: u32,
     down_after: u32,
     up_after: u32,
 }
 
 impl Judge {
-    /// A judge that starts with "up".
-    pub fn new(down_after: u32, up_after: u32) -> Judge {
-        Judge { up: true, against: 0, down_after: down_after.max(1), up_after: up_after.max(1) }
+    /// A judge that believes what `start` says.
+    pub fn new(down_after: u32, up_after: u32, start: Start) -> Judge {
+        let up = (start == Start::Up).then_some(true);
+        Judge { up, against: 0, down_after: down_after.max(1), up_after: up_after.max(1) }
     }
 
     /// One more result; the new verdict if it changed.
     pub fn record(&mut self, healthy: bool) -> Option<bool> {
-        if healthy == self.up {
-            self.against = 0;
-            return None;
-        }
+        let needed = match self.up {
+            Some(up) if up == healthy => {
+                self.against = 0;
+                return None;
+            }
+            Some(true) => self.down_after,
+            Some(false) => self.up_after,
+            None => 1,
+        };
         self.against += 1;
-        let needed = if self.up { self.down_after } else { self.up_after };
         if self.against < needed {
             return None;
         }
         self.against = 0;
-        self.up = healthy;
+        self.up = Some(healthy);
         Some(healthy)
     }
 }
 
-async fn keep(shared: Arc<Shared>, tls: Option<TlsTo>) {
+async fn keep(shared: Arc<Shared>, tls: Option<TlsTo>, start: Start) {
     let probe = &shared.probe;
-    let mut judge = Judge::new(probe.down_after, probe.up_after);
-    // Targets that were configured together are not probed together.
+    let plan = &probe.plan;
+    let mut judge = Judge::new(plan.down_after, plan.up_after, start);
     let mut jitter = Jitter::default();
-    tokio::time::sleep(jitter.up_to(probe.every / 4)).await;
+    if start == Start::Up {
+        // Targets that were configured together are not probed together.
+        tokio::time::sleep(jitter.up_to(plan.every / 4)).await;
+    }
+    let mut schedule = Schedule { base: tokio::time::Instant::now(), every: plan.every };
     loop {
-        let result = exchange::within(probe.timeout, probe_once(probe, tls.as_ref())).await;
+        let result = exchange::within(plan.timeout, probe_once(probe, tls.as_ref())).await;
         let result = result.unwrap_or_else(|| Err("no answer in time".to_owned()));
         shared.probes.fetch_add(1, Ordering::Relaxed);
         if result.is_err() {
@@ -197,20 +238,46 @@ async fn keep(shared: Arc<Shared>, tls: Option<TlsTo>) {
                 Err(why) => line.with("why", why).emit(),
             }
         }
+        let next = schedule.next(tokio::time::Instant::now());
         // 0.9–1.1 of the interval.
-        let fixed = probe.every.mul_f64(0.9);
-        tokio::time::sleep(fixed + jitter.up_to(probe.every / 5)).await;
+        tokio::time::sleep_until(next - plan.every / 10 + jitter.up_to(plan.every / 5)).await;
     }
 }
 
-/// One probe: any 2xx is healthy. A redirect is not followed and not healthy: it says nothing of the target.
+/// When probes are due, before jitter: at a fixed pace, without those that were missed.
+struct Schedule {
+    base: tokio::time::Instant,
+    every: Duration,
+}
+
+impl Schedule {
+    fn next(&mut self, now: tokio::time::Instant) -> tokio::time::Instant {
+        self.base += self.every;
+        if self.base < now {
+            self.base = now;
+        }
+        self.base
+    }
+}
+
+/// One probe. A redirect is not followed: what it leads to says nothing of the target.
 async fn probe_once(probe: &Probe, tls: Option<&TlsTo>) -> Result<(), String> {
-    let stream = exchange::connect(&probe.destination, tls).await.map_err(|error| error.to_string())?;
-    let answered = exchange::get(stream, &probe.authority, &probe.target, "*/*", BODY_BYTES_MAX).await;
-    match answered {
-        Ok(answered) if answered.status.is_success() => Ok(()),
-        Ok(answered) => Err(format!("status {}", answered.status.as_u16())),
-        Err(error) => Err(error.to_string()),
+    let at = match (&probe.destination, probe.plan.port) {
+        (Address::Tcp(address), Some(port)) => Address::Tcp((address.ip(), port).into()),
+        (destination, _) => destination.clone(),
+    };
+    let tls = match probe.plan.ask {
+        Ask::Tcp => None,
+        Ask::Tls | Ask::Get { .. } => tls,
+    };
+    let stream = exchange::connect(&at, tls).await.map_err(|error| error.to_string())?;
+    let Ask::Get { target, host, statuses } = &probe.plan.ask else { return Ok(()) };
+    let authority = host.as_deref().unwrap_or(&probe.authority);
+    let answered = exchange::get(stream, authority, target, "*/*", BODY_BYTES_MAX).await;
+    let status = answered.map_err(|error| error.to_string())?.status.as_u16();
+    match statuses.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
+        true => Ok(()),
+        false => Err(format!("status {status}")),
     }
 }
 
@@ -224,7 +291,7 @@ mod tests {
 
     #[test]
     fn two_failures_in_a_row_take_down_and_one_success_brings_up() {
-        let mut judge = Judge::new(2, 1);
+        let mut judge = Judge::new(2, 1, Start::Up);
         assert_eq!(verdicts(&mut judge, &[true, false, true, false]), [None; 4]);
         assert_eq!(verdicts(&mut judge, &[false, false]), [Some(false), None]);
         assert_eq!(verdicts(&mut judge, &[true, true]), [Some(true), None]);
@@ -232,17 +299,36 @@ mod tests {
 
     #[test]
     fn thresholds_of_zero_count_as_one() {
-        let mut judge = Judge::new(0, 0);
+        let mut judge = Judge::new(0, 0, Start::Up);
         assert_eq!(verdicts(&mut judge, &[false, true]), [Some(false), Some(true)]);
     }
 
     #[test]
     fn a_flapping_target_needs_its_successes_in_a_row() {
-        let mut judge = Judge::new(1, 3);
+        let mut judge = Judge::new(1, 3, Start::Up);
         assert_eq!(
             verdicts(&mut judge, &[false, true, true, false, true, true]),
             [Some(false), None, None, None, None, None]
         );
         assert_eq!(judge.record(true), Some(true));
+    }
+
+    #[test]
+    fn the_first_result_of_one_that_is_not_proven_decides() {
+        let mut judge = Judge::new(2, 3, Start::Unproven);
+        assert_eq!(verdicts(&mut judge, &[true, true]), [Some(true), None]);
+        let mut judge = Judge::new(3, 2, Start::Unproven);
+        assert_eq!(verdicts(&mut judge, &[false, false, true, true]), [Some(false), None, None, Some(true)]);
+    }
+
+    #[test]
+    fn probes_keep_their_pace_whatever_they_take() {
+        let start = tokio::time::Instant::now();
+        let ms = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut schedule = Schedule { base: start, every: Duration::from_millis(100) };
+        assert_eq!(schedule.next(ms(30)), ms(100));
+        assert_eq!(schedule.next(ms(199)), ms(200));
+        assert_eq!(schedule.next(ms(950)), ms(950), "what was missed is not made up for");
+        assert_eq!(schedule.next(ms(951)), ms(1_050));
     }
 }

@@ -382,7 +382,7 @@ impl Compiler<'_> {
                 ),
                 (upstream.retry.on.iter().map(|status| status.value).collect::<Vec<_>>(), &upstream.eject),
                 &upstream.breaker,
-                upstream.health.as_ref().map(|health| (&health.get.value, health.every)),
+                upstream.health.as_ref().map(origins::plan),
             ));
             let compiled = match kept.upstreams.get(&name.value) {
                 Some((before, upstream)) if *before == key => Arc::clone(upstream),
@@ -414,8 +414,7 @@ impl Compiler<'_> {
         }
         let prober = self.parts.zip(upstream.health.as_ref()).map(|(parts, wanted)| Prober {
             health: parts.health.clone(),
-            path: wanted.get.value.as_str().into(),
-            every: wanted.every,
+            plan: Arc::new(origins::plan(wanted)),
         });
         let parts = upstream::Parts {
             name: name.into(),

@@ -28,8 +28,8 @@ pub struct MemberKey {
     pub authority: Box<str>,
     /// Tells apart whom it is trusted by; 0 is plain HTTP.
     pub trust: u64,
-    /// The probe: its path and its interval in milliseconds.
-    pub probe: Option<(Box<str>, u64)>,
+    /// How it is probed, if it is.
+    pub probe: Option<Arc<health::Plan>>,
 }
 
 /// One server of an upstream.

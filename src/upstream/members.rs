@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::control::address_guard::{self, AddressGuard, AddressKind, is_private_name};
 use crate::control::names::{Addresses, Found, ServiceHost, Services};
@@ -83,10 +82,8 @@ impl std::fmt::Debug for Whence {
 pub struct Prober {
     /// Who probes.
     pub health: health::Health,
-    /// The path.
-    pub path: Box<str>,
-    /// From one probe to the next.
-    pub every: Duration,
+    /// How.
+    pub plan: Arc<health::Plan>,
 }
 
 /// A member in its place among the others of one upstream.
@@ -135,19 +132,20 @@ impl Members {
         choosing: &Choosing<'_>,
         before: &Members,
     ) -> Members {
-        let known = before.seats.iter().map(|seat| (&seat.member.key, &seat.member)).collect();
+        let known: HashMap<&MemberKey, &Arc<Member>> =
+            before.seats.iter().map(|seat| (&seat.member.key, &seat.member)).collect();
         let mut gathering = Gathering {
             upstream,
             prober,
-            known,
             taken: HashSet::new(),
+            drafts: Vec::new(),
             host: 0,
             members: Members::default(),
         };
         for origin in origins {
             gathering.origin(origin);
         }
-        let mut members = gathering.members;
+        let mut members = gathering.seated(&known);
         // Each is told when it comes up, and not again for as long as it stays.
         for refused in members.refused.iter().filter(|refused| !before.refused.contains(refused)) {
             Line::error(ADDRESS_REFUSED)
@@ -199,12 +197,21 @@ impl Members {
     }
 }
 
+/// A seat, before anybody sits there.
+struct Draft {
+    key: MemberKey,
+    tls: Option<Arc<ClientProfile>>,
+    weight: u16,
+    priority: u8,
+    host: u32,
+}
+
 /// Members in the making.
 struct Gathering<'a> {
     upstream: &'a str,
     prober: Option<&'a Prober>,
-    known: HashMap<&'a MemberKey, &'a Arc<Member>>,
     taken: HashSet<MemberKey>,
+    drafts: Vec<Draft>,
     /// The number of the host that seats are made for.
     host: u32,
     members: Members,
@@ -281,17 +288,30 @@ impl Gathering<'_> {
 
     fn seat(&mut self, origin: &Origin, name: &str, address: Address, weight: u16, priority: u8) {
         let key = origin.key(name, address, self.prober);
-        if self.members.seats.len() >= MEMBERS_MAX || !self.taken.insert(key.clone()) {
-            return;
+        if self.drafts.len() < MEMBERS_MAX && self.taken.insert(key.clone()) {
+            let (tls, host) = (origin.tls.clone(), self.host);
+            self.drafts.push(Draft { key, tls, weight, priority, host });
         }
-        let member = match self.known.get(&key) {
-            Some(member) => Arc::clone(member),
-            None => {
-                let health = self.prober.map(|prober| prober.probe(self.upstream, origin, &key.address));
-                Arc::new(Member::new(key, origin.tls.clone(), health))
-            }
-        };
-        self.members.seats.push(Seat { member, weight, priority, host: self.host });
+    }
+
+    /// Those who were there before stay who they are. One who is new is proven first, if somebody else is up meanwhile.
+    fn seated(self, known: &HashMap<&MemberKey, &Arc<Member>>) -> Members {
+        let mut members = self.members;
+        let somebody =
+            self.drafts.iter().any(|draft| known.get(&draft.key).is_some_and(|member| member.is_up()));
+        let start = if somebody { health::Start::Unproven } else { health::Start::Up };
+        for Draft { key, tls, weight, priority, host } in self.drafts {
+            let member = match known.get(&key) {
+                Some(member) => Arc::clone(member),
+                None => {
+                    let probe = |prober: &Prober| prober.probe(self.upstream, &key, tls.as_deref(), start);
+                    let health = self.prober.map(probe);
+                    Arc::new(Member::new(key, tls, health))
+                }
+            };
+            members.seats.push(Seat { member, weight, priority, host });
+        }
+        members
     }
 }
 
@@ -340,7 +360,7 @@ impl Origin {
             address,
             authority: self.authority.clone(),
             trust: self.trust,
-            probe: prober.map(|prober| (prober.path.clone(), prober.every.as_millis() as u64)),
+            probe: prober.map(|prober| Arc::clone(&prober.plan)),
         }
     }
 
@@ -353,14 +373,22 @@ impl Origin {
 
 impl Prober {
     /// A probe trusts whom requests trust, and no other.
-    fn probe(&self, upstream: &str, origin: &Origin, address: &Address) -> Arc<health::Target> {
-        let mut probe =
-            health::Probe::new(upstream, address.clone(), &origin.authority, &self.path, self.every);
-        let tls = origin.tls.as_ref().map(|profile| {
-            probe.tls_identity = origin.trust;
-            exchange::TlsTo { config: profile.config(), name: profile.name() }
-        });
-        self.health.target(probe, tls)
+    fn probe(
+        &self,
+        upstream: &str,
+        key: &MemberKey,
+        tls: Option<&ClientProfile>,
+        start: health::Start,
+    ) -> Arc<health::Target> {
+        let probe = health::Probe {
+            upstream: upstream.to_owned(),
+            destination: key.address.clone(),
+            authority: key.authority.clone().into(),
+            plan: Arc::clone(&self.plan),
+            tls_identity: key.trust,
+        };
+        let tls = tls.map(|profile| exchange::TlsTo { config: profile.config(), name: profile.name() });
+        self.health.target(probe, tls, start)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringwall::control::dns::{Answer, Resolve, Resolving, SystemResolver};
-use ringwall::control::health::Probe;
+use ringwall::control::health::{Plan, Probe, Start};
 use ringwall::control::names::LOOKUPS_MAX;
 use ringwall::control::{Control, Options};
 use ringwall::sys::address::Address;
@@ -125,20 +125,26 @@ fn few_lookups_run_at_once() {
     assert_eq!(most.load(Ordering::Relaxed), LOOKUPS_MAX);
 }
 
-fn probe(destination: Address, authority: &str) -> Probe {
-    let mut probe =
-        Probe::new("orders", destination, authority, "/healthz?deep=1", Duration::from_millis(20));
-    probe.timeout = Duration::from_millis(500);
-    probe
+fn probe(destination: Address, timeout: Duration) -> Probe {
+    let plan = Plan { timeout, ..Plan::get("/healthz?deep=1", Duration::from_millis(20)) };
+    Probe {
+        upstream: "orders".to_owned(),
+        destination,
+        authority: "orders.test".to_owned(),
+        plan: Arc::new(plan),
+        tls_identity: 0,
+    }
 }
+
+const LONG: Duration = Duration::from_millis(500);
 
 #[test]
 fn a_target_goes_down_after_two_failures_and_up_after_one_success() {
     let target = Issuer::start(|_| Page::Whole(200, vec![], Vec::new()));
     let control = control();
     let health = &control.parts().health;
-    let probe = probe(target.address.into(), "orders.test");
-    let kept = health.target(probe.clone(), None);
+    let probe = probe(target.address.into(), LONG);
+    let kept = health.target(probe.clone(), None, Start::Up);
     assert!(kept.is_up(), "up until proven down");
     target.wait_for(2);
     assert!(kept.is_up());
@@ -150,7 +156,7 @@ fn a_target_goes_down_after_two_failures_and_up_after_one_success() {
     eventually("up", || kept.is_up());
     target.answer(|_| Page::Whole(302, vec![("location", "/".to_owned())], Vec::new()));
     eventually("down by a redirect", || !kept.is_up());
-    assert!(Arc::ptr_eq(&kept, &health.target(probe, None)), "equal probes are one");
+    assert!(Arc::ptr_eq(&kept, &health.target(probe, None, Start::Up)), "equal probes are one");
     assert!(!kept.is_up(), "a reload does not make a dead target look alive");
 }
 
@@ -159,9 +165,11 @@ fn silence_and_a_closed_port_are_down() {
     let silent = Issuer::start(|_| Page::Silence);
     let closed = Issuer::start(|_| Page::Silence).address;
     let control = control();
-    let mut probe_silent = probe(silent.address.into(), "orders.test");
-    probe_silent.timeout = Duration::from_millis(30);
-    let silent_target = control.parts().health.target(probe_silent, None);
-    let closed_target = control.parts().health.target(probe(closed.into(), "orders.test"), None);
+    let health = &control.parts().health;
+    let target = |address: std::net::SocketAddr, timeout| {
+        health.target(probe(address.into(), timeout), None, Start::Up)
+    };
+    let silent_target = target(silent.address, Duration::from_millis(30));
+    let closed_target = target(closed, LONG);
     eventually("both down", || !silent_target.is_up() && !closed_target.is_up());
 }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +22,11 @@ pub struct Backend {
     pub requests: Arc<AtomicU64>,
     /// Connections that are open now.
     pub connections: Arc<AtomicU64>,
-    pub heads: Arc<Mutex<Vec<String>>>,
+    pub heads: Arc<Mutex<Vec<(Instant, String)>>>,
+    /// When it was probed, and with what head; probes are no requests.
+    pub probes: Arc<Mutex<Vec<(Instant, String)>>>,
+    /// What it answers to probes.
+    pub health: Arc<AtomicU16>,
 }
 
 impl Backend {
@@ -53,7 +57,14 @@ impl Backend {
     }
 
     fn of(name: &'static str) -> Backend {
-        Backend { name, requests: Arc::default(), connections: Arc::default(), heads: Arc::default() }
+        Backend {
+            name,
+            requests: Arc::default(),
+            connections: Arc::default(),
+            heads: Arc::default(),
+            probes: Arc::default(),
+            health: Arc::new(AtomicU16::new(200)),
+        }
     }
 
     fn told(&self) -> Told {
@@ -62,6 +73,8 @@ impl Backend {
             requests: Arc::clone(&self.requests),
             connections: Arc::clone(&self.connections),
             heads: Arc::clone(&self.heads),
+            probes: Arc::clone(&self.probes),
+            health: Arc::clone(&self.health),
         }
     }
 
@@ -74,7 +87,11 @@ impl Backend {
     }
 
     pub fn last_head(&self) -> String {
-        self.heads.lock().expect("not poisoned").last().cloned().expect("a request")
+        self.heads.lock().expect("not poisoned").last().cloned().expect("a request").1
+    }
+
+    pub fn probed(&self) -> Vec<Instant> {
+        self.probes.lock().expect("not poisoned").iter().map(|(at, _)| *at).collect()
     }
 }
 
@@ -83,7 +100,9 @@ struct Told {
     name: &'static str,
     requests: Arc<AtomicU64>,
     connections: Arc<AtomicU64>,
-    heads: Arc<Mutex<Vec<String>>>,
+    heads: Arc<Mutex<Vec<(Instant, String)>>>,
+    probes: Arc<Mutex<Vec<(Instant, String)>>>,
+    health: Arc<AtomicU16>,
 }
 
 impl Told {
@@ -105,8 +124,20 @@ impl Told {
                 if from.read_exact(&mut body).is_err() {
                     return;
                 }
+                if head.starts_with("GET /healthz") {
+                    let status = self.health.load(Ordering::Relaxed);
+                    self.probes
+                        .lock()
+                        .expect("not poisoned")
+                        .push((Instant::now(), std::mem::take(&mut head)));
+                    let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+                    if to.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 self.requests.fetch_add(1, Ordering::Relaxed);
-                self.heads.lock().expect("not poisoned").push(std::mem::take(&mut head));
+                self.heads.lock().expect("not poisoned").push((Instant::now(), std::mem::take(&mut head)));
                 let text = [self.name.as_bytes(), &body].concat();
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
                 if to.write_all(&[head.as_bytes(), &text].concat()).is_err() {
@@ -127,7 +158,7 @@ impl Drop for Open {
 }
 
 /// A configuration with this upstream, whose names are asked of `names`.
-fn text_of(upstream: &str, names: Option<&NameServer>) -> String {
+pub fn text_of(upstream: &str, names: Option<&NameServer>) -> String {
     let resolver = match names {
         Some(names) => format!(", resolver: \"{}\"", names.address),
         None => String::new(),
@@ -152,7 +183,7 @@ pub fn get(node: &Node) -> Answer {
 }
 
 /// The lines of the process log that hold `what`, once there are `count`, those from before it was ready included.
-fn told(node: &mut Node, what: &str, count: usize) -> String {
+pub fn told(node: &mut Node, what: &str, count: usize) -> String {
     loop {
         let lines: Vec<&str> = node.lines_so_far().filter(|line| line.contains(what)).collect();
         if lines.len() >= count {
@@ -177,7 +208,8 @@ fn an_upstream_on_a_unix_socket_is_one_like_any_other() {
     let large = "x".repeat(1 << 20);
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{large}", large.len()));
     assert_eq!(client.answer().body.len(), large.len() + 4);
-    assert!(backend.last_head().contains("Host: localhost\r\n") || backend.last_head().contains("/healthz"));
+    assert!(backend.last_head().contains("Host: localhost\r\n"), "{}", backend.last_head());
+    eventually("it is probed", || !backend.probed().is_empty());
     let log = node.log(1);
     assert!(log[0]["target"].as_str().is_some_and(|target| target.starts_with("unix:")), "{log:?}");
     assert!(fetch(&node, "/metrics").contains("target=\"unix:"), "it has its metrics");
@@ -308,13 +340,13 @@ fn when_both_families_lead_nowhere_the_deadline_holds() {
 }
 
 /// Asks over kept connections, from as many threads, until it is stopped. Whatever is no whole answer of 200 ends the test.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<Vec<(Instant, String)>>>,
 }
 
 impl Load {
-    fn on(node: &Node, threads: usize) -> Load {
+    pub fn on(node: &Node, threads: usize) -> Load {
         let (address, stop) = (node.address, Arc::new(AtomicBool::new(false)));
         let threads = (0..threads).map(|thread| {
             let stop = Arc::clone(&stop);
@@ -336,7 +368,7 @@ impl Load {
     }
 
     /// All answers, when they came and from whom.
-    fn end(self) -> Vec<(Instant, String)> {
+    pub fn end(self) -> Vec<(Instant, String)> {
         self.stop.store(true, Ordering::Relaxed);
         let whole = |thread: thread::JoinHandle<Vec<_>>| thread.join().expect("no request was lost");
         self.threads.into_iter().flat_map(whole).collect()
@@ -344,7 +376,7 @@ impl Load {
 }
 
 /// Two origins at two addresses that have one port.
-fn two_backends() -> (Backend, Backend, u16) {
+pub fn two_backends() -> (Backend, Backend, u16) {
     let (one, address) = Backend::tcp("one", "127.0.0.2:0");
     let (two, _) = Backend::tcp("two", ("127.0.0.3", address.port()));
     (one, two, address.port())

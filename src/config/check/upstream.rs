@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::super::bind::{Bind, Spanned};
 use super::super::error::{Code, ConfigError};
-use super::super::model::{Draft, Host, Surface, Target, Trust, Upstream};
+use super::super::model::health::HEALTH_KEYS;
+use super::super::model::{Ask, Draft, Health, Host, Surface, Target, Trust, Upstream};
 use super::unneeded;
 use crate::control::address_guard::{AddressGuard, Origin};
 
@@ -90,6 +91,9 @@ pub(in super::super) fn target_error(target: &Spanned<Target>, upstream: &Upstre
             .why("whoever is between the two reads and changes every request and answer");
         return Some(error);
     }
+    if let Some(error) = upstream.health.as_ref().and_then(|health| probe_error(target, health)) {
+        return Some(error);
+    }
     let Host::Net(host, _) = &target.host else { return None };
     let ip: IpAddr = host.ip()?;
     let guard = AddressGuard::new(upstream.addresses.iter().map(|network| network.value).collect());
@@ -105,6 +109,24 @@ pub(in super::super) fn target_error(target: &Spanned<Target>, upstream: &Upstre
         .fix("name its network in `addresses` beside `targets` if it is meant")
         .why("a metadata service gives this machine's credentials to whoever asks"),
     )
+}
+
+/// What of a probe does not fit a target.
+fn probe_error(target: &Spanned<Target>, health: &Health) -> Option<ConfigError> {
+    if matches!(target.host, Host::File(_)) {
+        return None;
+    }
+    if let (Ask::Tls(written), false) = (&health.ask, target.https) {
+        let error = ConfigError::new(HEALTH_KEYS, "the target has no TLS to shake hands in", target.span);
+        return Some(
+            error.also(*written, "this asks for it").fix("probe with `connect: tcp`, or with `get`"),
+        );
+    }
+    if let (Some(port), Host::Unix(_)) = (&health.port, &target.host) {
+        let error = ConfigError::new(HEALTH_KEYS, "a Unix socket has no port", target.span);
+        return Some(error.also(port.span, "this names one").fix("leave `port` out"));
+    }
+    None
 }
 
 fn may_be_https(target: &Target) -> bool {

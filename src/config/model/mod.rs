@@ -6,6 +6,7 @@
 //! them.
 
 pub mod api;
+pub mod health;
 pub mod listen;
 pub mod login;
 pub mod maintenance;
@@ -18,6 +19,7 @@ pub mod upstream;
 use jiff::civil::Date;
 
 pub use api::{Api, ClientHost, IdentityField, Keep, Operation, Redirect, Respond, Route, Surface, To};
+pub use health::{Ask, Health, Statuses};
 pub use listen::{AddressEntry, Certificate, ClientAddress, ClientCa, Listener, ProxyProtocol, Tls};
 pub use login::{Algorithm, ApiKeys, Certificates, Claims, JwtKeys, Login, Method, Tokens};
 pub use maintenance::{Maintenance, Moment};
@@ -27,7 +29,7 @@ pub use policy::{
     Timeouts, TimeoutsInForce, Who,
 };
 pub use resilience::{Balance, Breaker, Eject, HashKey, Requests, Retry};
-pub use upstream::{Health, Host, Pool, Target, Trust, Upstream, UpstreamTimeouts};
+pub use upstream::{Host, Pool, Target, Trust, Upstream, UpstreamTimeouts};
 
 use super::bind::{Bind, FromNode, Named, Spanned};
 use super::error::{Code, ConfigError};
@@ -100,7 +102,7 @@ pub static TABLES: &[&Table] = &[
     &listen::CLIENT_CA,
     &listen::ADDRESS_FILE,
     &upstream::UPSTREAM,
-    &upstream::HEALTH,
+    &health::HEALTH,
     &upstream::TIMEOUTS,
     &upstream::POOL,
     &node::CONNECTIONS,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::Exception;
+use super::health::Health;
 use super::resilience::{Balance, Breaker, Eject, Retry};
 use super::target::{Service, elsewhere};
 use crate::config::bind::{Bind, FromNode, Spanned, malformed};
@@ -20,8 +21,6 @@ use crate::config::unit::{FilePath, HostName, Url};
 pub const TARGET: Code = Code::new(1201);
 /// A target has a path.
 pub const TARGET_PATH: Code = Code::new(1202);
-/// The path of a health probe is not one.
-pub const HEALTH_PATH: Code = Code::new(1208);
 
 /// One upstream: targets that do the same work.
 #[derive(Clone, Debug)]
@@ -121,15 +120,6 @@ pub enum Trust {
     Unverified(Span),
 }
 
-/// A plain HTTP probe, sent by the control thread.
-#[derive(Clone, Debug)]
-pub struct Health {
-    /// The path; 200 to 299 is healthy.
-    pub get: Spanned<String>,
-    /// From one probe to the next.
-    pub every: Duration,
-}
-
 /// Times of an upstream; `None` takes the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UpstreamTimeouts {
@@ -223,18 +213,6 @@ pub static TARGET_KEYS: Table = Table {
 };
 
 const TARGET_URL: Shape = Shape::Pattern("^((srv\\+)?https?://|unix:|file:)", "https://orders.internal:8443");
-
-/// Keys of `upstreams.X.health`.
-pub static HEALTH: Table = Table {
-    what: "a health probe",
-    place: "upstreams.X.health",
-    keys: &[
-        Key::required("get", Shape::Text("a path"), "the path to get; 200 to 299 is healthy"),
-        Key::optional("every", Duration::SHAPE, "from one probe to the next")
-            .default("5s")
-            .bounds("100ms", "1h"),
-    ],
-};
 
 /// Keys of `upstreams.X.timeouts`.
 pub static TIMEOUTS: Table = Table {
@@ -416,32 +394,6 @@ impl FromNode for Trust {
             "none" => Some(Trust::Unverified(node.span)),
             _ => FromNode::from_node(node, bind).map(Trust::File),
         }
-    }
-}
-
-impl FromNode for Health {
-    const SHAPE: Shape = Shape::Map(&HEALTH);
-
-    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
-        bind.map(node, &HEALTH, |m| {
-            let every = m.optional("every").unwrap_or(Duration::from_secs(5));
-            let get = m.required::<Spanned<ProbePath>>("get")?;
-            Some(Health { get: Spanned::new(get.value.0, get.span), every })
-        })
-    }
-}
-
-struct ProbePath(String);
-
-impl FromNode for ProbePath {
-    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
-        const EXPECTED: &str = "a path such as `/healthz`, with a query if need be";
-        let text = bind.text(node, EXPECTED)?;
-        let pchar = |b: u8| b.is_ascii_alphanumeric() || b"/?-._~%!$&'()*+,;=:@".contains(&b);
-        if !text.starts_with('/') || text.len() > 2_048 || !text.bytes().all(pchar) {
-            return malformed(bind, node, HEALTH_PATH, "this is not a path to probe", EXPECTED);
-        }
-        Some(ProbePath(text.to_owned()))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::config::model as written;
 use crate::config::source::{Sources, Span};
 use crate::config::targets::read_targets;
 use crate::control::address_guard::AddressGuard;
+use crate::control::health;
 use crate::control::membership::Membership;
 use crate::control::names::Names;
 use crate::control::targets_file::{ReadTargets, TargetsFile};
@@ -164,6 +165,32 @@ impl Origins {
             written::Trust::Unverified(_) => ClientProfile::unverified(host),
         };
         profile.map(Arc::new).map_err(|why| ConfigError::new(UPSTREAM_TRUST, why, span))
+    }
+}
+
+/// How targets are probed.
+pub(super) fn plan(written: &written::Health) -> health::Plan {
+    let count = |number: Option<u64>, default: u32| {
+        number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default)
+    };
+    health::Plan {
+        ask: match &written.ask {
+            written::Ask::Tcp => health::Ask::Tcp,
+            written::Ask::Tls(_) => health::Ask::Tls,
+            written::Ask::Get { path, statuses, host } => health::Ask::Get {
+                target: path.as_str().into(),
+                host: host.as_ref().map(|host| host.as_str().into()),
+                statuses: match statuses.as_slice() {
+                    [] => vec![(200, 299)],
+                    statuses => statuses.iter().map(|range| (range.first, range.last)).collect(),
+                },
+            },
+        },
+        every: written.every,
+        timeout: written.timeout_in_force(),
+        down_after: count(written.down_after, 2),
+        up_after: count(written.up_after, 1),
+        port: written.port.as_ref().and_then(|port| u16::try_from(port.value).ok()),
     }
 }
 
