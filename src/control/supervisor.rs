@@ -1246,6 +1246,10 @@ fn add_sources(
             if let Some(tls) = &listener.tls {
                 let expiry = tls.not_after_s as f64;
                 samples.push(Family::CertificateExpiry, &[("listener", &listener.name)], expiry);
+                if let Some(lists) = tls.clients().and_then(|clients| clients.lists()) {
+                    let ends = lists.next_update_s as f64;
+                    samples.push(Family::ClientCrlExpiry, &[("listener", &listener.name)], ends);
+                }
             }
         }
         let now_ns = crate::sys::thread::monotonic_ns();

@@ -124,6 +124,7 @@ families! {
     TokenCache Counter "ringwall_token_cache_total" "Lookups in the cache of verified tokens.";
     TlsHandshakes Counter "ringwall_tls_handshakes_total" "TLS handshakes with clients: full, resumed or failed.";
     CertificateExpiry Gauge "ringwall_certificate_expiry_timestamp_seconds" "When the certificate that expires first on a listener does so.";
+    ClientCrlExpiry Gauge "ringwall_client_crl_expiry_timestamp_seconds" "When the first revocation list for clients of a listener passes its next update; from then on it refuses.";
     UpstreamRequests Counter "ringwall_upstream_requests_total" "Requests sent to targets, by class of the answer's status; none means no answer.";
     UpstreamConnections Gauge "ringwall_upstream_connections" "Open connections to targets.";
     UpstreamUp Gauge "ringwall_upstream_up" "1 if a target is believed healthy.";

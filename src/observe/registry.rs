@@ -318,6 +318,7 @@ impl Registry {
             | Family::DescriptorsMax
             | Family::LimitTableUsed
             | Family::CertificateExpiry
+            | Family::ClientCrlExpiry
             | Family::UpstreamConnections
             | Family::UpstreamUp
             | Family::UpstreamTargetsValid

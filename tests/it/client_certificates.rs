@@ -219,6 +219,15 @@ fn audit(node: &Node, all: usize) -> Vec<serde_json::Value> {
     }
 }
 
+/// A listener that asks for certificates, with all that it names in `place`; and when its revocation list ends.
+pub fn asking(place: &Place, address: &str) -> (String, u64) {
+    serve(place);
+    let (root, ends_s) = (Authority::root("root.test"), now_s() + 30 * DAY_S);
+    place.write("ca.pem", &root.pem);
+    place.write("list.pem", &root.list(&[], ends_s));
+    (listen(address, "{ file: ca.pem, crl: list.pem }"), ends_s)
+}
+
 #[test]
 fn only_the_good_one_passes_and_the_others_learn_the_same() {
     let place = Place::new();

@@ -58,7 +58,11 @@ fn every_family_has_a_source() {
     let origin = Origin::plain();
     // A target where nobody listens, so that a request is sent again.
     let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-    let listen = "[{ address: \"127.0.0.1:0\", tls: none }, { address: \"127.0.0.3:0\", tls: self-signed }]";
+    let place = place();
+    let (asking, list_ends_s) = crate::client_certificates::asking(&place, "127.0.0.4");
+    let listen = format!(
+        "[{{ address: \"127.0.0.1:0\", tls: none }}, {{ address: \"127.0.0.3:0\", tls: self-signed }}, {asking}]"
+    );
     let config = format!(
         "upstreams:\n  app: {{ targets: [\"http://{}\", \"http://{dead}\"], balance: round_robin }}\n  \
          listed: \"file:targets.yaml\"\n{LOGIN}
@@ -73,9 +77,8 @@ apis:
 audit: {{ file: audit.jsonl }}",
         origin.address
     );
-    let place = place();
     place.write("targets.yaml", "[]");
-    let node = Node::start_in(place, listen, &config);
+    let node = Node::start_in(place, &listen, &config);
 
     // One connection, so one core: what it has cached is asked again.
     let mut client = node.connect();
@@ -165,6 +168,9 @@ audit: {{ file: audit.jsonl }}",
     let expiry = format!("ringwall_certificate_expiry_timestamp_seconds{{listener=\"{}\"}} ", "127.0.0.3:0");
     let end = page.lines().find_map(|line| line.strip_prefix(&expiry)?.parse::<f64>().ok());
     assert!(end.is_some_and(|end| end > 1.7e9 && end < 1e11), "{end:?} in\n{page}");
+    let list =
+        format!("ringwall_client_crl_expiry_timestamp_seconds{{listener=\"127.0.0.4:0\"}} {list_ends_s}\n");
+    assert!(page.contains(&list), "no {list} in\n{page}");
 }
 
 #[test]
