@@ -20,6 +20,11 @@ pub fn h1_roundtrip(data: &[u8]) {
     crate::h1::laws::round_trip(data);
 }
 
+/// HTTP/1 requests one behind another: see [`crate::h1::laws::stream`].
+pub fn h1_stream(data: &[u8]) {
+    crate::h1::laws::stream(data);
+}
+
 /// Request targets: see [`crate::h1::laws::target`].
 pub fn target(data: &[u8]) {
     crate::h1::laws::target(data);

@@ -293,6 +293,105 @@ fn forwarded_response(bytes: &[u8], method: Method, limits: &HeadLimits) -> Opti
     Some(out)
 }
 
+/// Requests one behind another: each that is taken goes out as one, and whoever reads what went out by the plainest rules
+/// there are finds the same requests with the same bodies, and nothing between them. The first byte says how the bytes
+/// are cut.
+pub fn stream(data: &[u8]) {
+    let [step, bytes @ ..] = data else { return };
+    let (mut sent, mut out) = (Vec::new(), Vec::new());
+    let mut rest = bytes;
+    while let Some((head_bytes, table)) = next_request(rest) {
+        let mut body = Body::of_request(table.framing);
+        let Ok((content, _, Some(end))) = collect(&mut body, &rest[head_bytes..], usize::from(*step) + 1)
+        else {
+            break;
+        };
+        let head = &rest[..head_bytes];
+        let from = out.len();
+        let Some(target) = forward_request(head, &table, &mut out) else { break };
+        let line = [table.method_span.of(head).to_vec(), target];
+        match table.framing {
+            BodyLength::Chunked => {
+                for piece in content.chunks(usize::from(*step) + 1) {
+                    out.extend_from_slice(chunk_head(piece.len(), &mut [0; CHUNK_HEAD_BYTES_MAX]));
+                    out.extend_from_slice(piece);
+                    out.extend_from_slice(b"\r\n");
+                }
+                push_last_chunk(&mut out, b"");
+            }
+            _ => out.extend_from_slice(&content),
+        }
+        assert!(out.len() > from);
+        sent.push((line, content));
+        rest = &rest[head_bytes + end..];
+        if !table.keep_alive {
+            break;
+        }
+    }
+    assert_eq!(read_plainly(&out), sent);
+}
+
+fn next_request(bytes: &[u8]) -> Option<(usize, RequestTable)> {
+    let mut table = RequestTable::new();
+    match parse_request(bytes, &HeadLimits::DEFAULT, &mut table) {
+        Ok(Parse::Complete { head_bytes }) => Some((head_bytes, table)),
+        _ => None,
+    }
+}
+
+/// Encodes one head as it goes upstream; gives the path and query that it has there.
+fn forward_request(head: &[u8], table: &RequestTable, out: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let mut scratch = Vec::new();
+    let target = target::canonical(head, table, EncodedSlash::Keep, &mut scratch).ok()?;
+    let skip = forward::request_skip(head, table, &RenamedIdentity::default());
+    let path = target.path.of(head, &scratch);
+    let query = target.query.map(|query| query.of(head));
+    let line = RequestLine { method: table.method_span.of(head), path, query };
+    encode_request(out, &line, head, &table.fields, &skip, b"", table.framing);
+    Some([path, if query.is_some() { b"?" } else { b"" }, query.unwrap_or_default()].concat())
+}
+
+/// Method and target, and the body.
+type Plain = ([Vec<u8>; 2], Vec<u8>);
+
+/// Reads requests as somebody would who knows RFC 9112 from hearsay: up to the empty line, by Content-Length if there is
+/// one, by chunks if there is any Transfer-Encoding.
+fn read_plainly(bytes: &[u8]) -> Vec<Plain> {
+    let find = |at: usize, what: &[u8]| memchr::memmem::find(&bytes[at..], what).map(|found| at + found);
+    let mut requests = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = find(at, b"\r\n\r\n").expect("a whole head") + 4;
+        let head = bytes[at..end].to_ascii_lowercase();
+        let value = |name: &[u8]| {
+            let start = memchr::memmem::find(&head, name)? + name.len();
+            str::from_utf8(&head[start..start + memchr::memchr(b'\r', &head[start..])?]).ok()
+        };
+        let mut words = bytes[at..end].split(|byte| matches!(byte, b' ' | b'\r'));
+        let line = [words.next(), words.next()].map(|word| word.unwrap_or_default().to_vec());
+        let mut body = Vec::new();
+        at = end;
+        if value(b"\r\ntransfer-encoding:").is_some() {
+            loop {
+                let line_end = find(at, b"\r\n").expect("a size");
+                let digits = str::from_utf8(&bytes[at..line_end]).expect("digits");
+                let size = usize::from_str_radix(digits, 16).expect("a number");
+                at = line_end + 2 + size + 2;
+                if size == 0 {
+                    break;
+                }
+                body.extend_from_slice(&bytes[line_end + 2..line_end + 2 + size]);
+            }
+        } else if let Some(length) = value(b"\r\ncontent-length:") {
+            let length: usize = length.trim().parse().expect("a length");
+            body.extend_from_slice(&bytes[at..at + length]);
+            at += length;
+        }
+        requests.push((line, body));
+    }
+    requests
+}
+
 /// Targets: the canonical form is canonical, means the same bytes, and is found by the fast way exactly when the slow
 /// way would leave the path alone.
 pub fn target(data: &[u8]) {
@@ -309,6 +408,7 @@ pub fn target(data: &[u8]) {
         slow.plain_path = crate::http::Span::default();
         assert_eq!(target::canonical(&head, &slow, EncodedSlash::Refuse, &mut Vec::new()), found);
     }
+    kept_slash(&head, &table);
     let Ok(found) = found else { return };
     assert_eq!((found.host.of(&head, &scratch), found.port), (&b"example.com"[..], 8080));
     let path = found.path.of(&head, &scratch);
@@ -330,6 +430,7 @@ pub fn target(data: &[u8]) {
         assert!(!decode(window)[0].is_ascii_alphanumeric());
     }
     assert!(decoded.iter().filter(|b| **b == b'/').count() == segments, "an encoded slash");
+    assert_eq!(decode(&decoded), decoded, "who decodes twice sees another path");
     // What was sent decodes to the same bytes.
     let sent = table.target_span.of(&head);
     let sent = &sent[..sent.iter().position(|b| *b == b'?').unwrap_or(sent.len())];
@@ -344,6 +445,25 @@ pub fn target(data: &[u8]) {
         target::canonical(&again, &table, EncodedSlash::Refuse, &mut unused).expect("a canonical path");
     assert!(matches!(second.path, Place::Head(_)));
     assert_eq!(second.path.of(&again, &unused), path);
+}
+
+/// Where encoded slashes are kept: only there is anything else found, and dots stay away from them.
+fn kept_slash(head: &[u8], table: &RequestTable) {
+    let mut scratch = Vec::new();
+    let refused = target::canonical(head, table, EncodedSlash::Refuse, &mut scratch);
+    let Ok(kept) = target::canonical(head, table, EncodedSlash::Keep, &mut scratch) else {
+        return assert!(refused.is_err());
+    };
+    let path = kept.path.of(head, &scratch).to_vec();
+    assert_eq!(kept.encoded_slash, path.windows(3).any(|escape| escape == b"%2F"));
+    assert_eq!(kept.encoded_slash, refused.is_err());
+    let mut decoded = path.clone();
+    target::decode_slashes(&mut decoded, 0);
+    assert_eq!(
+        decoded.iter().filter(|b| **b == b'/').count(),
+        decode(&path).iter().filter(|b| **b == b'/').count()
+    );
+    assert!(decoded.split(|b| *b == b'/').all(|segment| segment != b"." && segment != b".."));
 }
 
 /// Percent-decodes once.

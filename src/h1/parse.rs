@@ -1322,6 +1322,7 @@ mod tests {
                     laws::heads(&[&[choice, cut][..], text.as_bytes()].concat());
                 }
                 laws::round_trip(&[&[0][..], text.as_bytes()].concat());
+                laws::stream(&[&[3][..], text.as_bytes()].concat());
                 accepted.set(accepted.get() + u32::from(httparse_agrees(text.as_bytes())));
                 Ok(())
             })

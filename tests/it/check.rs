@@ -20,6 +20,7 @@ const CERTIFICATES: &str = include_str!("../../config/examples/client-certificat
 const MAINTENANCE: &str = include_str!("../../config/examples/maintenance.yaml");
 const DISCOVERY: &str = include_str!("../../config/examples/discovery.yaml");
 const UPLOADS: &str = include_str!("../../config/examples/uploads.yaml");
+const SLASHES: &str = include_str!("../../config/examples/encoded-slash.yaml");
 
 /// The third of the smallest forms that must work, most of which belongs to a later version.
 const OPENAPI: &str = r#"
@@ -82,6 +83,7 @@ fn the_examples_pass() {
         LOCAL,
         MAINTENANCE,
         UPLOADS,
+        SLASHES,
         CERTIFICATES,
         DISCOVERY,
         LISTS,
@@ -404,6 +406,14 @@ const SLIPS: &[Slip] = &[
     (CLOSED, "closed: true", "closed: true, to: shop", &[(1415, "shop }\n  moved")]),
     (CLOSED, "base: /private", "base: /old", &[(1404, "moved:")]),
     // Bodies, methods, maintenance, redirects.
+    (
+        SLASHES,
+        "redirect: \"https://www.example.com/login\"",
+        "redirect: \"https://www.example.com/login\", encoded_slash: keep",
+        &[(1430, "keep }\n    allow")],
+    ),
+    (SLASHES, "/{name}\", encoded_slash: keep", "/{name}\", encoded_slash: decode", &[(1017, "decode")]),
+    (CLOSED, "closed: true", "closed: true, encoded_slash: keep", &[(1415, "keep }\n  moved")]),
     (UPLOADS, "types: text/plain, ", "", &[(1435, "charsets: [utf-8, iso")]),
     (UPLOADS, "text/plain", "text", &[(1436, "text, charsets")]),
     (UPLOADS, "text/plain", "text/*", &[(1436, "text/*")]),

@@ -640,3 +640,39 @@ apis:
     let head = String::from_utf8_lossy(&head).into_owned();
     assert_eq!(head, "GET / HTTP/1.1\r\nX-Env: prod\r\nHost: a\r\nX-Mine: 1\r\n\r\n");
 }
+
+/// The example that keeps encoded slashes: in their place, and nowhere that a slash would be somebody else's.
+#[test]
+fn an_encoded_slash_is_kept_where_it_could_not_be_a_slash() {
+    let origin = Recorder::start();
+    let example = include_str!("../../config/examples/encoded-slash.yaml");
+    let at = example.find("apis:").expect("APIs");
+    let node =
+        Node::start(&format!("upstreams: {{ registry: \"http://{}\" }}\n{}", origin.address, &example[at..]));
+    let get = |path: &str| node.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).refusal();
+    for (sent, received) in [
+        ("/@scope%2fname", "/@scope%2Fname"),
+        ("/@scope%2Fname/-/name-1.0.tgz", "/@scope%2Fname/-/name-1.0.tgz"),
+        ("/-/all", "/-/all"),
+    ] {
+        assert_eq!(get(sent).0, 200, "{sent}");
+        let head = origin.arrived.recv_timeout(PATIENCE).expect("a request").head;
+        assert!(
+            head.starts_with(format!("GET {received} ").as_bytes()),
+            "{:?}",
+            String::from_utf8_lossy(&head)
+        );
+    }
+    for (refused, reason) in [
+        // If it were a slash, this would be `all`, which takes none; and this an archive.
+        ("/-%2Fall", "path_slash_encoded"),
+        ("/a%2F-%2Fb", "path_slash_encoded"),
+        ("/-/all%2F", "path_slash_encoded"),
+        ("/%2e%2e%2Fname", "path_dot_segment"),
+        ("/a%2F..", "path_dot_segment"),
+        ("/a%252Fb", "path_encoded_twice"),
+    ] {
+        assert_eq!(get(refused), (400, reason.to_owned()), "{refused}");
+    }
+    assert!(origin.arrived.try_recv().is_err());
+}

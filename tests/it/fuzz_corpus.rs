@@ -9,6 +9,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("h1_head", fuzzing::h1_head),
     ("h1_chunked", fuzzing::h1_chunked),
     ("h1_roundtrip", fuzzing::h1_roundtrip),
+    ("h1_stream", fuzzing::h1_stream),
     ("target", fuzzing::target),
     ("config", fuzzing::config),
     ("json_schema", fuzzing::json_schema),
