@@ -14,6 +14,7 @@ use crate::accept::proxy_protocol::{Announced, PROXY_UNTRUSTED, receive};
 use crate::http::Reason;
 use crate::snapshot::Listener;
 use crate::worker::core::Core;
+use crate::worker::visitors::Visitor;
 use crate::worker::{Deadline, Socket};
 
 /// The address may not connect to this listener.
@@ -64,7 +65,7 @@ pub fn admit(core: &Core, listener: u32, peer: SocketAddr) -> Result<(), Reason>
     let view = core.view();
     let Some(listener) = view.snapshot.listener(listener) else { return Ok(()) };
     match listener.proxy_protocol {
-        None => judge(listener, peer.ip()),
+        None => judge(core, listener, peer.ip()),
         Some(_) if listener.trusted_proxies.contains(peer.ip()) => Ok(()),
         Some(_) => Err(PROXY_UNTRUSTED),
     }
@@ -72,7 +73,8 @@ pub fn admit(core: &Core, listener: u32, peer: SocketAddr) -> Result<(), Reason>
 
 /// Judges where a connection comes from.
 #[inline]
-fn judge(listener: &Listener, source: IpAddr) -> Result<(), Reason> {
+fn judge(core: &Core, listener: &Listener, source: IpAddr) -> Result<(), Reason> {
+    core.node.blocks.address(source)?;
     listener.gate.as_ref().map_or(Ok(()), |gate| gate.admit(source))
 }
 
@@ -90,6 +92,7 @@ pub async fn introduced(
     index: u32,
     peer: SocketAddr,
     socket: &Socket,
+    visitor: &Visitor,
 ) -> Result<Announced, (SocketAddr, Option<Reason>)> {
     let versions = {
         let view = core.view();
@@ -101,8 +104,9 @@ pub async fn introduced(
     let announced = receive(socket, versions).await.map_err(|reason| (peer, reason))?;
     socket.clear_deadline();
     let source = announced.source(peer);
+    visitor.comes_from(source.ip());
     let view = core.view();
     let listener = view.snapshot.listener(index).ok_or((source, None))?;
-    judge(listener, source.ip()).map_err(|reason| (source, Some(reason)))?;
+    judge(core, listener, source.ip()).map_err(|reason| (source, Some(reason)))?;
     Ok(announced)
 }

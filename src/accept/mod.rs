@@ -45,6 +45,7 @@ use crate::worker::core::Core;
 use crate::worker::guard::Guarded;
 use crate::worker::run::BACKLOG;
 use crate::worker::slots::Run;
+use crate::worker::visitors::Visitor;
 use crate::worker::{Buffer, Deadline, Socket, Transport};
 
 /// Connections accepted in one turn before others get theirs.
@@ -209,9 +210,10 @@ where
 {
     async move {
         let mut open = open;
+        let visitor = core.visitors.enter(&socket, peer.ip());
         let announced = match gate::is_spoken_for(&core, index) {
             false => None,
-            true => match Box::pin(introduced(&mut open, &socket, &peer, index)).await {
+            true => match Box::pin(introduced(&mut open, &visitor, &socket, &peer, index)).await {
                 Some(announced) => Some(announced),
                 None => return,
             },
@@ -226,12 +228,13 @@ where
 /// Takes the PROXY header of a connection, and counts the connection under the address that it names.
 async fn introduced(
     open: &mut Open,
+    visitor: &Visitor,
     socket: &Socket,
     peer: &SocketAddr,
     index: u32,
 ) -> Option<Box<Announced>> {
     let core = Rc::clone(&open.core);
-    let (source, reason) = match gate::introduced(&core, index, *peer, socket).await {
+    let (source, reason) = match gate::introduced(&core, index, *peer, socket, visitor).await {
         Ok(announced) => match open.count(announced.source(*peer).ip(), index) {
             Ok(()) => return Some(Box::new(announced)),
             Err(reason) => (announced.source(*peer), Some(reason)),

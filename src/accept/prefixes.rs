@@ -89,6 +89,11 @@ impl Network {
         Network::new(address, bits).ok_or("has bits beyond its prefix")
     }
 
+    /// Whether it is all addresses of its family.
+    pub fn is_all(&self) -> bool {
+        self.bits == 0
+    }
+
     /// Whether it is one address and no more.
     pub fn is_one(&self) -> bool {
         self.bits == if self.address.is_ipv4() { 32 } else { 128 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+pub mod block;
 pub mod check;
 pub mod completions;
 pub mod demo;
@@ -51,6 +52,8 @@ enum Verb {
     Reload(reload::Arguments),
     /// Have the running process hand over to a new one without losing a connection
     Upgrade(upgrade::Arguments),
+    /// Block addresses, identities, keys and operations at once, and list what is blocked
+    Block(block::Arguments),
     /// Make, rotate, revoke and list API keys
     Keys(keys::Arguments),
     /// Print the JSON Schema of the configuration, for editors
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Check(arguments)) => check::run(arguments),
         Some(Verb::Reload(arguments)) => reload::run(arguments),
         Some(Verb::Upgrade(arguments)) => upgrade::run(arguments),
+        Some(Verb::Block(arguments)) => block::run(arguments),
         Some(Verb::Keys(arguments)) => keys::run(arguments),
         Some(Verb::Schema(arguments)) => schema::run(arguments),
         Some(Verb::Help(arguments)) => help::run(arguments),

@@ -35,7 +35,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let response = ask(arguments.control.as_deref(), &Request { verb: Verb::Upgrade, binary });
+    let response = ask(arguments.control.as_deref(), &Request { binary, ..Request::from(Verb::Upgrade) });
     if arguments.json {
         println!("{}", serde_json::to_string(&response).unwrap_or_default());
     } else if response.ok {

@@ -13,6 +13,7 @@
 pub mod address_guard;
 pub mod address_lists;
 pub mod admin;
+pub mod block;
 pub mod dns;
 pub mod doorbell;
 pub mod exchange;
@@ -51,6 +52,7 @@ use tokio::task::AbortHandle;
 
 use self::address_guard::AddressGuard;
 use self::admin::{Admin, Pages};
+use self::block::Blocklist;
 use self::dns::{Resolve, SystemResolver};
 use self::fetch::{Client, FetchLimits};
 use self::handover::{Failure, Successor};
@@ -100,6 +102,15 @@ pub enum Event {
     Stop,
     /// Say how things are.
     Status(Reply),
+    /// Put on record what an administrator has done elsewhere.
+    OnRecord {
+        /// What.
+        action: &'static str,
+        /// Who: the number of a user.
+        by: u32,
+        /// To what, and why.
+        detail: String,
+    },
 }
 
 /// The place for the response to whoever asked. Where nobody waits (a signal), it is dropped.
@@ -170,6 +181,8 @@ pub struct Faces {
     pub admin: Option<(Admin, Pages)>,
     /// The bound control socket.
     pub socket: Option<ControlSocket>,
+    /// What is blocked.
+    pub blocks: Option<Arc<Blocklist>>,
 }
 
 /// Metrics and verbs as they are served. Dropping it changes nothing.
@@ -291,7 +304,10 @@ impl<K: Send + Sync + 'static> Control<K> {
 
     /// Begins to hear signals, serve metrics and take verbs.
     pub fn serve(&self, faces: Faces) -> Serving {
-        let Faces { signals, admin, socket } = faces;
+        let Faces { signals, admin, socket, blocks } = faces;
+        if let Some(blocks) = &blocks {
+            self.spawn("blocks", Arc::clone(blocks).tend());
+        }
         let mut serving = Serving(Vec::new());
         if let Some(signals) = signals {
             let events = self.events.0.clone();
@@ -323,8 +339,20 @@ impl<K: Send + Sync + 'static> Control<K> {
                 "socket",
                 socket.serve(move |request, sender| {
                     let reply = Reply(Some(sender));
-                    let Request { verb, binary } = request;
+                    let Request { verb, binary, block, by } = request;
                     let event = match verb {
+                        // Not the supervisor's: it may be busy with a reload, and this is not to wait.
+                        Verb::Block => {
+                            let (blocks, events) = (blocks.clone(), events.clone());
+                            drop(tokio::task::spawn_blocking(move || {
+                                let done = block::perform(blocks.as_deref(), block.as_ref(), by);
+                                if let Some((action, detail)) = done.action {
+                                    let _ = events.send(Event::OnRecord { action, by, detail });
+                                }
+                                reply.send(done.response);
+                            }));
+                            return;
+                        }
                         Verb::Rollback => Event::Rollback(reply),
                         Verb::Upgrade => Event::Upgrade(binary, reply),
                         Verb::Reload => Event::Reload(ReloadCause::Socket, reply),

@@ -21,6 +21,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::block::Command;
 use super::process_log::{Code, Line};
 use crate::sys::privileges::effective_user;
 
@@ -63,6 +64,8 @@ pub enum Verb {
     Rollback,
     /// Hand over to a new process.
     Upgrade,
+    /// Change, or tell, what is blocked.
+    Block,
 }
 
 /// What is asked, with what belongs to it.
@@ -74,11 +77,17 @@ pub struct Request {
     /// Of [`Verb::Upgrade`]: another program than the one that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<PathBuf>,
+    /// Of [`Verb::Block`]: what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<Command>,
+    /// Who asks, as the kernel says: the number of a user.
+    #[serde(skip)]
+    pub by: u32,
 }
 
 impl From<Verb> for Request {
     fn from(verb: Verb) -> Request {
-        Request { verb, binary: None }
+        Request { verb, binary: None, block: None, by: 0 }
     }
 }
 
@@ -349,7 +358,7 @@ async fn serve_one(mut stream: UnixStream, on_verb: &(impl Fn(Request, oneshot::
     let response = match peer {
         Ok(user) if may_speak(user, effective_user()) => {
             match tokio::time::timeout(PEER_TIME_MAX, read_request(&mut stream)).await {
-                Ok(Ok(request)) => perform(request, on_verb).await,
+                Ok(Ok(request)) => perform(Request { by: user, ..request }, on_verb).await,
                 Ok(Err(why)) => Response::refused(SOCKET_REQUEST_FAILED, &why),
                 Err(_) => return,
             }

@@ -22,6 +22,7 @@ use crate::config::load::Loaded;
 use crate::config::model::{self as written, Config};
 use crate::config::unit::Address;
 use crate::control::admin::{Admin, Format, Pages};
+use crate::control::block::Blocklist;
 use crate::control::guard::{ROOM, ROOM_LESS};
 use crate::control::handover::{
     self, Estate, Failure, HANDED_OVER, Inheritance, Item, Program, READY_TIME_MAX, Successor, UPGRADE_BEGUN,
@@ -44,6 +45,7 @@ use crate::observe::{
     RequestIds, RingSizes, Sink, Writer, rings,
 };
 use crate::policy;
+use crate::policy::admit::blocks::Blocks;
 use crate::policy::limit::table::Table;
 use crate::snapshot::Snapshot;
 use crate::snapshot::compile::{Kept, addresses, compile};
@@ -361,6 +363,9 @@ fn start_with(
     kept.running = Some(node.snapshot.load_full());
     node.pressure.want_memory(config.node.memory.as_ref().map_or(0, |memory| memory.value.bytes()));
     control.guard(Arc::clone(&node), descriptors);
+    // Before anybody is let in.
+    let kept_in = blocks_file(config, faces.control.as_ref().map(|(_, path, _)| path.as_path()));
+    let blocks = Blocklist::open(Arc::clone(&node.blocks), kept_in).map_err(StartError::System)?;
     let alive = Arc::new(AtomicUsize::new(0));
     let mut threads = Vec::new();
     let mut choices = Vec::new();
@@ -424,6 +429,7 @@ fn start_with(
         signals: Some(signals),
         admin: admin.map(|admin| (admin, pages(&registry, &node))),
         socket,
+        blocks: Some(blocks),
     }));
     let _ = notify(State::Ready, "serving");
     if !settings.quiet {
@@ -548,6 +554,9 @@ impl Running {
                     reply.send(Response::done(serde_json::Value::Null));
                 }
                 Ok(Event::Status(reply)) => reply.send(Response::done(self.status())),
+                Ok(Event::OnRecord { action, by, detail }) => {
+                    self.on_record(action, &format!("uid {by}"), "ok", &detail);
+                }
                 Ok(Event::Stop) => return self.end(true),
                 Err(_) => {}
             }
@@ -1173,6 +1182,18 @@ fn bind_socket(
     socket.map(|socket| (socket, false))
 }
 
+/// Where blocks are kept: in the directory for what is to survive, or else beside the control socket, which they come over.
+fn blocks_file(config: &Config, control: Option<&Path>) -> Option<PathBuf> {
+    match &config.node.state {
+        Some(directory) => Some(directory.value.0.join("blocks.json")),
+        None => control.map(|path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".blocks");
+            PathBuf::from(name)
+        }),
+    }
+}
+
 fn drop_privileges(config: &Config, settings: &Settings) -> Result<(), StartError> {
     match &config.node.user {
         Some(name) => {
@@ -1230,6 +1251,7 @@ fn add_sources(
         samples.push(Family::ConfigSpread, &[], spread_us as f64 / 1e6);
         samples.push(Family::ConfigsAlive, &[], told.configs_alive.load(Ordering::Relaxed) as f64);
         samples.push(Family::ExceptionsExpired, &[], expired as f64);
+        samples.push(Family::Blocks, &[], node.blocks.look(Blocks::len) as f64);
         samples.push(Family::ConnectionsMax, &[], f64::from(node.caps.bounds().all));
         for (what, used, most, resource) in [
             ("memory", Family::MemoryUsed, Family::MemoryMax, &node.pressure.memory),

@@ -108,6 +108,7 @@ families! {
     ConfigSpread Gauge "ringwall_config_spread_seconds" "How long the last change of configuration took to reach every core.";
     ConfigsAlive Gauge "ringwall_config_alive" "Configurations in memory: the one in force, and those that exchanges still use.";
     ExceptionsExpired Gauge "ringwall_exceptions_expired" "Exceptions of the configuration whose date has passed.";
+    Blocks Gauge "ringwall_blocks" "Addresses, identities, keys and operations that are blocked now.";
     Connections Gauge "ringwall_connections" "Open client connections.";
     ConnectionsMax Gauge "ringwall_connections_max" "Client connections that there may be in all.";
     AcceptsPaused Gauge "ringwall_accepts_paused" "1 while nobody is accepted because the node is short of memory or descriptors.";

@@ -310,6 +310,7 @@ impl Registry {
             | Family::ConfigSpread
             | Family::ConfigsAlive
             | Family::ExceptionsExpired
+            | Family::Blocks
             | Family::ConnectionsMax
             | Family::AcceptsPaused
             | Family::MemoryUsed

@@ -159,11 +159,14 @@ pub fn redirect(x: &mut Exchange, location: &str, keep: Keep) {
     x.answer_inserts = out;
 }
 
+/// What was blocked in an emergency: a proxy may have brought it among others.
+const IN_PASSING: std::ops::Range<u16> = 2250..2260;
+
 /// Whether a refusal leaves doubt about where the next message begins.
 fn ends_connection(reason: &Reason) -> bool {
     (2000..2120).contains(&reason.code)
         || (2180..2200).contains(&reason.code)
-        || (2200..2300).contains(&reason.code)
+        || (2200..2300).contains(&reason.code) && !IN_PASSING.contains(&reason.code)
 }
 
 /// The problem document of a reason (RFC 9457).

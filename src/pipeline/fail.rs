@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::http::Reason;
+use crate::policy::admit::blocks::ADDRESS_BLOCKED;
 use crate::worker::Deadline;
 
 /// The client went away in the middle of its request or of the response.
@@ -70,6 +71,7 @@ impl Fail {
             Some(Deadline::Total) => EXCHANGE_TIMEOUT,
             Some(Deadline::Lifetime) => EXCHANGE_LIFETIME,
             Some(Deadline::Drain) => NODE_DRAINED,
+            Some(Deadline::Blocked) => ADDRESS_BLOCKED,
             _ => CLIENT_GONE,
         })
     }

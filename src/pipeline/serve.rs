@@ -85,7 +85,20 @@ async fn walk(
     }
 
     // Which operation, in the one canonical form that everything below uses.
-    let operation = match admit::operation(x, client, &view.snapshot) {
+    let found = admit::operation(x, client, &view.snapshot);
+    // What was blocked in an emergency: one load while nothing is.
+    let blocks = &core.node.blocks;
+    let blocking = blocks.number() != 0;
+    if blocking {
+        let operation = match &found {
+            Ok(Meant::Operation(operation)) => Some(*operation),
+            Ok(Meant::Methods) | Err(_) => None,
+        };
+        if let Err(reason) = blocks.request(x, operation, &view.snapshot) {
+            return answer::refuse(x, client, incoming, reason, core).await;
+        }
+    }
+    let operation = match found {
         Ok(Meant::Operation(operation)) => operation,
         Ok(Meant::Methods) => return answer::fixed(x, client, incoming, 204, b"", "", core).await,
         Err(reason) => return answer::refuse(x, client, incoming, reason, core).await,
@@ -106,6 +119,9 @@ async fn walk(
     };
     if let Verdict::Refuse(reason) = verdict {
         return answer::refuse(x, client, incoming, *reason, core).await;
+    }
+    if blocking && let Err(reason) = blocks.identity(x) {
+        return answer::refuse(x, client, incoming, reason, core).await;
     }
 
     // A declared length past the bound is refused before a byte of the body is read.

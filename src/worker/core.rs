@@ -13,10 +13,12 @@ use crate::accept::caps::{Bounds, Caps};
 use crate::accept::ends::Ends;
 use crate::accept::pressure::{Level, Patience, Pressure};
 use crate::pipeline::exchange::Exchange;
+use crate::policy::admit::blocks::BlockCell;
 use crate::snapshot::{CoreView, Snapshot};
 use crate::worker::desk::Desk;
 use crate::worker::spare::Spare;
 use crate::worker::state::CoreState;
+use crate::worker::visitors::Visitors;
 use crate::worker::waiting::Waiting;
 use crate::worker::{Clock, Deadline, Driver, Socket, Sweep, Transport};
 
@@ -40,6 +42,8 @@ pub struct Node {
     pub draining: AtomicBool,
     /// Another process accepts on the same sockets from now on.
     pub handed_over: AtomicBool,
+    /// What is blocked.
+    pub blocks: Arc<BlockCell>,
     /// Panics that were caught.
     pub panics: AtomicU64,
     /// What lies between the control side and each core.
@@ -61,6 +65,7 @@ impl Node {
             snapshot: ArcSwap::from_pointee(snapshot),
             draining: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
+            blocks: Arc::default(),
             panics: AtomicU64::new(0),
             desks: Vec::new(),
             caps: Caps::new(bounds, CONNECTIONS),
@@ -120,6 +125,10 @@ pub struct Core {
     exchanges: RefCell<Spare<Box<Exchange>>>,
     /// Client connections on this core.
     pub connections: Cell<usize>,
+    /// The same by where they come from.
+    pub visitors: Rc<Visitors>,
+    /// The blocks that visitors were judged by.
+    blocks_seen: Cell<u64>,
     /// Loops that accept, or still let in who waited when the node began to drain.
     pub accepting: Cell<usize>,
     /// Whether nobody else is accepted.
@@ -150,6 +159,8 @@ impl Core {
             node,
             exchanges: RefCell::new(Spare::new(EXCHANGES_FREE_MAX, EXCHANGES_FREE_MIN)),
             connections: Cell::new(0),
+            visitors: Rc::default(),
+            blocks_seen: Cell::new(0),
             accepting: Cell::new(0),
             closed: Cell::new(false),
             waiting_for_change: RefCell::default(),
@@ -204,6 +215,14 @@ impl Core {
         state.metrics.switched(self.clock.now_ns().saturating_sub(begun_ns));
         drop(state);
         next
+    }
+
+    /// Ends the connections of addresses that have been blocked since the last look.
+    fn end_blocked(&self) {
+        let number = self.node.blocks.number();
+        if number != self.blocks_seen.replace(number) && number != 0 {
+            self.node.blocks.look(|blocks| self.visitors.end(|source| blocks.holds(source)));
+        }
     }
 
     /// What the control side has laid on this core's desk.
@@ -292,6 +311,7 @@ impl Core {
         let idle_ms = self.view.borrow().snapshot.listeners.iter().map(|listener| listener.idle_ms).max();
         self.set_patience(idle_ms.unwrap_or_default());
         self.sweep.advance(now_ms);
+        self.end_blocked();
         super::buffer::trim();
         super::socket::trim();
         self.exchanges.borrow_mut().trim();

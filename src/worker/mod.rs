@@ -20,6 +20,7 @@ pub mod state;
 pub mod sweep;
 pub mod transport;
 pub mod turn;
+pub mod visitors;
 pub mod waiting;
 
 pub use buffer::Buffer;

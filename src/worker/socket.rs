@@ -63,6 +63,8 @@ pub enum Deadline {
     Lifetime,
     /// The node drains, and its time is up.
     Drain,
+    /// The address has been blocked.
+    Blocked,
 }
 
 impl Deadline {
@@ -662,6 +664,13 @@ impl Shared {
         self.ask() && socket::peek(self.fd()) != Peek::Data
     }
 
+    /// Ends whatever is under way, for this cause.
+    pub(super) fn end(&self, cause: Deadline) {
+        self.kind.set(cause);
+        self.deadline_ms.set(0);
+        self.expire();
+    }
+
     /// Whether this is a client's that waits for its first request.
     pub(super) fn is_silent(&self) -> bool {
         self.newcomer.get() && self.deadline_ms.get() != 0 && !self.fired.get()
@@ -702,9 +711,7 @@ impl Shared {
 
     /// The node needs the room more than this client.
     pub(super) fn spare(&self) {
-        self.kind.set(Deadline::Spared);
-        self.deadline_ms.set(0);
-        self.expire();
+        self.end(Deadline::Spared);
     }
 
     /// The deadline has passed.

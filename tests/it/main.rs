@@ -2,6 +2,7 @@
 
 mod addresses;
 mod audit;
+mod block;
 mod certificates;
 mod change;
 mod check;

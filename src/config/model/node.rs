@@ -29,6 +29,8 @@ pub struct NodeSettings {
     pub metrics: Option<Spanned<Metrics>>,
     /// The control socket; a path that depends on the user.
     pub control: Option<Spanned<FilePath>>,
+    /// The directory for what is to survive a restart; beside the control socket.
+    pub state: Option<Spanned<FilePath>>,
     /// The DNS servers to ask; those of the system.
     pub resolver: Vec<Spanned<SocketAddr>>,
     /// Memory for the counters of limits; 64 MiB.
@@ -153,6 +155,8 @@ pub static NODE: Table = Table {
             .default("127.0.0.1:9901"),
         Key::optional("control", FilePath::SHAPE, "the control socket, mode 0600")
             .default("`/run/ringwall/control.sock`, or below the user's own runtime directory"),
+        Key::optional("state", FilePath::SHAPE, "the directory for what is to survive a restart: blocks")
+            .default("beside the control socket"),
         Key::optional("resolver", <Vec<String>>::SHAPE, "DNS servers to ask").default("those of the system"),
         Key::optional("limit_memory", ByteSize::SHAPE, "memory for the counters of limits")
             .default("64MiB")
@@ -228,6 +232,7 @@ impl FromNode for NodeSettings {
                 metrics: m.optional("metrics"),
                 control: m.optional("control"),
                 resolver: resolver.into_iter().map(|r| Spanned::new(r.value.0, r.span)).collect(),
+                state: m.optional("state"),
                 limit_memory: m.optional("limit_memory"),
                 maintenance: m.optional("maintenance"),
                 memory: m.optional("memory"),
