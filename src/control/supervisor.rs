@@ -112,6 +112,9 @@ pub const NOTHING_BEFORE: Code = Code::new(1862, "there is no configuration befo
 pub const RELOAD_DURING_UPGRADE: Code =
     Code::new(1863, "another process takes over, which has read the configuration by itself");
 
+/// Nothing is read again by a process that ends.
+pub const RELOAD_WHILE_ENDING: Code = Code::new(1864, "this process is about to end and reads nothing again");
+
 /// More configurations in memory than this are an alarm.
 const CONFIGS_ALIVE_MAX: usize = 8;
 /// How long a reload waits for all cores.
@@ -579,6 +582,7 @@ impl Running {
 
     /// No more connections; `ends`: the service does, and not only this process.
     fn begin_drain(&mut self, ends: bool) {
+        self.subscription = None;
         // The last descriptor of a listening socket is to be that of its core, or of the process that has taken over.
         self.doors.leave(&[]);
         self.node.handed_over.store(!ends, Ordering::Relaxed);
@@ -614,9 +618,10 @@ impl Running {
 
     /// Reads the configuration again. What is not in order is told and changes nothing.
     pub fn reload(&mut self, cause: &ReloadCause, reply: Reply) {
-        if self.upgrade.is_some() {
+        if let Some(why) = self.reads_nothing() {
             self.reload_later = true;
-            return reply.send(failed(RELOAD_DURING_UPGRADE));
+            Line::warn(why).with("cause", format!("{cause:?}")).emit();
+            return reply.send(failed(why));
         }
         let _ = notify(State::Reloading, "reloading");
         match self.settings.source.load().and_then(Loaded::refuse_expired).and_then(|loaded| {
@@ -646,11 +651,21 @@ impl Running {
         let _ = notify(State::Ready, "serving");
     }
 
+    /// Why no configuration is taken now. One that is taken by a process that drains would open its listeners again, perhaps beside
+    /// those of the process that has taken over.
+    fn reads_nothing(&self) -> Option<Code> {
+        match (self.node.draining.load(Ordering::Relaxed), &self.upgrade) {
+            (true, _) => Some(RELOAD_WHILE_ENDING),
+            (false, Some(_)) => Some(RELOAD_DURING_UPGRADE),
+            (false, None) => None,
+        }
+    }
+
     /// Goes back to the configuration before the one that runs: what was written then, with the files that it names (keys,
     /// certificates, schemas) as they are now. Asked again, it goes forth again.
     fn roll_back(&mut self, reply: Reply) {
-        if self.upgrade.is_some() {
-            return reply.send(failed(RELOAD_DURING_UPGRADE));
+        if let Some(why) = self.reads_nothing() {
+            return reply.send(failed(why));
         }
         let Some(before) = self.before.clone() else { return reply.send(failed(NOTHING_BEFORE)) };
         let _ = notify(State::Reloading, "rolling back");

@@ -130,6 +130,28 @@ fn listeners_come_move_and_go_without_a_restart() {
 }
 
 #[test]
+fn listeners_that_come_and_go_leave_no_descriptor_behind() {
+    let node = Node::start(&answering("here"));
+    let two = format!("[{PLAIN}, {{ address: \"127.0.0.3:0\", tls: none }}]");
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", node.child.id())).map(|list| list.count());
+    let Ok(before) = open() else {
+        println!("NOT RUN: descriptors of a node (not root)");
+        return;
+    };
+    for round in 0..10 {
+        rewrite(&node, if round % 2 == 0 { &two } else { PLAIN }, &answering("here"));
+        reloaded(&node, &[]);
+    }
+    // Each socket takes a moment to close: who waits there is let in.
+    let deadline = Instant::now() + PATIENCE;
+    while open().expect("it runs") > before {
+        assert!(Instant::now() < deadline, "{before} descriptors have become {:?}", open());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(get(&node, "/one").0, 200);
+}
+
+#[test]
 fn who_waits_at_a_listener_that_goes_is_let_in() {
     let mut node = Node::start(&answering("here"));
     let (first, two) = (node.address, format!("[{PLAIN}, {{ address: \"127.0.0.3:0\", tls: none }}]"));
