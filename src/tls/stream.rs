@@ -6,11 +6,14 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::tls::client_certificates::ClientCertificate;
+use crate::tls::records::Records;
 use crate::tls::session::Session;
 use crate::worker::{Buffer, Socket, turn};
 
 /// Plaintext that is encrypted at once; more is sent in several rounds, so that memory stays bounded.
 const ROUND_BYTES: usize = 64 * 1024;
+/// Records that cost as much as a step of a task: a full receive has two, one of the smallest has seven hundred.
+const RECORDS_PER_STEP: u32 = 16;
 /// What records add to the plaintext of a round: headers and tags, five records at most.
 const RECORD_ROOM: usize = 256;
 
@@ -24,6 +27,8 @@ pub struct TlsStream {
     /// Borrowed only between two waits.
     session: RefCell<Session>,
     closed: Cell<bool>,
+    /// Where the peer's records stand.
+    records: Cell<Records>,
     /// What the client has shown in the handshake.
     certificate: OnceCell<Rc<ClientCertificate>>,
 }
@@ -35,6 +40,7 @@ impl TlsStream {
             socket,
             session: RefCell::new(session),
             closed: Cell::new(false),
+            records: Cell::default(),
             certificate: OnceCell::new(),
         }
     }
@@ -136,6 +142,9 @@ impl TlsStream {
                 false => Ok(()),
             };
         }
+        let mut records = self.records.get();
+        turn::spend(records.count(&wire) / RECORDS_PER_STEP);
+        self.records.set(records);
         self.feed(&wire)
     }
 

@@ -108,7 +108,8 @@ pub(super) struct Shared {
     pub(super) lined_up: Cell<bool>,
     /// Bytes of parcels that were waited for and that the kernel has taken, but for the one under way.
     taken: Cell<u64>,
-    /// What the peer owes while the deadline runs.
+    /// Whether the peer owes something while the deadline runs, and what.
+    owes: Cell<bool>,
     pace: Cell<Pace>,
 }
 
@@ -119,7 +120,7 @@ struct Pace {
     /// What the peer had acknowledged when it was last looked at, and whether it was.
     from: u64,
     noted: bool,
-    /// What a window costs, in bytes, and how long it is, in milliseconds; 0: nothing pays for another one.
+    /// What a window costs, in bytes, and how long it is, in milliseconds.
     bytes: u32,
     window_ms: u32,
     /// When it ends for good, monotonic milliseconds.
@@ -238,6 +239,7 @@ impl Socket {
                 newcomer: Cell::new(false),
                 lined_up: Cell::new(false),
                 taken: Cell::new(0),
+                owes: Cell::new(false),
                 pace: Cell::default(),
             }),
         })
@@ -251,7 +253,7 @@ impl Socket {
     pub fn set_deadline(&self, sweep: &Sweep, kind: Deadline, at_ms: u64) {
         self.shared.kind.set(kind);
         self.shared.deadline_ms.set(at_ms.max(1));
-        self.shared.pace.set(Pace::default());
+        self.shared.owes.set(false);
         sweep.watch(&self.shared, at_ms);
     }
 
@@ -259,6 +261,7 @@ impl Socket {
     /// `window_ms`, up to `end_ms` (monotonic milliseconds). What our kernel has taken says little: it takes megabytes at once,
     /// and then nothing until as much has left.
     pub fn set_pace(&self, bytes: u32, window_ms: u32, end_ms: u64) {
+        self.shared.owes.set(true);
         self.shared.pace.set(Pace { from: 0, noted: false, bytes, window_ms, end_ms });
     }
 
@@ -685,7 +688,7 @@ impl Shared {
     /// Notes where the peer stands, unless that is known or of no importance.
     pub(super) fn note_pace(&self) {
         let pace = self.pace.get();
-        if pace.bytes != 0 && !pace.noted && self.sending.get() == Sending::Awaited {
+        if self.owes.get() && !pace.noted && self.sending.get() == Sending::Awaited {
             self.pace.set(Pace { from: self.acknowledged(), noted: true, ..pace });
         }
     }
@@ -694,7 +697,7 @@ impl Shared {
     /// where it stood before); `None`: it has not.
     pub(super) fn reprieve(&self, now_ms: u64) -> Option<u64> {
         let pace = self.pace.get();
-        if pace.bytes == 0 || now_ms >= pace.end_ms || self.sending.get() != Sending::Awaited {
+        if !self.owes.get() || now_ms >= pace.end_ms || self.sending.get() != Sending::Awaited {
             return None;
         }
         let acknowledged = self.acknowledged();

@@ -29,6 +29,11 @@ pub fn pause(ms: u64) -> Pin<Box<impl Future<Output = ()>>> {
     Box::pin(monoio::time::sleep(Duration::from_millis(ms)))
 }
 
+/// Takes steps that have been made already, as far as there are any left.
+pub fn spend(steps: u32) {
+    LEFT.set(LEFT.get().saturating_sub(steps));
+}
+
 /// Takes a step. Costs a thread-local load and store; past the budget it waits, a millisecond at most, until everybody else
 /// has had a turn.
 pub async fn step() {

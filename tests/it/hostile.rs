@@ -40,9 +40,17 @@ fn whole(listen: &str, node: &str, config: &str) -> String {
 
 /// Connects from an address of one's own.
 fn connect_from(source: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    connect_with(source, to, None)
+}
+
+/// The same, with a receive buffer of so many bytes.
+fn connect_with(source: Ipv4Addr, to: SocketAddr, buffer: Option<u32>) -> std::io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
+        if let Some(bytes) = buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
         socket.bind(SocketAddr::from((source, 0)))?;
         let stream = socket.connect(to).await?.into_std()?;
         stream.set_nonblocking(false)?;
@@ -320,12 +328,13 @@ fn who_does_not_read_is_cut_and_who_reads_slowly_is_not() {
         assert!(line["bytes_out"].as_u64() < Some(LONG as u64) && line["code"] == "RW-2203", "{line}");
         assert!(deaf.rest().len() < LONG);
     });
-    // A quarter of a mebibyte a second is far more than is wanted, and far less than a piece in each window.
-    let mut slow = node.connect();
+    // 160 KiB a second is far more than is wanted, and far less than a piece in each window.
+    let stream = connect_with(Ipv4Addr::LOCALHOST, node.address, Some(16 << 10)).expect("connected");
+    let mut slow = Client::new(stream);
     slow.send(&request);
     let head = slow.head();
     assert!(head.starts_with("HTTP/1.1 200"));
-    let mut left = LONG - slow.read_slowly(64 << 10, Duration::from_millis(250), Duration::from_secs(3));
+    let mut left = LONG - slow.read_slowly(16 << 10, Duration::from_millis(100), Duration::from_secs(4));
     left -= slow.rest_of(left);
     assert_eq!(left, 0, "{:?}", node.log(0).last());
     assert_eq!(records(&node, "client_read_timeout", 1).len(), 1);
@@ -455,6 +464,7 @@ fn records_of_one_byte_are_served_and_changes_of_keys_without_end_are_not() {
     };
     // A head and a body of 20,000 records of one byte each, all at once.
     let mut tiny = tls.connect(&node);
+    assert!(ask(&mut tiny).expect("an answer").starts_with("HTTP/1.1 200"));
     let body = "x".repeat(20_000);
     let request = format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     for byte in request.as_bytes() {
@@ -531,6 +541,59 @@ fn thousands_of_idle_connections_and_churn_leave_others_alone() {
     println!("{each:.0} bytes for an idle connection, churn included");
     assert!(each < 8_192.0, "{each} bytes for an idle connection");
     assert_eq!(metric(&node, "ringwall_panics_total", ""), 0.0);
+}
+
+/// What a client costs that stops in the middle of something, in bytes of ours, by what it stopped in.
+#[test]
+fn a_client_that_stops_half_way_costs_little() {
+    const EACH: usize = 500;
+    let origin = Origin::plain();
+    let post = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000\r\n\r\nabc".as_slice();
+    let head = b"GET / HTTP/1.1\r\nHost: a.t".as_slice();
+    // Of a hello so many bytes, or without TLS these.
+    let stops = [
+        ("before the hello", Ok(0), 5_120.0),
+        ("in the hello", Ok(100), 9_216.0),
+        ("behind the hello", Ok(usize::MAX), 24_576.0),
+        ("in a head", Err(head), 20_480.0),
+        ("in a body", Err(post), 28_672.0),
+    ];
+    for (what, sent, most) in stops {
+        let place = Place::new();
+        let tls = Tls::new(&place);
+        let listen = match sent {
+            Ok(_) => format!("{TLS}, timeouts: {{ handshake: 30s }}"),
+            Err(_) => format!("{PLAIN}, timeouts: {{ head: 30s }}"),
+        };
+        let node = start(place, &listen, "", &raw(&origin));
+        let hello = tls.hello(NAME);
+        let bytes = match sent {
+            Ok(count) => &hello[..count.min(hello.len())],
+            Err(bytes) => bytes,
+        };
+        let open = |count: usize| -> Vec<TcpStream> {
+            let one = |_| {
+                let mut stream = TcpStream::connect(node.address).expect("connected");
+                stream.write_all(bytes).expect("sent");
+                stream
+            };
+            (0..count).map(one).collect()
+        };
+        let used = || {
+            // Two looks of the control thread.
+            thread::sleep(Duration::from_millis(600));
+            metric(&node, "ringwall_memory_used_bytes", "")
+        };
+        // What is needed once is there.
+        let warm = open(100);
+        let before = used();
+        let stopped = open(EACH);
+        let each = (used() - before) / EACH as f64;
+        println!("{each:.0} bytes for a client that stops {what}");
+        assert!(each <= most, "{each} bytes for a client that stops {what}");
+        assert_eq!(metric(&node, "ringwall_connections", ""), (100 + EACH) as f64);
+        drop((warm, stopped));
+    }
 }
 
 #[test]
