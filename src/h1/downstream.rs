@@ -176,6 +176,7 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
 
 fn begin(x: &mut Exchange, link: &Link, core: &Core) {
     x.peer = link.peer;
+    x.known = link.known;
     (x.source, x.hearsay) = match link.announced.as_deref() {
         None => (link.peer, true),
         Some(Announced::Client { source, .. }) => (*source, true),

@@ -46,6 +46,8 @@ pub struct Exchange {
     pub source: SocketAddr,
     /// Whether what a request says of earlier hops counts, if its source is trusted.
     pub hearsay: bool,
+    /// Whether the request before it on this connection had an identity.
+    pub known: bool,
     /// The client: the source, or whom trusted proxies name.
     pub client: IpAddr,
     /// The addresses that trusted proxies named and that were believed, nearest first; the last one is the client's.
@@ -130,6 +132,7 @@ impl Exchange {
             peer: nobody,
             source: nobody,
             hearsay: true,
+            known: false,
             client: nobody.ip(),
             hops: Vec::new(),
             secure: false,

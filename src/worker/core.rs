@@ -316,7 +316,7 @@ impl Core {
         super::socket::trim();
         self.exchanges.borrow_mut().trim();
         if self.node.pressure.memory.level() > Level::Easy
-            && self.ticks.replace(self.ticks.get() + 1) % 5 == 0
+            && self.ticks.replace(self.ticks.get() + 1).is_multiple_of(5)
         {
             crate::sys::memory::give_back();
         }

@@ -14,6 +14,7 @@ const OBSERVE: &str = include_str!("../../config/examples/observe-first.yaml");
 const CLOSED: &str = include_str!("../../config/examples/closed-corner.yaml");
 const BALANCER: &str = include_str!("../../config/examples/behind-a-load-balancer.yaml");
 const LISTS: &str = include_str!("../../config/examples/address-lists.yaml");
+const BOUNDS: &str = include_str!("../../config/examples/bounds-on-clients.yaml");
 const LOCAL: &str = include_str!("../../config/examples/local-development.yaml");
 const CERTIFICATES: &str = include_str!("../../config/examples/client-certificates.yaml");
 
@@ -87,6 +88,7 @@ fn the_examples_pass() {
         CERTIFICATES,
         DISCOVERY,
         LISTS,
+        BOUNDS,
     ] {
         if let Err(errors) = check(text) {
             panic!("{errors}");
@@ -532,6 +534,14 @@ const SLIPS: &[Slip] = &[
     (KEYS, "log:", "node: { cores: 0 }\nlog:", &[(1008, "0 }\nlog")]),
     (KEYS, "log:", "node: { driver: uring }\nlog:", &[(1017, "uring")]),
     (KEYS, "log:", "node: { metrics: \"[::]:443\" }\nlog:", &[(1802, "\"[::]:443\" }\nlog")]),
+    (BOUNDS, "address: 200", "address: 20001", &[(1840, "20001")]),
+    (BOUNDS, "address: 200", "core: 30000", &[(1840, "30000")]),
+    (BOUNDS, "address: 200", "address: 0", &[(1008, "0 }")]),
+    (BOUNDS, "all: 20000", "all: 15", &[(1008, "15,")]),
+    (BOUNDS, "memory: 1GiB", "memory: 100MiB", &[(1841, "100MiB")]),
+    (BOUNDS, "memory: 1GiB", "memory: 1MiB", &[(1008, "1MiB")]),
+    (BOUNDS, "head: 5s", "head: 10min", &[(1008, "10min")]),
+    (BOUNDS, "handshake: 3s", "handshake: 99ms", &[(1008, "99ms")]),
     (KEYS, "log:", "node: { resolver: dns.example.com }\nlog:", &[(1806, "dns.example")]),
     (KEYS, "log:", "node: { drain: forever }\nlog:", &[(1015, "forever")]),
     (KEYS, "log:", "node: { limit_memory: 1KiB }\nlog:", &[(1008, "1KiB")]),
@@ -638,7 +648,8 @@ fn the_reference_file_and_the_examples_satisfy_the_schema_that_editors_use() {
     let schema = ringwall::config::json_schema::json_schema();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let reference = include_str!("../../config/ringwall.yaml");
-    for text in [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, CERTIFICATES, DISCOVERY, reference]
+    for text in
+        [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, CERTIFICATES, DISCOVERY, BOUNDS, reference]
     {
         let value = to_json(text);
         let errors: Vec<String> = validator

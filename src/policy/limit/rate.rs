@@ -175,7 +175,10 @@ impl Limits {
                 limit.demand(index as u8, x, &self.tables, &mut core.key, &mut demands);
             }
         }
-        let outcome = charge_all(&self.tables, core, &mut demands, now_ns);
+        let mut outcome = charge_all(&self.tables, core, &mut demands, now_ns);
+        if outcome.is_err() && is_established(x) && self.find_room(&mut demands, now_ns) {
+            outcome = charge_all(&self.tables, core, &mut demands, now_ns);
+        }
         if x.enforcing() && !demands.is_empty() {
             self.tell(x, &demands, outcome, now_ns);
         }
@@ -184,6 +187,20 @@ impl Limits {
             Ok(()) => Verdict::Continue,
             Err(_) => Verdict::Refuse(&RATE_EXCEEDED),
         }
+    }
+
+    /// Moves what found the table of addresses full to that of the identities, which nobody fills with addresses; whether
+    /// there was any. Whoever floods the one with networks refuses nobody there who has shown who they are.
+    #[cold]
+    fn find_room(&self, demands: &mut [Demand], now_ns: u64) -> bool {
+        let mut moved = false;
+        for demand in demands {
+            if demand.keys == Keys::Minted && self.tables.minted.overflows(demand.who, now_ns) {
+                demand.keys = Keys::Identities;
+                moved = true;
+            }
+        }
+        moved
     }
 
     /// Writes the fields that say how the client stands.
@@ -212,6 +229,11 @@ impl Limits {
             x.answer_inserts.extend_from_slice(b"\r\n");
         }
     }
+}
+
+/// Whether the last request of this connection had an identity, and the connection is that client's alone.
+fn is_established(x: &Exchange) -> bool {
+    x.known && x.client == x.source.ip()
 }
 
 /// Of the demands of each limit (an IPv6 address has two, side by side) the one that leaves less.
@@ -508,6 +530,33 @@ mod tests {
         assert!(!bed.admits("2001:db8:0:ffff::1", ""), "the /48 is spent");
         assert!(String::from_utf8_lossy(&bed.x.response_inserts).contains(";r=0;t=4\r\n"));
         assert!(bed.admits("2001:db8:1::1", ""));
+    }
+
+    #[test]
+    fn a_table_that_is_full_of_addresses_refuses_no_established_client() {
+        // Sets for 448 addresses in each table, and a limit that keeps a cell alive for an hour.
+        let tables = Arc::new(Tables::new(1 << 14, 1));
+        let mut bed = bed_of("{ per: address, rate: 10/h }", &tables);
+        assert!(bed.admits("192.0.2.1", "ann"));
+        for network in 0..4_000 {
+            bed.admits(&format!("2001:db8:{network:x}::1"), "");
+        }
+        // Whoever had a cell has it still, and pays by itself.
+        for _ in 1..10 {
+            assert!(bed.admits("192.0.2.1", "ann"));
+        }
+        assert!(!bed.admits("192.0.2.1", "ann"), "ten are ten");
+        // Who comes now shares what is left with all the others, which is nothing.
+        assert!(!bed.admits("192.0.2.2", ""));
+        bed.x.known = true;
+        bed.x.source.set_ip("192.0.2.2".parse().expect("an address"));
+        assert!(bed.admits("192.0.2.2", ""), "it has shown who it is before");
+        for _ in 1..10 {
+            assert!(bed.admits("192.0.2.2", ""));
+        }
+        assert!(!bed.admits("192.0.2.2", ""), "and has its own ten, no more");
+        // For somebody else behind a proxy nobody has spoken.
+        assert!(!bed.admits("192.0.2.3", ""));
     }
 
     #[test]

@@ -229,6 +229,13 @@ impl<M: Memory> Table<M> {
         charged(rate.advance(tat_ns, 1, 0, now_ns), rate, 1, shared, now_ns)
     }
 
+    /// Whether `who` has no cell and would find none: then it pays with all others like it.
+    #[cold]
+    pub fn overflows(&self, who: Fingerprint, now_ns: u64) -> bool {
+        let (home, refuge) = self.sets_of(who);
+        self.find(who).is_none() && self.live(home, now_ns) == CELLS && self.live(refuge, now_ns) == CELLS
+    }
+
     /// Gives back what a charge of `who` took, as if it had not been, as far as that can be known: what time
     /// itself has given back since is not given twice. So the law holds for the charges that remain.
     pub fn refund(&self, who: Fingerprint, charge: &Admitted, now_ns: u64) {
