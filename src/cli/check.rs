@@ -161,7 +161,11 @@ fn surface_words(api: &Api) -> String {
     let grants = api.allow.as_ref().map_or(0, |allow| allow.grants.len());
     let what = match &api.surface {
         Some(Surface::Operations(operations)) => count(operations.len(), "operation"),
-        Some(Surface::Raw(reason)) => format!("raw (\"{}\")", reason.value),
+        Some(Surface::Raw(reason)) if api.methods.is_empty() => format!("raw (\"{}\")", reason.value),
+        Some(Surface::Raw(reason)) => {
+            let methods: Vec<&str> = api.methods.iter().map(|method| method.value.0.name()).collect();
+            format!("raw (\"{}\") for {}", reason.value, methods.join(" "))
+        }
         Some(Surface::Closed(_)) | None => return "closed to everybody".to_owned(),
     };
     let gate = match api.allow.as_ref().map(|allow| &allow.mode) {

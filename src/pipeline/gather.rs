@@ -7,13 +7,11 @@ use crate::http::BodyLength;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::serve::Client;
-use crate::snapshot::Operation;
 use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline};
 
-/// Receives the body into `x.body`, up to the operation's bound. Where all policies that want it only observe, a body past
-/// the bound is held no further: it goes on as it comes, and their verdict is unknown.
+/// Receives the body into `x.body`, up to the bound that `incoming` has: that of the operation.
 ///
 /// # Errors
 /// The client's side failed, the body is larger than it may be, or the node is short of memory.
@@ -21,10 +19,8 @@ pub async fn hold(
     x: &mut Exchange,
     client: &Client<'_>,
     incoming: &mut Incoming,
-    operation: &Operation,
     core: &Core,
 ) -> Result<(), Fail> {
-    let _ = operation;
     // What is held is what memory goes to first; who streams goes on.
     if core.node.pressure.memory.level() == Level::Critical {
         return Err(Fail::Client(MEMORY_SHORT));

@@ -141,7 +141,8 @@ pub fn encode_head(
     route.operation.response_edits.apply(fields, &x.response.bytes, &mut skip, &mut inserts);
     let strict = x.secure && route.operation.strict_transport && takes_strict_transport(x.host());
     let decided = route.operation.response_edits.decided();
-    secure_response(fields, &x.response.bytes, decided, strict, &mut skip, &mut inserts);
+    let status = x.response.table.status;
+    secure_response(status, fields, &x.response.bytes, decided, strict, &mut skip, &mut inserts);
     if !keep {
         inserts.extend_from_slice(CONNECTION_CLOSE);
     } else if old_client {

@@ -152,7 +152,7 @@ async fn walk(
                 || forward::may_be_repeated(x, &view.upstreams[*upstream].upstream);
             if holds
                 && framing != BodyLength::None
-                && let Err(fail) = gather::hold(x, client, incoming, operation, core).await
+                && let Err(fail) = gather::hold(x, client, incoming, core).await
             {
                 return answer::failed(x, client, incoming, fail, core).await;
             }

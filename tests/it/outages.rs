@@ -5,6 +5,7 @@
 //!   `openid::a_node_that_is_there_before_its_provider_admits_nobody_until_it_has_the_keys`,
 //!   `control_keys::an_issuer_in_trouble_takes_no_key_away`;
 //! * the reader of the audit log: `audit::a_refusal_that_cannot_be_put_on_record_is_answered_503`;
+//! * a revocation list: `client_certificates::a_list_that_has_ended_is_remarked_and_lets_nobody_in`;
 //! * a bad certificate: `certificates::a_changed_certificate_is_shown_and_an_unfit_one_is_not`.
 
 use std::io::{BufRead, BufReader};

@@ -105,6 +105,7 @@ impl Edits {
 /// The security fields that a response of an upstream gets, and the banners that it loses. About fields in `decided` the
 /// operator has decided.
 pub fn secure_response(
+    status: u16,
     fields: &FieldTable,
     bytes: &[u8],
     decided: KnownSet,
@@ -126,7 +127,10 @@ pub fn secure_response(
         Known::ContentSecurityPolicy,
         Known::XFrameOptions,
     ]);
-    if decided.is_empty() && !fields.has_any(&SENT) {
+    if status == 304 {
+        // RFC 9111 §3.2: a cache puts the fields of a 304 in the place of those that it has stored. Upstreams leave out there what
+        // does not change, and ours would replace it; what is stored has ours already if it lacked its own.
+    } else if decided.is_empty() && !fields.has_any(&SENT) {
         inserts.extend_from_slice(ALL);
     } else {
         let settled = |known: Known| fields.has(known) || decided.contains(known);
@@ -208,12 +212,25 @@ mod tests {
 
     /// What is added to a response with these fields, one name and value a line.
     fn added(lines: &str, edits: &Edits, strict: bool) -> (Vec<String>, usize) {
-        let head = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+        added_to(200, lines, edits, strict)
+    }
+
+    fn added_to(status: u16, lines: &str, edits: &Edits, strict: bool) -> (Vec<String>, usize) {
+        let head = format!("HTTP/1.1 {status} x\r\n{lines}\r\n");
         let mut table = ResponseTable::new();
         let parsed = parse_response(head.as_bytes(), &HeadLimits::DEFAULT, Method::Get, &mut table);
         assert_eq!(parsed, Ok(Parse::Complete { head_bytes: head.len() }), "{lines}");
         let (mut skip, mut inserts) = (FieldSet::EMPTY, Vec::new());
-        secure_response(&table.fields, head.as_bytes(), edits.decided(), strict, &mut skip, &mut inserts);
+        let status = table.status;
+        secure_response(
+            status,
+            &table.fields,
+            head.as_bytes(),
+            edits.decided(),
+            strict,
+            &mut skip,
+            &mut inserts,
+        );
         (String::from_utf8(inserts).expect("text").lines().map(str::to_owned).collect(), skip.len())
     }
 
@@ -238,6 +255,11 @@ mod tests {
         ] {
             assert_eq!(added(lines, &Edits::default(), false).0, expected, "{lines}");
         }
+    }
+
+    #[test]
+    fn what_is_stored_somewhere_is_not_overwritten() {
+        assert_eq!(added_to(304, "Server: a\r\n", &Edits::default(), true), (vec![STRICT.to_owned()], 1));
     }
 
     #[test]
