@@ -17,7 +17,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{
     EXCHANGE_TIMEOUT, Fail, NODE_DRAINED, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET,
 };
-use crate::pipeline::gather::invite;
+use crate::pipeline::gather::{invite, push_beginning};
 use crate::pipeline::respond;
 use crate::pipeline::serve::Client;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
@@ -429,10 +429,8 @@ async fn send_and_read(
     }
 
     invite(x, client, core).await?;
-    if !x.body.is_empty() {
-        // Held in vain: the policies that wanted it only observe, and it was too long for them.
-        out.extend_from_slice(&x.body);
-    }
+    // Held in vain: the policies that wanted it only observe, and it was too long for them.
+    push_beginning(out, &x.body, framing);
     let mut upload = pin!(transfer(incoming, client.transport, to, out, framing, core));
     let mut head = pin!(response_head(x, client, connection, core, times));
     let mut uploaded = None;

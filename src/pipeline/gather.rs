@@ -2,7 +2,7 @@
 
 use crate::accept::pressure::{Level, MEMORY_SHORT};
 use crate::h1::body::{Incoming, Piece};
-use crate::h1::encode::CONTINUE;
+use crate::h1::encode::{CHUNK_END, CHUNK_HEAD_BYTES_MAX, CONTINUE, chunk_head};
 use crate::http::BodyLength;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
@@ -11,7 +11,12 @@ use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline};
 
-/// Receives the body into `x.body`, up to the bound that `incoming` has: that of the operation.
+/// A body that no policy may refuse is held up to this many bytes: a longer one passes as it comes, and unread.
+pub const OBSERVED_BYTES_MAX: u64 = 1 << 20;
+
+/// Receives the body into `x.body`, up to the bound of the operation, which `incoming` has. If it is not `enforced`, because
+/// the policies that want it only observe, it is held up to [`OBSERVED_BYTES_MAX`] and as long as there is memory. Says
+/// whether all of it is there: what is held otherwise is its beginning.
 ///
 /// # Errors
 /// The client's side failed, the body is larger than it may be, or the node is short of memory.
@@ -19,13 +24,16 @@ pub async fn hold(
     x: &mut Exchange,
     client: &Client<'_>,
     incoming: &mut Incoming,
+    enforced: bool,
     core: &Core,
-) -> Result<(), Fail> {
+) -> Result<bool, Fail> {
+    let bytes_max = if enforced { u64::MAX } else { OBSERVED_BYTES_MAX };
     // What is held is what memory goes to first; who streams goes on.
     if core.node.pressure.memory.level() == Level::Critical {
-        return Err(Fail::Client(MEMORY_SHORT));
+        return if enforced { Err(Fail::Client(MEMORY_SHORT)) } else { Ok(false) };
     }
     x.body = match x.request.table.framing {
+        BodyLength::Length(length) if length > bytes_max => return Ok(false),
         BodyLength::Length(length) => Buffer::of(usize::try_from(length).unwrap_or(usize::MAX).min(SMALL)),
         _ => Buffer::small(),
     };
@@ -35,15 +43,22 @@ pub async fn hold(
                 let piece = incoming.bytes(range);
                 let (length, capacity) = (x.body.len(), x.body.capacity());
                 let grows = length + piece.len() > capacity;
+                let mut room = true;
                 if grows || capacity > SMALL {
                     // What is written is what takes memory: the piece, and where the body moves, all of it.
                     let written = piece.len() + if grows { length } else { 0 };
-                    core.node.pressure.take_room(written).map_err(Fail::Client)?;
+                    match core.node.pressure.take_room(written) {
+                        Err(reason) if enforced => return Err(Fail::Client(reason)),
+                        taken => room = taken.is_ok(),
+                    }
                 }
                 if grows && let BodyLength::Length(whole) = x.request.table.framing {
                     x.body.reserve_exact(usize::try_from(whole).unwrap_or(0).saturating_sub(length));
                 }
                 x.body.extend_from_slice(piece);
+                if !room || x.body.len() as u64 > bytes_max {
+                    return Ok(false);
+                }
             }
             Piece::Wanting => {
                 invite(x, client, core).await?;
@@ -51,10 +66,24 @@ pub async fn hold(
             }
             Piece::End => {
                 client.transport.socket().clear_deadline();
-                return Ok(());
+                return Ok(true);
             }
         }
     }
+}
+
+/// Appends the beginning of a body of which the rest is still to come, framed as the rest will be.
+pub fn push_beginning(out: &mut Buffer, held: &[u8], framing: BodyLength) {
+    if held.is_empty() {
+        return;
+    }
+    if framing != BodyLength::Chunked {
+        return out.extend_from_slice(held);
+    }
+    let mut head = [0; CHUNK_HEAD_BYTES_MAX];
+    out.extend_from_slice(chunk_head(held.len(), &mut head));
+    out.extend_from_slice(held);
+    out.extend_from_slice(CHUNK_END);
 }
 
 /// Sends `100 Continue` to a client that waits for it, once, and only when its head has been found in order.

@@ -146,17 +146,21 @@ async fn walk(
             answer::fixed(x, client, incoming, *status, body, content_type, core).await
         }
         Action::Forward { upstream, rewrite, host_of_upstream } => {
-            // A body is held only where a policy wants the whole of it, up to the operation's bound, or where it is small
-            // and may have to be sent again.
+            // A body is held only where a policy wants the whole of it, up to the operation's bound (or to a fixed one, if nobody
+            // may refuse it), or where it is small and may have to be sent again.
             let holds = operation.chain.wants_body()
                 || forward::may_be_repeated(x, &view.upstreams[*upstream].upstream);
-            if holds
-                && framing != BodyLength::None
-                && let Err(fail) = gather::hold(x, client, incoming, core).await
-            {
-                return answer::failed(x, client, incoming, fail, core).await;
+            let mut whole = true;
+            if holds && framing != BodyLength::None {
+                let enforced = operation.chain.enforces_body();
+                match gather::hold(x, client, incoming, enforced, core).await {
+                    Ok(held) => whole = held,
+                    Err(fail) => return answer::failed(x, client, incoming, fail, core).await,
+                }
             }
-            if operation.chain.wants_body() {
+            if !whole {
+                operation.chain.pass_unread(&core.state.borrow());
+            } else if operation.chain.wants_body() {
                 let verdict = operation.chain.run_body(x, &mut core.state.borrow_mut());
                 if let Verdict::Refuse(reason) = verdict {
                     return answer::refuse(x, client, incoming, *reason, core).await;

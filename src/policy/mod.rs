@@ -170,6 +170,13 @@ impl Chain {
         run(&self.links[self.body_from..], x, core)
     }
 
+    /// The body is too long for policies that only observe: what they would have said is unknown, and counted as that.
+    pub fn pass_unread(&self, core: &CoreState) {
+        for link in &self.links[self.body_from..] {
+            core.count_unknown(link.policy.index());
+        }
+    }
+
     /// Whether a policy wants the whole body before it is forwarded.
     pub fn wants_body(&self) -> bool {
         self.body_from < self.links.len()

@@ -71,6 +71,11 @@ impl CoreState {
         self.metrics.decision(policy, mode, decision);
     }
 
+    /// Counts that an observed policy could not say anything.
+    pub fn count_unknown(&self, policy: usize) {
+        self.metrics.decision(policy, RecordMode::Observe, Decision::Unknown);
+    }
+
     /// Gives the request its id.
     pub fn identify_request(&mut self, x: &mut Exchange, unix_ms: u64) {
         x.id = self.ids.next(unix_ms);

@@ -208,3 +208,60 @@ apis:
     }
     assert!(origin.saw_nothing_more());
 }
+
+#[test]
+fn what_only_observes_holds_no_more_than_a_mebibyte_and_says_that_it_does_not_know() {
+    let origin = Origin::plain();
+    let place = Place::new();
+    place.write("any.schema.json", r#"{ "type": "object" }"#);
+    let node = Node::start_in(
+        place,
+        "{ address: \"127.0.0.1:0\", tls: none }",
+        &format!(
+            "upstreams: {{ app: \"http://{}\" }}
+apis:
+  app:
+    to: app
+    raw: \"a test\"
+    sizes: {{ body: 16MiB }}
+    body: {{ schema: any.schema.json, mode: observe }}
+    allow: [{{ who: anyone }}]",
+            origin.address
+        ),
+    );
+    let counted = |result: &str| {
+        let page = fetch(&node, "/metrics");
+        let line = page.lines().find(|line| {
+            line.starts_with("ringwall_policy_decisions_total{")
+                && line.contains("policy=\"body\"")
+                && line.contains("mode=\"observe\"")
+                && line.contains(&format!("\"{result}\""))
+        });
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let body: Vec<u8> = (0..3u32 << 20).map(|at| (at % 251) as u8).collect();
+    let mut client = node.connect();
+    client.send(format!("POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()));
+    client.send(&body);
+    assert_eq!(client.answer().status, 200);
+    let seen = origin.next();
+    assert!(seen.body == body && seen.field("transfer-encoding").is_none());
+    client.send("POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for piece in body.chunks(70_001) {
+        client.send(format!("{:x}\r\n", piece.len()));
+        client.send(piece);
+        client.send("\r\n");
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(client.answer().status, 200);
+    let seen = origin.next();
+    assert!(seen.body == body && seen.field("content-length").is_none());
+    assert_eq!((counted("unknown"), counted("refused")), (2, 0));
+    // A short one is judged, passes all the same, and the connection goes on.
+    client.send(
+        "POST /short HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+    );
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(origin.next().body, b"[]");
+    assert_eq!((counted("unknown"), counted("refused")), (2, 1));
+}

@@ -6,7 +6,7 @@
 //!
 //! # Configuration
 //! `body: { schema: order.schema.json }`, the path relative to the configuration; JSON Schema draft 7 or 2020-12 (the
-//! default). `mode: observe` counts and lets pass.
+//! default). `mode: observe` counts and lets pass; it holds no more than 1 MiB, and counts a longer body as `unknown`.
 //!
 //! # Answers
 //! 415 `body_content_type` unless the body is declared as JSON without an encoding, and those of [`super::content_type`] where
