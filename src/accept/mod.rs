@@ -428,7 +428,13 @@ impl Open {
 
 /// Whether many clients come from an address: it is that of a trusted proxy.
 fn is_shared(core: &Core, address: IpAddr, index: u32) -> bool {
-    core.view().snapshot.listener(index).is_some_and(|listener| listener.trusted_proxies.contains(address))
+    // Whoever comes over a Unix socket has no address of its own.
+    address.is_unspecified()
+        || core
+            .view()
+            .snapshot
+            .listener(index)
+            .is_some_and(|listener| listener.trusted_proxies.contains(address))
 }
 
 impl Drop for Open {

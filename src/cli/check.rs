@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::config::model::{Api, GateMode, Limit, Listener, Maintenance, Mode, Surface, Tls};
 use crate::config::{self, Code, Config, ConfigError, Errors, Loaded};
 use crate::schema::{Options, Program};
-use crate::snapshot::compile::{Kept, addresses, compile};
+use crate::snapshot::compile::{Kept, compile};
 
 /// A keyword of a schema is accepted but judges nothing.
 pub const SCHEMA_REMARK: Code = Code::new(1703);
@@ -75,7 +75,6 @@ fn compiled(mut loaded: Loaded) -> Result<Loaded, Errors> {
         errors.extend(list);
         errors
     };
-    addresses(&loaded.config).map_err(|list| refuse(&loaded, list))?;
     let mut kept = Kept::default();
     compile(&loaded.config, 0, &mut kept, None).map_err(|list| refuse(&loaded, list))?;
     let notes = schema_notes(&loaded.config);

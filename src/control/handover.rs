@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::listeners::Lent;
 use super::process_log::{Code, Line};
 use super::socket::Complaint;
+use crate::sys::address::Address;
 use crate::sys::descriptors::{DESCRIPTORS_MAX, pair, receive, send, take_standard_input};
 use crate::sys::socket::adopt_listener;
 
@@ -76,7 +77,7 @@ pub enum Item {
     /// A listening socket for requests.
     Listener {
         /// The address as the configuration has it.
-        wanted: SocketAddr,
+        wanted: String,
         /// The service manager listens on it as well.
         by_manager: bool,
     },
@@ -357,7 +358,13 @@ impl Inheritance {
             Item::Listener { wanted, by_manager } => {
                 let socket = TcpListener::from(descriptor);
                 adopt_listener(&socket)?;
-                self.lent.push(Lent { wanted, bound: socket.local_addr()?, socket, by_manager });
+                let wanted: Address = wanted.parse().map_err(io::Error::other)?;
+                let bound = match &wanted {
+                    // Its file was moved to its place when it was made: the kernel knows another name.
+                    Address::Unix(_) => wanted.clone(),
+                    Address::Tcp(_) => Address::Tcp(socket.local_addr()?),
+                };
+                self.lent.push(Lent { wanted, bound, socket, by_manager });
             }
             Item::Metrics(wanted) => self.metrics = Some((wanted, TcpListener::from(descriptor))),
             Item::Control(path) => self.control = Some((path, UnixListener::from(descriptor))),
@@ -443,7 +450,7 @@ mod tests {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         for _ in 0..sockets {
             let socket = crate::sys::socket::listen(nowhere, 1).expect("a port");
-            let item = Item::Listener { wanted: nowhere, by_manager: false };
+            let item = Item::Listener { wanted: nowhere.to_string(), by_manager: false };
             estate.sockets.push((item, socket.into()));
         }
         let metrics = TcpListener::bind(nowhere).expect("a port");

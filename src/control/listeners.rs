@@ -4,24 +4,49 @@
 //! address is taken first ([`Doors::bind`]), and only when the rest of the configuration is in order anybody can connect
 //! ([`Plan::listen`]), so that one that is refused has let nobody in.
 //!
+//! A Unix socket is one for all cores. Its file is made under another name, with its owner and mode, and moved to its place in
+//! one step; one that is there already is replaced only if nobody listens on it. It stays when its listener goes: a process that
+//! takes over has the same one.
+//!
 //! A socket that a core closes is gone with its last descriptor, so the supervisor gives up its own ([`Doors::leave`]) before
 //! the cores are told.
 
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::sys::socket::{bind, shares_its_address, start_listening};
+use crate::sys::address::Address;
+use crate::sys::socket::{bind, bind_unix, connect_start, shares_its_address, start_listening};
 use crate::worker::desk::{Desk, Order};
 use crate::worker::run::BACKLOG;
+
+/// An address that is to be listened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The address.
+    pub address: Address,
+    /// Who may connect to a Unix socket: the mode of its file.
+    pub mode: u32,
+    /// Whose its file is to be, user and group, where that is not this process's to choose anyhow.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl From<SocketAddr> for Wanted {
+    fn from(address: SocketAddr) -> Wanted {
+        Wanted { address: address.into(), mode: 0o660, owner: None }
+    }
+}
 
 /// A listening socket of somebody else's: of the process before this one, or of the service manager.
 #[derive(Debug)]
 pub struct Lent {
     /// The address as the configuration of the one that lends it has it: port 0 stays 0.
-    pub wanted: SocketAddr,
+    pub wanted: Address,
     /// What it is bound to.
-    pub bound: SocketAddr,
+    pub bound: Address,
     /// The socket.
     pub socket: TcpListener,
     /// The service manager listens on it as well, and goes on when we do not.
@@ -34,7 +59,7 @@ pub struct Refused {
     /// The place of the listener in the configuration.
     pub place: usize,
     /// Which address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// What the system said.
     pub error: io::Error,
 }
@@ -44,8 +69,8 @@ pub struct Refused {
 struct Door {
     /// Of [`crate::snapshot::Listener::id`].
     listener: u32,
-    wanted: SocketAddr,
-    bound: SocketAddr,
+    wanted: Address,
+    bound: Address,
     /// Each another queue of the kernel's, and whether it is the service manager's as well.
     sockets: Vec<(TcpListener, bool)>,
 }
@@ -72,23 +97,24 @@ impl Doors {
     ///
     /// # Errors
     /// The first address that cannot be had. Nothing has changed then.
-    pub fn bind(&self, wanted: &[SocketAddr], lent: &mut Vec<Lent>) -> Result<Plan, Refused> {
+    pub fn bind(&self, wanted: &[Wanted], lent: &mut Vec<Lent>) -> Result<Plan, Refused> {
         let mut known: Vec<&Door> = self.open.iter().collect();
         let mut plan = Vec::with_capacity(wanted.len());
-        for (place, &address) in wanted.iter().enumerate() {
-            if let Some(at) = known.iter().position(|door| door.wanted == address) {
+        for (place, wanted) in wanted.iter().enumerate() {
+            if let Some(at) = known.iter().position(|door| door.wanted == wanted.address) {
                 known.remove(at);
                 plan.push(None);
                 continue;
             }
-            let door = Door::new(address, self.cores, lent);
-            plan.push(Some(door.map_err(|error| Refused { place, address, error })?));
+            let door = Door::new(wanted, self.cores, lent);
+            let refused = |error| Refused { place, address: wanted.address.clone(), error };
+            plan.push(Some(door.map_err(refused)?));
         }
         Ok(Plan(plan))
     }
 
     /// Gives up the sockets of all listeners but these, before the cores close theirs. Returns the addresses.
-    pub fn leave(&mut self, but: &[u32]) -> Vec<SocketAddr> {
+    pub fn leave(&mut self, but: &[u32]) -> Vec<Address> {
         let gone = self.open.extract_if(.., |door| !but.contains(&door.listener));
         gone.map(|door| door.bound).collect()
     }
@@ -98,13 +124,13 @@ impl Doors {
     ///
     /// # Errors
     /// No descriptor is left for a core, or a core does not take what it is given.
-    pub fn open(&mut self, plan: Plan, listeners: &[u32], desks: &[Desk]) -> io::Result<Vec<SocketAddr>> {
+    pub fn open(&mut self, plan: Plan, listeners: &[u32], desks: &[Desk]) -> io::Result<Vec<Address>> {
         let mut opened = Vec::new();
         let mut result = Ok(());
         let doors = plan.0.into_iter().zip(listeners);
         for (mut door, listener) in doors.filter_map(|(door, listener)| Some((door?, *listener))) {
             door.listener = listener;
-            opened.push(door.bound);
+            opened.push(door.bound.clone());
             result = result.and(door.hand_out(desks));
             self.open.push(door);
         }
@@ -115,14 +141,14 @@ impl Doors {
     }
 
     /// The addresses, in the order of the configuration.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.open.iter().map(|door| door.bound).collect()
+    pub fn addresses(&self) -> Vec<Address> {
+        self.open.iter().map(|door| door.bound.clone()).collect()
     }
 
     /// Every socket with what it was wanted as, and whether it is the service manager's as well.
-    pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, &TcpListener, bool)> {
+    pub fn sockets(&self) -> impl Iterator<Item = (&Address, &TcpListener, bool)> {
         self.open.iter().flat_map(|door| {
-            door.sockets.iter().map(|(socket, by_manager)| (door.wanted, socket, *by_manager))
+            door.sockets.iter().map(|(socket, by_manager)| (&door.wanted, socket, *by_manager))
         })
     }
 }
@@ -134,45 +160,54 @@ impl Plan {
     /// The first address that cannot be listened on.
     pub fn listen(&self) -> Result<(), Refused> {
         for (place, door) in self.0.iter().enumerate() {
-            for (socket, _) in door.iter().flat_map(|door| &door.sockets) {
-                let address = door.as_ref().map_or_else(|| SocketAddr::from(([0; 4], 0)), |door| door.bound);
-                start_listening(socket, BACKLOG).map_err(|error| Refused { place, address, error })?;
+            let Some(door) = door else { continue };
+            for (socket, _) in &door.sockets {
+                let refused = |error| Refused { place, address: door.bound.clone(), error };
+                start_listening(socket, BACKLOG).map_err(refused)?;
             }
         }
         Ok(())
     }
 
     /// The addresses, by place.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.0.iter().flatten().map(|door| door.bound)
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.0.iter().flatten().map(|door| &door.bound)
     }
 }
 
 impl Door {
     /// A door at `wanted`, with a socket for each core where that can be had.
-    fn new(wanted: SocketAddr, cores: usize, lent: &mut Vec<Lent>) -> io::Result<Door> {
+    fn new(wanted: &Wanted, cores: usize, lent: &mut Vec<Lent>) -> io::Result<Door> {
+        let address = &wanted.address;
         // Of several at port 0 each has its own.
-        let first = lent.iter().find(|lent| lent.wanted == wanted).map(|lent| lent.bound);
-        let ours = lent.extract_if(.., |lent| lent.wanted == wanted && Some(lent.bound) == first);
+        let first = lent.iter().find(|lent| lent.wanted == *address).map(|lent| lent.bound.clone());
+        let ours = lent.extract_if(.., |lent| lent.wanted == *address && Some(&lent.bound) == first.as_ref());
         let mut sockets: Vec<_> = ours.map(|lent| (lent.socket, lent.by_manager)).collect();
-        let mut bound = first.unwrap_or(wanted);
-        if sockets.is_empty() {
-            for _ in 0..cores {
-                let socket = bind(bound)?;
-                // Port 0 means: one free port, the same on every core.
-                bound = socket.local_addr()?;
-                sockets.push((socket, false));
+        let mut bound = first.unwrap_or_else(|| address.clone());
+        match &mut bound {
+            Address::Unix(path) if sockets.is_empty() => {
+                sockets.push((unix_socket(path, wanted.mode, wanted.owner)?, false));
             }
-        } else {
-            while sockets.len() < cores && sockets.iter().all(|(socket, _)| shares_its_address(socket)) {
-                // Whoever made the others may have had rights that we have not: then cores share what there is.
-                match bind(bound) {
-                    Ok(socket) => sockets.push((socket, false)),
-                    Err(_) => break,
+            Address::Unix(_) => {}
+            Address::Tcp(bound) if sockets.is_empty() => {
+                for _ in 0..cores {
+                    let socket = bind(*bound)?;
+                    // Port 0 means: one free port, the same on every core.
+                    *bound = socket.local_addr()?;
+                    sockets.push((socket, false));
+                }
+            }
+            Address::Tcp(bound) => {
+                while sockets.len() < cores && sockets.iter().all(|(socket, _)| shares_its_address(socket)) {
+                    // Whoever made the others may have had rights that we have not: then cores share what there is.
+                    match bind(*bound) {
+                        Ok(socket) => sockets.push((socket, false)),
+                        Err(_) => break,
+                    }
                 }
             }
         }
-        Ok(Door { listener: 0, wanted, bound, sockets })
+        Ok(Door { listener: 0, wanted: address.clone(), bound, sockets })
     }
 
     /// Gives every core its sockets: all have one, and none is left over.
@@ -203,6 +238,35 @@ impl Door {
     }
 }
 
+/// A Unix socket at `path`, in the place of one that nobody listens on any more, and of nothing else.
+fn unix_socket(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<TcpListener> {
+    let in_use = |what: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => return in_use("what is there is no socket"),
+        Ok(_) => match connect_start(&path.into()) {
+            // One that is bound and does not listen yet says so too: whoever is about to would lose its file.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            _ => return in_use("somebody listens on it"),
+        },
+    }
+    // Under a name of its own until owner and mode are right; nobody can connect before it listens.
+    let fresh = path.with_file_name(format!(".rw-{}", std::process::id()));
+    let _ = fs::remove_file(&fresh);
+    let socket = bind_unix(&fresh)?;
+    let moved = fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
+        .and_then(|()| match owner {
+            Some((user, group)) => std::os::unix::fs::chown(&fresh, Some(user), Some(group)),
+            None => Ok(()),
+        })
+        .and_then(|()| fs::rename(&fresh, path));
+    if moved.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    moved.map(|()| socket)
+}
+
 /// How often, and how long each time, a core is waited for whose desk is full.
 const TRIES_MAX: u32 = 2_000;
 const PAUSE: Duration = Duration::from_millis(1);
@@ -221,7 +285,7 @@ mod tests {
         let bound = first.local_addr().expect("bound");
         let mut all = vec![(first, false)];
         all.extend((1..sockets).map(|_| (bind(bound).expect("shared"), false)));
-        let door = Door { listener: 1, wanted: loopback(), bound, sockets: all };
+        let door = Door { listener: 1, wanted: loopback().into(), bound: bound.into(), sockets: all };
         let desks: Vec<Desk> = (0..cores).map(|_| Desk::new().expect("a desk")).collect();
         door.hand_out(&desks).expect("handed out");
         desks.iter().map(|desk| std::iter::from_fn(|| desk.take()).count()).collect()
@@ -240,15 +304,16 @@ mod tests {
     fn what_is_lent_is_used_for_its_address_and_the_rest_is_left() {
         let lend = |wanted: SocketAddr| {
             let socket = bind(wanted).expect("a port");
-            Lent { wanted, bound: socket.local_addr().expect("bound"), socket, by_manager: false }
+            let bound = socket.local_addr().expect("bound").into();
+            Lent { wanted: wanted.into(), bound, socket, by_manager: false }
         };
         let (one, other) = (lend(loopback()), lend(loopback()));
-        let (first, second) = (one.bound, other.bound);
+        let (first, second) = (one.bound.clone(), other.bound.clone());
         let stranger = lend("127.0.0.2:0".parse().expect("an address"));
         let mut lent = vec![one, stranger, other];
         let doors = Doors::new(2);
-        let plan = doors.bind(&[loopback(), loopback()], &mut lent).expect("bound");
-        assert_eq!(plan.addresses().collect::<Vec<_>>(), [first, second]);
+        let plan = doors.bind(&[loopback().into(), loopback().into()], &mut lent).expect("bound");
+        assert_eq!(plan.addresses().collect::<Vec<_>>(), [&first, &second]);
         assert!(plan.0.iter().flatten().all(|door| door.sockets.len() == 2), "one for each core");
         assert_eq!(lent.len(), 1);
     }
@@ -257,16 +322,45 @@ mod tests {
     fn an_address_that_somebody_else_has_is_refused_by_its_place() {
         let holder = TcpListener::bind(loopback()).expect("a port");
         let taken = holder.local_addr().expect("bound");
-        let refused = Doors::new(1).bind(&[loopback(), taken], &mut Vec::new()).expect_err("taken");
+        let refused =
+            Doors::new(1).bind(&[loopback().into(), taken.into()], &mut Vec::new()).expect_err("taken");
         assert_eq!((refused.place, refused.error.kind()), (1, io::ErrorKind::AddrInUse));
     }
 
     #[test]
     fn nobody_can_connect_before_the_rest_is_in_order() {
-        let plan = Doors::new(1).bind(&[loopback()], &mut Vec::new()).expect("bound");
-        let address = plan.addresses().next().expect("one");
+        let plan = Doors::new(1).bind(&[loopback().into()], &mut Vec::new()).expect("bound");
+        let Some(Address::Tcp(address)) = plan.addresses().next() else { panic!("one") };
         assert!(std::net::TcpStream::connect(address).is_err());
         plan.listen().expect("listens");
         assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+
+    #[test]
+    fn a_unix_socket_takes_the_place_of_a_dead_one_and_of_nothing_else() {
+        let path = std::env::temp_dir().join(format!("ringwall-door-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let wanted = Wanted { address: path.as_path().into(), mode: 0o600, owner: None };
+        let plan = || Doors::new(3).bind(std::slice::from_ref(&wanted), &mut Vec::new());
+        let first = plan().expect("bound");
+        assert_eq!(
+            connect_start(&wanted.address).expect_err("not yet").kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        first.listen().expect("listens");
+        connect_start(&wanted.address).expect("connected");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        let refused = plan().expect_err("somebody listens");
+        assert_eq!(refused.error.kind(), io::ErrorKind::AddrInUse);
+        connect_start(&wanted.address).expect("still there");
+        drop(first);
+        // The file outlives its socket; then it is in nobody's use.
+        assert!(path.exists());
+        plan().expect("bound again").listen().expect("listens");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, "no socket").expect("a file");
+        assert_eq!(plan().expect_err("no socket").error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read(&path).expect("still there"), b"no socket");
+        let _ = fs::remove_file(&path);
     }
 }

@@ -14,7 +14,7 @@ use super::listeners::Lent;
 use super::process_log::{Code, Line};
 use crate::sys::descriptors::take_passed;
 use crate::sys::privileges::monotonic_microseconds;
-use crate::sys::socket::adopt_listener;
+use crate::sys::socket::{adopt_listener, bound_address};
 
 /// The service manager listens on something that is not in the configuration.
 pub const SOCKET_UNWANTED: Code = Code::new(6078, "a socket that was passed to us is not used");
@@ -101,8 +101,8 @@ pub fn passed_sockets() -> Vec<Lent> {
             let lent = take_passed(descriptor).and_then(|owned| {
                 let socket = TcpListener::from(owned);
                 adopt_listener(&socket)?;
-                let bound = socket.local_addr()?;
-                Ok(Lent { wanted: bound, bound, socket, by_manager: true })
+                let bound = bound_address(&socket)?;
+                Ok(Lent { wanted: bound.clone(), bound, socket, by_manager: true })
             });
             lent.map_err(|error| {
                 Line::warn(SOCKET_UNWANTED)

@@ -20,7 +20,7 @@ use crate::config::bind::Spanned;
 use crate::config::error::{Code as ConfigCode, ConfigError, Errors};
 use crate::config::load::Loaded;
 use crate::config::model::{self as written, Config};
-use crate::config::unit::Address;
+use crate::config::unit;
 use crate::control::admin::{Admin, Format, Pages};
 use crate::control::block::Blocklist;
 use crate::control::guard::{ROOM, ROOM_LESS};
@@ -50,6 +50,7 @@ use crate::policy::limit::table::Table;
 use crate::snapshot::Snapshot;
 use crate::snapshot::compile::{Kept, addresses, compile};
 use crate::snapshot::names::SnapshotNames;
+use crate::sys::address::Address;
 use crate::sys::privileges::{self, User};
 use crate::worker::core::Node;
 use crate::worker::driver::{Choice, Driver, Wanted};
@@ -305,7 +306,7 @@ fn start_with(
     let descriptors = privileges::raise_descriptor_limit().unwrap_or(DESCRIPTORS);
 
     // Everything that needs privileges comes first.
-    let wanted = addresses(config).map_err(|errors| refused(&loaded, errors))?;
+    let wanted = addresses(config);
     let cores = core_count(config);
     let mut doors = Doors::new(cores.len());
     let unavailable_here = |why: Refused| refused(&loaded, vec![unavailable(config, &why)]);
@@ -498,7 +499,7 @@ impl Core0 {
 
 impl Running {
     /// The addresses that are listened on, in the order of the configuration.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<Address> {
         self.doors.addresses()
     }
 
@@ -698,7 +699,7 @@ impl Running {
             all
         };
         let unavailable_here = |why: Refused| refuse(vec![unavailable(&loaded.config, &why)]);
-        let wanted = addresses(&loaded.config).map_err(refuse)?;
+        let wanted = addresses(&loaded.config);
         let plan = self.doors.bind(&wanted, &mut Vec::new()).map_err(unavailable_here)?;
         let mut snapshot = compile(&loaded.config, generation, &mut self.kept, Some(self.control.parts()))
             .map_err(refuse)?;
@@ -822,7 +823,7 @@ impl Running {
         let told = |error: io::Error| error.to_string();
         let mut estate = Estate { generation: self.generation, sockets: Vec::new() };
         for (wanted, socket, by_manager) in self.doors.sockets() {
-            let item = Item::Listener { wanted, by_manager };
+            let item = Item::Listener { wanted: wanted.to_string(), by_manager };
             estate.sockets.push((item, socket.try_clone().map_err(told)?.into()));
         }
         if let Some((wanted, socket)) = &self.faces.metrics {
@@ -959,7 +960,7 @@ fn unavailable(config: &Config, why: &Refused) -> ConfigError {
     let title = format!("`{}` cannot be listened on: {}", why.address, why.error);
     let span = config.listen.get(why.place).map(|listener| listener.address.span).unwrap_or_default();
     let fix = match why.error.kind() {
-        io::ErrorKind::AddrInUse => "stop the other program that listens there, or take another port",
+        io::ErrorKind::AddrInUse => "stop the other program that listens there, or take another port or path",
         io::ErrorKind::AddrNotAvailable => "take an address of this machine, or `[::]` for all of them",
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 take CAP_NET_BIND_SERVICE, which a process that became `node.user` has given up: restart it"
@@ -1147,8 +1148,8 @@ fn bind_admin(
 ) -> Result<Option<(SocketAddr, Admin)>, StartError> {
     let address = match config.node.metrics.as_ref().map(|metrics| &metrics.value) {
         None => SocketAddr::from(([127, 0, 0, 1], 9901)),
-        Some(written::Metrics::At(Address::Tcp(address))) => *address,
-        Some(written::Metrics::At(Address::Unix(_))) => {
+        Some(written::Metrics::At(unit::Address::Tcp(address))) => *address,
+        Some(written::Metrics::At(unit::Address::Unix(_))) => {
             return Err(StartError::System("node.metrics: a Unix socket is not in this version".into()));
         }
         Some(written::Metrics::Nowhere) => return Ok(None),

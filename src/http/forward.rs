@@ -166,6 +166,9 @@ pub struct Client<'a> {
     pub host: &'a [u8],
 }
 
+/// RFC 7239 §6.2: the identity of whoever comes over a Unix socket.
+const UNKNOWN: &[u8] = b"unknown";
+
 /// Appends `X-Forwarded-For`: the hops that trusted proxies named, the client first, and then where the connection comes from.
 pub fn x_forwarded_for(out: &mut Vec<u8>, hops: impl Iterator<Item = IpAddr>, client: &Client<'_>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
@@ -173,7 +176,10 @@ pub fn x_forwarded_for(out: &mut Vec<u8>, hops: impl Iterator<Item = IpAddr>, cl
         push_address(out, hop);
         out.extend_from_slice(b", ");
     }
-    push_address(out, client.address);
+    match client.address.is_unspecified() {
+        true => out.extend_from_slice(UNKNOWN),
+        false => push_address(out, client.address),
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -210,6 +216,10 @@ pub fn forwarded(out: &mut Vec<u8>, hops: impl Iterator<Item = IpAddr>, client: 
 
 /// RFC 7239 §6: an IPv6 address stands in brackets, and as those and colons are no token bytes, in quotes.
 fn push_for(out: &mut Vec<u8>, address: IpAddr) {
+    if address.is_unspecified() {
+        out.extend_from_slice(b"for=");
+        return out.extend_from_slice(UNKNOWN);
+    }
     out.extend_from_slice(if address.is_ipv6() { b"for=\"[" } else { b"for=" });
     push_address(out, address);
     if address.is_ipv6() {
@@ -337,6 +347,18 @@ mod tests {
         {
             assert!(!is_forbidden_trailer(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn who_comes_over_a_unix_socket_is_unknown() {
+        let mut out = Vec::new();
+        let client = Client { address: IpAddr::from([0_u16; 8]), proto: b"http", host: b"" };
+        x_forwarded_for(&mut out, std::iter::empty(), &client);
+        forwarded(&mut out, [IpAddr::from([192, 0, 2, 7])].into_iter(), &client);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "X-Forwarded-For: unknown\r\nForwarded: for=192.0.2.7, for=unknown;proto=http\r\n"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@ mod listen;
 mod origins;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use crate::config::source::Span;
 use crate::config::unit;
 use crate::control::Parts;
 use crate::control::address_lists::AddressLists;
+use crate::control::listeners::Wanted;
 use crate::control::process_log::{Code as LogCode, Line};
 use crate::control::watch::Subscription;
 use crate::http::forward::RenamedIdentity;
@@ -40,6 +40,7 @@ use crate::snapshot::names::SnapshotNames;
 use crate::snapshot::{
     self, Action, Api, HeadMax, IdentityFields, Keep, Listener, Operation, Rewrite, Snapshot,
 };
+use crate::sys::privileges::{self, User};
 use crate::tls::ServerProfile;
 use crate::tls::certificate::{self, Certificate};
 use crate::tls::client_certificates::ClientTrust;
@@ -56,8 +57,6 @@ pub const CERTIFICATE: Code = Code::new(1120);
 pub const SLOW_KEY: Code = Code::new(1121);
 /// What an upstream's certificate is to be verified with is not fit for use.
 pub const UPSTREAM_TRUST: Code = Code::new(1220);
-/// A listener or target that this version cannot open.
-pub const UNIX_SOCKET: Code = Code::new(1130);
 
 /// A key store that changed is in force.
 pub const STORE_TAKEN: LogCode = LogCode::new(6016, "a changed key store is in force");
@@ -885,29 +884,21 @@ fn narrow(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX).min(usize::from(u16::MAX))
 }
 
-/// The TCP addresses that the listeners want, in their order.
-///
-/// # Errors
-/// A listener that this version cannot open.
-pub fn addresses(config: &written::Config) -> Result<Vec<SocketAddr>, Vec<ConfigError>> {
-    let mut errors = Vec::new();
-    let addresses = config
-        .listen
-        .iter()
-        .filter_map(|listener| match &listener.address.value {
-            unit::Address::Tcp(address) => Some(*address),
-            unit::Address::Unix(_) => {
-                errors.push(
-                    ConfigError::new(
-                        UNIX_SOCKET,
-                        "listening on a Unix socket is not in this version",
-                        listener.address.span,
-                    )
-                    .expected("an IP address with a port"),
-                );
-                None
-            }
-        })
-        .collect();
-    if errors.is_empty() { Ok(addresses) } else { Err(errors) }
+/// The addresses that the listeners want, in their order.
+pub fn addresses(config: &written::Config) -> Vec<Wanted> {
+    // What root makes belongs to whom this process becomes.
+    let owner = match &config.node.user {
+        Some(name) if privileges::effective_user() == 0 => User::find(&name.value).ok(),
+        _ => None,
+    };
+    let owner = owner.map(|user| (user.user, user.group));
+    let wanted = |listener: &written::Listener| Wanted {
+        address: match &listener.address.value {
+            unit::Address::Tcp(address) => (*address).into(),
+            unit::Address::Unix(path) => path.as_path().into(),
+        },
+        mode: listener.permissions.map_or(0o660, |permissions| permissions.value.0),
+        owner,
+    };
+    config.listen.iter().map(wanted).collect()
 }

@@ -1,6 +1,6 @@
 //! Where a stream socket is: TCP or Unix.
 //!
-//! Called by whatever connects ([`super::socket::connect_start`], the probes of the control thread).
+//! Called by whatever connects ([`super::socket::connect_start`], the probes of the control thread) and by what listens.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -49,11 +49,36 @@ impl From<&Path> for Address {
     }
 }
 
+/// What [`fmt::Display`] writes.
+impl std::str::FromStr for Address {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Address, Self::Err> {
+        match text.strip_prefix("unix:") {
+            Some(path) => Ok(Address::Unix(Path::new(path).into())),
+            None => text.parse().map(Address::Tcp),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(address) => address.fmt(f),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written() {
+        for text in ["127.0.0.1:80", "[::1]:443", "unix:/run/a.sock"] {
+            assert_eq!(text.parse::<Address>().expect(text).to_string(), text);
+        }
+        assert!("localhost:80".parse::<Address>().is_err());
     }
 }

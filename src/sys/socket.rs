@@ -77,6 +77,34 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(std::net::TcpListener::from(socket))
 }
 
+/// As [`bind`], a Unix socket, whose path must be free; non-blocking and `CLOEXEC`. The type says TCP; what is done with it
+/// is the same.
+///
+/// # Errors
+/// Those of `socket` and `bind`.
+pub fn bind_unix(path: &Path) -> io::Result<std::net::TcpListener> {
+    let socket = family_socket(libc::AF_UNIX, true)?;
+    let (storage, length) = unix_sockaddr(path)?;
+    // SAFETY: `storage` is a valid sockaddr of `length` bytes for the duration of the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), length) })?;
+    Ok(std::net::TcpListener::from(socket))
+}
+
+/// Where a listening socket of either kind is.
+///
+/// # Errors
+/// Those of `getsockname`; a Unix socket without a path.
+pub fn bound_address(socket: &std::net::TcpListener) -> io::Result<Address> {
+    if option(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)? != libc::AF_UNIX {
+        return socket.local_addr().map(Address::Tcp);
+    }
+    let unix = std::os::unix::net::UnixListener::from(OwnedFd::from(socket.try_clone()?));
+    match unix.local_addr()?.as_pathname() {
+        Some(path) => Ok(Address::from(path)),
+        None => Err(io::Error::new(io::ErrorKind::InvalidInput, "a Unix socket without a path")),
+    }
+}
+
 /// The second half of [`listen`]. On a socket that listens already it changes the backlog.
 ///
 /// # Errors
@@ -90,13 +118,17 @@ pub fn start_listening(socket: &std::net::TcpListener, backlog: i32) -> io::Resu
 /// address is not looked at.
 ///
 /// # Errors
-/// It is no TCP socket that listens, or those of `setsockopt` and `fcntl`.
+/// It is no TCP or Unix socket that listens, or those of `setsockopt` and `fcntl`.
 pub fn adopt_listener(socket: &std::net::TcpListener) -> io::Result<()> {
     let is_tcp = option(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL)? == libc::IPPROTO_TCP;
-    if !is_tcp || option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no TCP socket that listens"));
+    let is_stream = option(socket, libc::SOL_SOCKET, libc::SO_TYPE)? == libc::SOCK_STREAM;
+    let is_unix = option(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)? == libc::AF_UNIX && is_stream;
+    if !(is_tcp || is_unix) || option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no TCP or Unix socket that listens"));
     }
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    if is_tcp {
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    }
     socket.set_nonblocking(true)
 }
 
@@ -214,6 +246,9 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Result<()> 
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, wanted) }).map(|_| ())
 }
 
+/// The peer of a connection over a Unix socket: no TCP connection comes from this address.
+pub const UNIX_PEER: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
+
 /// Accepts one connection if one is waiting. The accepted socket is `CLOEXEC`, and non-blocking if asked.
 ///
 /// # Errors
@@ -230,8 +265,10 @@ pub fn accept(listener: BorrowedFd<'_>, nonblocking: bool) -> io::Result<(std::n
     let stream = unsafe { std::net::TcpStream::from_raw_fd(fd) };
     // SAFETY: zeroed storage is a valid `sockaddr_storage`; the kernel wrote a prefix of it.
     let storage = unsafe { storage.assume_init() };
-    let address =
-        from_sockaddr(&storage).ok_or_else(|| io::Error::other("accepted a socket of no IP family"))?;
+    let address = match i32::from(storage.ss_family) {
+        libc::AF_UNIX => UNIX_PEER,
+        _ => from_sockaddr(&storage).ok_or_else(|| io::Error::other("accepted a socket of no family"))?,
+    };
     Ok((stream, address))
 }
 

@@ -1,5 +1,7 @@
 //! What policies and the log keep per core. It outlives reloads; what belongs to a configuration is in its view.
 
+use std::net::IpAddr;
+
 use crate::accept::ends::Visit;
 use crate::h1::downstream::Link;
 use crate::http::date::DateLine;
@@ -123,8 +125,8 @@ impl CoreState {
             time_ms,
             request_id: self.ids.next(time_ms),
             listener: snapshot.listener_name(visit.listener),
-            client: Some(visit.peer.ip()),
-            peer: Some(visit.peer),
+            client: known(visit.peer.ip()),
+            peer: known(visit.peer.ip()).map(|_| visit.peer),
             tls: visit.agreed.version,
             alpn: visit.agreed.alpn,
             duration_us: visit.duration_ms * 1_000,
@@ -195,6 +197,11 @@ impl Taken {
     }
 }
 
+/// An address that is one: whoever comes over a Unix socket has none, and the log says nothing of it.
+fn known(address: IpAddr) -> Option<IpAddr> {
+    (!address.is_unspecified()).then_some(address)
+}
+
 /// What the logs say of an exchange, as it stands.
 #[inline]
 fn describe<'x>(
@@ -214,8 +221,8 @@ fn describe<'x>(
         time_ms: unix_ns / 1_000_000,
         request_id: x.id,
         listener: snapshot.listener_name(listener),
-        client: Some(x.client),
-        peer: Some(x.peer),
+        client: known(x.client),
+        peer: known(x.peer.ip()).map(|_| x.peer),
         tls: x.agreed.version,
         alpn: x.agreed.alpn,
         protocol: match x.request.table.version {

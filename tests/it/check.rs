@@ -279,6 +279,8 @@ const SLIPS: &[Slip] = &[
     (KEYS, "get: /healthz", "get: /healthz, timeout: 6s", &[(1258, "6s")]),
     (KEYS, "get: /healthz", "connect: tls", &[(1258, "\"http://10.0.3.11"), (1258, "\"http://10.0.3.12")]),
     (DROP_IN, TARGET, "{ targets: \"unix:/a\", health: { get: /, port: 80 } }", &[(1258, "\"unix")]),
+    (DROP_IN, "domains:", "permissions: \"0660\", domains:", &[(1130, "\"0660")]),
+    (DROP_IN, "\"[::]:443\", ", "\"unix:/a\", permissions: 660, ", &[(1130, "660")]),
     (DROP_IN, TARGET, "\"srv+https://_a._tcp.b:80\"", &[(1250, "\"srv+https")]),
     (DROP_IN, TARGET, "\"srv+https://127.0.0.1\"", &[(1250, "\"srv+https")]),
     (DROP_IN, TARGET, "\"srv+ftp://_a._tcp.b\"", &[(1250, "\"srv+ftp")]),

@@ -681,3 +681,125 @@ fn check_reads_files_of_targets_too() {
     let (code, text) = check();
     assert_eq!(code, Some(0), "{text}");
 }
+
+/// A client over the Unix socket at `path`.
+fn over(path: &Path) -> std::os::unix::net::UnixStream {
+    let stream = std::os::unix::net::UnixStream::connect(path).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// What is answered to a request that asks for the end of the connection.
+fn exchange_over(path: &Path, request: &str) -> String {
+    let mut stream = over(path);
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("to the end");
+    answer
+}
+
+fn listening_on_unix(place: Place, more: &str, target: SocketAddr) -> Node {
+    let text = text_of(&format!("\"http://{target}\""), None).replace(
+        "listen: { address: \"127.0.0.1:0\", tls: none }",
+        &format!(
+            "listen: [{{ address: \"127.0.0.1:0\", tls: none }}, {{ address: \"unix:in.sock\", tls: none{more} }}]"
+        ),
+    );
+    Node::start_whole(place, &text, &[])
+}
+
+#[test]
+fn a_listener_on_a_unix_socket_serves_like_any_other() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (backend, address) = Backend::tcp("one", "127.0.0.1:0");
+    let place = Place::new();
+    let path = place.path().join("in.sock");
+    // One that nobody listens on any more is no obstacle.
+    drop(UnixListener::bind(&path).expect("a socket"));
+    let node = listening_on_unix(place, ", permissions: \"0606\"", address);
+    assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o606);
+    let close = "GET /a HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\nConnection: close\r\n\r\n";
+    // Each core has its share of the one queue, and all of it works.
+    for _ in 0..20 {
+        let answer = exchange_over(&path, close);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("one"), "{answer}");
+    }
+    // Nobody is believed who was not trusted, and there is no address to tell.
+    assert!(backend.last_head().contains("X-Forwarded-For: unknown\r\n"), "{}", backend.last_head());
+    let log = node.log(20);
+    assert!(log.iter().all(|line| line.get("client").is_none() && line.get("peer").is_none()), "{log:?}");
+    assert!(log[0]["listener"].as_str().is_some_and(|name| name.ends_with("in.sock")), "{log:?}");
+
+    // A body in both directions, a pipeline, and an end by the client.
+    let mut stream = over(&path);
+    let large = "x".repeat(1 << 20);
+    stream
+        .write_all(
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", large.len()).as_bytes(),
+        )
+        .expect("sent");
+    let mut writer = stream.try_clone().expect("a second handle");
+    let sent = thread::spawn(move || writer.write_all(large.as_bytes()).expect("sent"));
+    let mut answer = vec![0; (1 << 20) + 3];
+    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).expect("a line");
+    }
+    reader.read_exact(&mut answer).expect("the whole body");
+    sent.join().expect("sent");
+    assert!(answer.starts_with(b"onexxx"));
+    stream
+        .write_all(&[close.replace("close", "keep-alive").as_bytes(), close.as_bytes()].concat())
+        .expect("sent");
+    let mut both = String::new();
+    reader.read_to_string(&mut both).expect("to the end");
+    assert_eq!(both.matches("HTTP/1.1 200 OK").count(), 2, "{both}");
+
+    // Trusted, it may say whom it speaks for.
+    drop(node);
+    let place = Place::new();
+    let path = place.path().join("in.sock");
+    let node = listening_on_unix(place, ", trusted_proxies: unix", address);
+    exchange_over(&path, close);
+    assert!(
+        backend.last_head().contains("X-Forwarded-For: 192.0.2.9, unknown\r\n"),
+        "{}",
+        backend.last_head()
+    );
+    assert_eq!(node.log(1)[0]["client"], "192.0.2.9");
+}
+
+#[test]
+fn a_unix_socket_in_use_is_not_taken_and_one_that_drains_loses_nobody() {
+    let (backend, address) = Backend::tcp("one", "127.0.0.1:0");
+    let place = Place::new();
+    let path = place.path().join("in.sock");
+    let mut node = listening_on_unix(place, "", address);
+    let second = Place::new();
+    let text = std::fs::read_to_string(node.place.path().join("ringwall.yaml")).expect("a configuration");
+    let text = text.replace("unix:in.sock", &format!("unix:{}", path.display()));
+    let output = Command::new(env!("CARGO_BIN_EXE_ringwall"))
+        .args(["run", "-c"])
+        .arg(second.write("ringwall.yaml", &text))
+        .output()
+        .expect("ringwall run");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("somebody listens on it"), "{told}");
+    assert!(exchange_over(&path, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ends_with("one"));
+
+    // Who waits when the node ends is still served.
+    let mut waiting: Vec<_> = (0..20).map(|_| over(&path)).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+    }
+    node.signal("TERM");
+    for mut stream in waiting {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("to the end");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    node.wait_for("RW-6006");
+    assert_eq!(backend.count(), 21);
+}

@@ -109,6 +109,8 @@ impl Node {
         };
         node.address = word("listen");
         let listens = ready.split_whitespace().filter_map(|word| word.strip_prefix("listen="));
+        // A Unix socket is no such address.
+        let listens = listens.filter(|address| !address.starts_with("unix:"));
         node.addresses = listens.map(|address| address.parse().expect("an address")).collect();
         node.metrics = word("metrics");
         node

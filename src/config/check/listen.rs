@@ -2,6 +2,7 @@
 
 use super::super::bind::Bind;
 use super::super::error::{Code, ConfigError};
+use super::super::model::listen::PERMISSIONS;
 use super::super::model::{AddressEntry, Draft, Listener, Tls};
 use super::super::unit::Address;
 use super::unneeded;
@@ -47,6 +48,13 @@ pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>) {
 }
 
 fn one(listener: &Listener, bind: &mut Bind<'_>) {
+    if let (Some(permissions), Address::Tcp(_)) = (&listener.permissions, &listener.address.value) {
+        bind.error(
+            ConfigError::new(PERMISSIONS, "a port is no file: it has no mode", permissions.span)
+                .also(listener.address.span, "this is no Unix socket")
+                .fix("delete `permissions`; `allow_addresses` says who may connect"),
+        );
+    }
     match (&listener.tls, listener.redirect) {
         (None, None) => bind.error(
             ConfigError::new(

@@ -13,6 +13,8 @@ use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
 use crate::config::unit::{Address, FilePath, HostName};
 
+/// Not the mode of a file, or of none.
+pub const PERMISSIONS: Code = Code::new(1130);
 /// `redirect` of a listener is not `https`.
 pub const REDIRECT: Code = Code::new(1105);
 
@@ -42,6 +44,8 @@ pub struct Listener {
     pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
     /// Who may connect; nobody said: everybody.
     pub allow_addresses: Vec<Spanned<AddressEntry>>,
+    /// The mode of a Unix socket's file; 0660.
+    pub permissions: Option<Spanned<Permissions>>,
     /// Who may not.
     pub deny_addresses: Vec<Spanned<AddressEntry>>,
     /// The whole map.
@@ -168,6 +172,8 @@ pub static LISTENER: Table = Table {
     place: "listen[]",
     keys: &[
         Key::required("address", Address::SHAPE, "an IP address with a port, or a Unix socket"),
+        Key::optional("permissions", Permissions::SHAPE, "the mode of a Unix socket's file: who may connect")
+            .default("\"0660\""),
         Key::optional("domains", <Vec<HostName>>::SHAPE, "the names served here; others are answered 421")
             .default("any valid Host"),
         Key::optional("tls", Tls::SHAPE, "certificate and key, `self-signed`, or `none`"),
@@ -177,8 +183,12 @@ pub static LISTENER: Table = Table {
             "answer every request with a redirect to `https://`",
         ),
         Key::optional("insecure", Exception::SHAPE, "why `tls: none` is accepted here, and until when"),
-        Key::optional("trusted_proxies", <Vec<IpNet>>::SHAPE, "peers whose forwarding fields count")
-            .default("none"),
+        Key::optional(
+            "trusted_proxies",
+            <Vec<Proxy>>::SHAPE,
+            "peers whose forwarding fields count; `unix`: whoever comes over a Unix socket",
+        )
+        .default("none"),
         Key::optional("timeouts", ClientTimeouts::SHAPE, "how long clients may take"),
         Key::optional("client_address", ClientAddress::SHAPE, "their field that names the client")
             .default("x_forwarded_for"),
@@ -323,7 +333,10 @@ impl FromNode for Listener {
                 None if m.attempted("insecure") => Some(Exception::refused(span)),
                 insecure => insecure,
             };
-            let trusted_proxies: Vec<_> = m.optional("trusted_proxies").unwrap_or_default();
+            let trusted_proxies: Vec<Spanned<Proxy>> = m.optional("trusted_proxies").unwrap_or_default();
+            let trusted_proxies: Vec<Spanned<IpNet>> =
+                trusted_proxies.into_iter().map(|proxy| Spanned::new(proxy.value.0, proxy.span)).collect();
+            let permissions = m.optional("permissions");
             // What was refused is not missing.
             let refused = trusted_proxies.is_empty() && m.attempted("trusted_proxies");
             let client_address = m.optional("client_address").filter(|_| !refused);
@@ -343,6 +356,7 @@ impl FromNode for Listener {
                 proxy_protocol,
                 allow_addresses,
                 deny_addresses,
+                permissions,
                 timeouts,
                 span: m.span(),
             })
@@ -361,6 +375,42 @@ impl FromNode for ClientTimeouts {
                 idle: m.optional("idle"),
             })
         })
+    }
+}
+
+/// A network of proxies. `unix` stands for the address that no TCP connection comes from.
+struct Proxy(IpNet);
+
+impl FromNode for Proxy {
+    const SHAPE: Shape = Shape::Text("an IP address, a network such as `10.0.0.0/8`, or `unix`");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        match node.scalar() {
+            Some(scalar) if scalar.text == "unix" => {
+                Some(Proxy(IpNet::from(crate::sys::socket::UNIX_PEER.ip())))
+            }
+            _ => IpNet::from_node(node, bind).map(Proxy),
+        }
+    }
+}
+
+/// The mode of a file: `0660`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions(pub u32);
+
+impl FromNode for Permissions {
+    const SHAPE: Shape = Shape::Pattern("^0[0-7]{3}$", "0660");
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "four octal digits such as `\"0660\"`";
+        let text = bind.text(node, EXPECTED)?;
+        let digits = text.len() == 4 && text.starts_with('0');
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if digits => Some(Permissions(mode)),
+            _ => {
+                crate::config::bind::malformed(bind, node, PERMISSIONS, "this is no mode of a file", EXPECTED)
+            }
+        }
     }
 }
 

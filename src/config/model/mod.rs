@@ -20,7 +20,9 @@ use jiff::civil::Date;
 
 pub use api::{Api, ClientHost, IdentityField, Keep, Operation, Redirect, Respond, Route, Surface, To};
 pub use health::{Ask, Health, Statuses};
-pub use listen::{AddressEntry, Certificate, ClientAddress, ClientCa, Listener, ProxyProtocol, Tls};
+pub use listen::{
+    AddressEntry, Certificate, ClientAddress, ClientCa, Listener, Permissions, ProxyProtocol, Tls,
+};
 pub use login::{Algorithm, ApiKeys, Certificates, Claims, JwtKeys, Login, Method, Tokens};
 pub use maintenance::{Maintenance, Moment};
 pub use node::{Audit, Connections, Driver, Log, LogFormat, LogTarget, Metrics, NodeSettings, OnFull};
