@@ -228,6 +228,19 @@ impl Authority {
         Ok(facts)
     }
 
+    /// The names of the authorities that no list speaks for: whatever they have issued would be refused.
+    fn without(&self, lists: &Lists) -> Vec<String> {
+        use x509_parser::prelude::{FromDer, X509Name};
+        let spoken_for = |anchor: &&TrustAnchor<'static>| {
+            lists.lists.iter().any(|list| list.issuer() == anchor.subject.as_ref())
+        };
+        let name = |anchor: &TrustAnchor<'static>| {
+            let name = DistinguishedName::in_sequence(&anchor.subject);
+            X509Name::from_der(name.as_ref()).map(|(_, name)| name.to_string()).unwrap_or_default()
+        };
+        self.anchors.iter().filter(|anchor| !spoken_for(anchor)).map(name).collect()
+    }
+
     fn hints(&self) -> Vec<DistinguishedName> {
         let names = self.anchors.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
         let names: Vec<DistinguishedName> = names.collect();
@@ -378,6 +391,11 @@ impl ClientTrust {
     /// The lists that count now.
     pub fn lists(&self) -> Option<Arc<Lists>> {
         self.lists.as_ref().map(ArcSwap::load_full)
+    }
+
+    /// The names of the authorities that `lists` do not speak for: whatever they have issued would be refused.
+    pub fn without(&self, lists: &Lists) -> Vec<String> {
+        self.authority.without(lists)
     }
 
     /// From now on these lists count, also for connections that are open. Says whether they are other ones. For the control

@@ -617,6 +617,12 @@ fn a_list_that_changes_counts_at_once_for_new_connections_and_open_ones() {
     assert_eq!(ask(&mut connect(&node, address, Some("first")), "/one"), None);
     assert_eq!(ask(second, "/one").expect("answered").0, 200);
 
+    // Nor does that of another authority: nobody would come in any more.
+    replace(&node, "list.pem", &Authority::root("other.test").list(&[], until));
+    let told = node.wait_for("RW-6101");
+    assert!(told.contains("authority=CN=root.test") || told.contains("authority=\"CN=root.test\""), "{told}");
+    assert_eq!(ask(second, "/one").expect("answered").0, 200);
+
     // What is good again is good; DER is read as well as PEM.
     let pem = root.list(&[2], until);
     let der = rustls::pki_types::CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).expect("PEM");
@@ -917,6 +923,7 @@ fn what_cannot_be_asked_for_is_an_error_before_anything_runs() {
     place.write("ca.pem", &root.pem);
     place.write("nothing.pem", "nothing\n");
     place.write("list.pem", &root.list(&[], now_s() + DAY_S));
+    place.write("two.pem", &format!("{}{}", root.pem, Authority::root("other.test").pem));
     for (client_ca, code) in [
         ("ca.pem", None),
         ("{ file: ca.pem, crl: [list.pem, list.pem] }", None),
@@ -936,6 +943,14 @@ fn what_cannot_be_asked_for_is_an_error_before_anything_runs() {
         assert_eq!(check.status.success(), code.is_none(), "{client_ca}: {said}");
         assert!(code.is_none_or(|code| said.contains(code)), "{client_ca}: {said}");
     }
+    // Two authorities, and the list of one: that is no error, and nobody of the other comes in.
+    let text = crate::node::text_of(&listen("127.0.0.1", "{ file: two.pem, crl: list.pem }"), ONE);
+    let file = place.write("check.yaml", &text);
+    let check =
+        Command::new(env!("CARGO_BIN_EXE_ringwall")).args(["check", "--json", "-c"]).arg(&file).output();
+    let check = check.expect("ringwall check");
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && said.contains("RW-1157") && said.contains("CN=other.test"), "{said}");
 }
 
 const EXAMPLE: &str = include_str!("../../config/examples/client-certificates.yaml");

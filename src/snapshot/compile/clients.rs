@@ -24,6 +24,9 @@ pub const CRL_ENDED: Code = Code::new(1154);
 /// Revocation lists are so long that they slow handshakes down.
 pub const CRL_LONG: Code = Code::new(1155);
 
+/// An authority of the file has no revocation list.
+pub const CRL_OF_NONE: Code = Code::new(1157);
+
 /// Revocation lists that changed are in force.
 pub const CRL_TAKEN: LogCode = LogCode::new(6100, "changed revocation lists are in force");
 /// Revocation lists that changed cannot be used; the last good ones stay.
@@ -122,11 +125,15 @@ pub(super) fn trust(
     if let Some(parts) = compiler.parts {
         let (watched, paths) = (Arc::clone(&trust), paths.clone());
         compiler.watched.push(parts.watcher.subscribe(paths.clone(), move |_| match read(&paths) {
-            Ok((lists, _)) => {
-                if watched.renew(lists) {
-                    Line::info(CRL_TAKEN).with("files", paths.len()).emit();
+            Ok((lists, _)) => match newly_without(&watched, &lists) {
+                // The list of another authority in the wrong place would turn everybody away.
+                Some(name) => {
+                    let why = "no list speaks for this authority any more";
+                    Line::error(CRL_REFUSED).with("authority", name).with("why", why).emit();
                 }
-            }
+                None if watched.renew(lists) => Line::info(CRL_TAKEN).with("files", paths.len()).emit(),
+                None => {}
+            },
             Err((at, why)) => {
                 let path = paths.get(at).map(|path| path.display().to_string()).unwrap_or_default();
                 Line::error(CRL_REFUSED).with("file", path).with("why", why).emit();
@@ -151,6 +158,14 @@ pub(super) fn trust(
                         .why("each handshake of a client hashes the lists that speak of it, on a data thread"),
                 );
             }
+            for name in trust.without(&lists) {
+                kept.notes.push(
+                    ConfigError::note(CRL_OF_NONE, format!("no revocation list speaks for the authority `{name}`"), span)
+                        .also(asked.file.span, "it is in this file")
+                        .fix("add its list, or take the authority out of the file")
+                        .why("where there are lists every certificate needs one, so all that it has issued are refused"),
+                );
+            }
             trust.renew(lists);
             Some(trust)
         }
@@ -163,6 +178,12 @@ pub(super) fn trust(
             None
         }
     }
+}
+
+/// The first authority that the lists in force speak for, and `lists` do not.
+fn newly_without(trust: &ClientTrust, lists: &Lists) -> Option<String> {
+    let before = trust.lists().map(|before| trust.without(&before)).unwrap_or_default();
+    trust.without(lists).into_iter().find(|name| !before.contains(name))
 }
 
 /// Reads all lists; gives their bytes, too.
