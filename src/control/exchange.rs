@@ -16,7 +16,7 @@ use hyper::{HeaderMap, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
@@ -78,13 +78,17 @@ pub struct TlsTo {
     pub name: ServerName<'static>,
 }
 
-/// Connects to `address`, with TLS on top where asked.
+/// Connects to `address`, sends `first`, with TLS on top where asked.
 ///
 /// # Errors
 /// [`ExchangeError::Connect`] or [`ExchangeError::Tls`].
-pub async fn connect(address: &Address, tls: Option<&TlsTo>) -> Result<Box<dyn Stream>, ExchangeError> {
+pub async fn connect(
+    address: &Address,
+    first: &[u8],
+    tls: Option<&TlsTo>,
+) -> Result<Box<dyn Stream>, ExchangeError> {
     let refused = |error: std::io::Error| ExchangeError::Connect(error.to_string());
-    let stream: Box<dyn Stream> = match address {
+    let mut stream: Box<dyn Stream> = match address {
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await.map_err(refused)?;
             let _ = stream.set_nodelay(true);
@@ -92,6 +96,9 @@ pub async fn connect(address: &Address, tls: Option<&TlsTo>) -> Result<Box<dyn S
         }
         Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(refused)?),
     };
+    if !first.is_empty() {
+        stream.write_all(first).await.map_err(refused)?;
+    }
     match tls {
         None => Ok(stream),
         Some(tls) => {

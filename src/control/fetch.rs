@@ -279,7 +279,7 @@ impl Client {
         let mut last = ExchangeError::Connect("no address".to_owned());
         for address in addresses.into_iter().take(ADDRESSES_TRIED_MAX) {
             let address = Address::from(SocketAddr::new(address, url.port));
-            let connecting = exchange::connect(&address, tls.as_ref());
+            let connecting = exchange::connect(&address, b"", tls.as_ref());
             let stream = match exchange::within(CONNECT_TIME_MAX, connecting).await {
                 Some(Ok(stream)) => stream,
                 Some(Err(error)) => {

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use super::exchange::{self, AbortOnDrop, TlsTo};
 use super::jitter::Jitter;
 use super::process_log::{Code, Line};
+use crate::accept::proxy_protocol::{self, Announced, Version};
 use crate::sys::address::Address;
 
 /// The most bytes of a probe's answer that are read; a health page has no business being longer.
@@ -66,6 +67,8 @@ pub struct Plan {
     pub up_after: u32,
     /// Another port than the target's.
     pub port: Option<u16>,
+    /// Connections begin with a PROXY header of this version, which says that we speak for ourselves; not on another port.
+    pub proxy: Option<Version>,
 }
 
 impl Plan {
@@ -78,6 +81,7 @@ impl Plan {
             down_after: 2,
             up_after: 1,
             port: None,
+            proxy: None,
         }
     }
 }
@@ -270,7 +274,11 @@ async fn probe_once(probe: &Probe, tls: Option<&TlsTo>) -> Result<(), String> {
         Ask::Tcp => None,
         Ask::Tls | Ask::Get { .. } => tls,
     };
-    let stream = exchange::connect(&at, tls).await.map_err(|error| error.to_string())?;
+    let mut first = Vec::new();
+    if let (Some(version), None) = (probe.plan.proxy, probe.plan.port) {
+        proxy_protocol::write(&mut first, version, &Announced::Nobody);
+    }
+    let stream = exchange::connect(&at, &first, tls).await.map_err(|error| error.to_string())?;
     let Ask::Get { target, host, statuses } = &probe.plan.ask else { return Ok(()) };
     let authority = host.as_deref().unwrap_or(&probe.authority);
     let answered = exchange::get(stream, authority, target, "*/*", BODY_BYTES_MAX).await;

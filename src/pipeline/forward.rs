@@ -3,10 +3,12 @@
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::accept::proxy_protocol::Announced;
 use crate::h1::body::{Incoming, transfer};
 use crate::h1::encode::{CONNECTION_CLOSE, RequestLine, encode_request};
 use crate::h1::parse::{Parse, parse_response};
@@ -24,11 +26,11 @@ use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
 use crate::upstream::admission::admit;
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::{UPSTREAM_CONNECTIONS, connect};
+use crate::upstream::connect::{NOBODY, UPSTREAM_CONNECTIONS, connect};
 use crate::upstream::maglev::hash;
 use crate::upstream::pool::{Connection, CoreMember, CoreUpstream, InFlight};
 use crate::upstream::retry::pause_ms;
-use crate::upstream::{ChoiceKey, Upstream};
+use crate::upstream::{ChoiceKey, Introduction, Upstream};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport, pause};
 
@@ -289,7 +291,8 @@ async fn attempt(
     };
     let mut guard = member.begin();
     x.facts.target = member.target;
-    let kept = route.upstream.take(&member, core.coarse_ms());
+    let whose = upstream.introduction.proxy.map(|_| whose(x));
+    let kept = route.upstream.take(&member, whose, core.coarse_ms());
     let reused = kept.is_some();
     if !reused {
         // A kept connection that has died says nothing of its member: the next one may well be alive.
@@ -300,7 +303,8 @@ async fn attempt(
         Some(connection) => connection,
         // Nothing was sent: another member may be asked, whatever the method.
         None => {
-            let connected = connect(route.upstream, &member, core, total_ms).await;
+            let announced = whose.map(|source| announced(source, client));
+            let connected = connect(route.upstream, &member, announced.as_ref(), core, total_ms).await;
             let (reached, connection) = connected.map_err(|reason| {
                 if reason != UPSTREAM_CONNECTIONS {
                     route.upstream.failed(&member, core.clock.now_ns());
@@ -388,6 +392,18 @@ pub fn may_be_repeated(x: &Exchange, upstream: &Upstream) -> bool {
 /// (draft-ietf-httpapi-idempotency-key-header).
 fn is_told_apart(x: &Exchange) -> bool {
     x.fields().find_name(x.head_bytes(), b"idempotency-key").is_some()
+}
+
+/// Whom a PROXY header names. A port is known of the connection's own source only.
+fn whose(x: &Exchange) -> SocketAddr {
+    if x.client == x.source.ip() { x.source } else { SocketAddr::new(x.client, 0) }
+}
+
+/// What a PROXY header says: whose the connection is, and where the client's connection came in.
+#[cold]
+fn announced(source: SocketAddr, client: &Client<'_>) -> Announced {
+    let destination = client.transport.socket().local_address().unwrap_or(NOBODY);
+    Announced::Client { source, destination }
 }
 
 /// Sends the request and reads the head of the final response: one after the other where the whole request is here, side by
@@ -559,7 +575,7 @@ pub fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
         skip.insert(index);
     }
     let mut inserts = std::mem::take(&mut x.inserts);
-    forwarded_fields(x, client, &mut inserts);
+    forwarded_fields(x, client, route.upstream.upstream.introduction, &mut inserts);
     law::push_field(&mut inserts, b"X-Request-Id", &x.request_id);
     if x.request.table.body_unanticipated {
         // An origin that ignores this body must not find a request in it.
@@ -573,7 +589,7 @@ pub fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
 
 /// `X-Forwarded-*`: what was believed of trusted proxies is told on, what anybody else said is not, so that the first address
 /// is the client's.
-fn forwarded_fields(x: &Exchange, client: &Client<'_>, inserts: &mut Vec<u8>) {
+fn forwarded_fields(x: &Exchange, client: &Client<'_>, introduction: Introduction, inserts: &mut Vec<u8>) {
     let told = law::Client {
         address: x.source.ip(),
         proto: if client.listener.secure { b"https" } else { b"http" },
@@ -581,6 +597,9 @@ fn forwarded_fields(x: &Exchange, client: &Client<'_>, inserts: &mut Vec<u8>) {
     };
     law::x_forwarded_for(inserts, x.hops.iter().rev().copied(), &told);
     law::x_forwarded_proto_host(inserts, &told);
+    if introduction.forwarded {
+        law::forwarded(inserts, x.hops.iter().rev().copied(), &told);
+    }
 }
 
 /// Who is calling, for the upstream: set by us alone, after whatever a client sent under these names was dropped.

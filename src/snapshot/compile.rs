@@ -12,12 +12,14 @@ use std::time::Duration;
 use rustls::sign::CertifiedKey;
 
 use self::origins::Origins;
+use crate::accept::proxy_protocol::Version;
 use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
 use crate::config::source::Span;
 use crate::config::unit;
 use crate::control::Parts;
 use crate::control::address_lists::AddressLists;
+use crate::control::health::Plan;
 use crate::control::listeners::Wanted;
 use crate::control::process_log::{Code as LogCode, Line};
 use crate::control::watch::Subscription;
@@ -46,7 +48,8 @@ use crate::tls::certificate::{self, Certificate};
 use crate::tls::client_certificates::ClientTrust;
 use crate::tls::tickets::Tickets;
 use crate::upstream::{
-    self, Balance, ChoiceKey, Prober, Requests, Sticky, Timeouts, Upstream, breaker, eject, retry,
+    self, Balance, ChoiceKey, Introduction, Prober, Requests, Sticky, Timeouts, Upstream, breaker, eject,
+    retry,
 };
 
 /// A route that the router cannot hold.
@@ -380,7 +383,7 @@ impl Compiler<'_> {
                     &upstream.retry.pause
                 ),
                 (upstream.retry.on.iter().map(|status| status.value).collect::<Vec<_>>(), &upstream.eject),
-                &upstream.breaker,
+                (&upstream.breaker, upstream.proxy_protocol, upstream.forwarded),
                 upstream.health.as_ref().map(origins::plan),
             ));
             let compiled = match kept.upstreams.get(&name.value) {
@@ -411,9 +414,16 @@ impl Compiler<'_> {
                 Err(errors) => self.errors.extend(errors),
             }
         }
+        let introduction = Introduction {
+            proxy: upstream.proxy_protocol.map(|version| match version {
+                written::SentProxy::V1 => Version::V1,
+                written::SentProxy::V2 => Version::V2,
+            }),
+            forwarded: upstream.forwarded,
+        };
         let prober = self.parts.zip(upstream.health.as_ref()).map(|(parts, wanted)| Prober {
             health: parts.health.clone(),
-            plan: Arc::new(origins::plan(wanted)),
+            plan: Arc::new(Plan { proxy: introduction.proxy, ..origins::plan(wanted) }),
         });
         let parts = upstream::Parts {
             name: name.into(),
@@ -445,6 +455,7 @@ impl Compiler<'_> {
             },
             connections_max: u32::try_from(upstream.pool.connections_in_force()).unwrap_or(u32::MAX),
             idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
+            introduction,
         };
         Upstream::new(parts, before)
     }

@@ -6,10 +6,12 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::accept::proxy_protocol::{self, Announced};
 use crate::http::Reason;
 use crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT;
 use crate::sys::address::Address;
@@ -18,7 +20,7 @@ use crate::upstream::Permit;
 use crate::upstream::pool::{Connection, CoreMember, CoreUpstream};
 use crate::worker::core::Core;
 use crate::worker::turn::pause;
-use crate::worker::{Deadline, Socket, Transport};
+use crate::worker::{Buffer, Deadline, Socket, Transport};
 
 /// The upstream refuses connections, or cannot be reached.
 pub const UPSTREAM_REFUSED: Reason =
@@ -35,11 +37,14 @@ pub const UPSTREAM_ADDRESS: Reason =
 
 /// RFC 8305 §5, "Connection Attempt Delay": a rival starts so much later; the recommended value.
 pub const HEAD_START_MS: u64 = 250;
+/// Whose a connection is that begins with a header that names nobody.
+pub const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 /// How long a Unix socket with a full queue is left alone before it is tried again.
 const QUEUE_FULL_PAUSE_MS: u64 = 5;
 
 /// Opens a connection to a member, by `latest_ms` (monotonic milliseconds) at the latest. It may lead to another address
-/// of the same host than the one that was asked for: who it is comes with it.
+/// of the same host than the one that was asked for: who it is comes with it. Where the upstream is sent PROXY headers, the
+/// connection begins with one that says `announced`.
 ///
 /// # Errors
 /// `upstream_connections` at the cap, `upstream_connect_timeout` past the deadline, `upstream_refused` when it cannot be
@@ -47,11 +52,17 @@ const QUEUE_FULL_PAUSE_MS: u64 = 5;
 pub async fn connect(
     from: &CoreUpstream,
     member: &Rc<CoreMember>,
+    announced: Option<&Announced>,
     core: &Core,
     latest_ms: u64,
 ) -> Result<(Rc<CoreMember>, Connection), Reason> {
     let most = from.upstream.connections_max;
-    let permit = member.member.admit(most).ok_or(UPSTREAM_CONNECTIONS)?;
+    // What is kept for other clients is of no use here.
+    let permit = member.member.admit(most).or_else(|| match from.let_one_go(member) {
+        true => member.member.admit(most),
+        false => None,
+    });
+    let permit = permit.ok_or(UPSTREAM_CONNECTIONS)?;
     let deadline_ms = (core.now_ms() + from.upstream.timeouts.connect).min(latest_ms);
     let started = start(&member.member.key.address, core, deadline_ms).await;
     let rival = rival(from, member, core.coarse_ms());
@@ -67,7 +78,15 @@ pub async fn connect(
             Box::pin(race(first, rival, most, core, deadline_ms)).await?
         }
     };
-    let connection = secure(socket, &member, permit, core).await?;
+    let header = from.upstream.introduction.proxy.zip(announced);
+    if let Some((version, announced)) = header {
+        // It leaves with what comes first behind it.
+        let mut header = Buffer::head();
+        proxy_protocol::write(&mut header, version, announced);
+        socket.post(&mut header).await.map_err(|_| reason(&socket))?;
+    }
+    let mut connection = secure(socket, &member, permit, core).await?;
+    connection.whose = header.map(|(_, announced)| announced.source(NOBODY));
     Ok((member, connection))
 }
 

@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
+use crate::accept::proxy_protocol::Version;
+
 use adaptive::Adaptive;
 use breaker::Breaker;
 use eject::Judge;
@@ -123,6 +125,8 @@ pub struct Upstream {
     pub connections_max: u32,
     /// Most idle connections per member and core.
     pub idle_max: usize,
+    /// How it is told whose a request is.
+    pub introduction: Introduction,
     members: ArcSwap<Members>,
     generation: AtomicU64,
 }
@@ -148,6 +152,15 @@ impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts { connect: 2_000, idle: 50_000, age: 3_600_000 }
     }
+}
+
+/// How an upstream is told whose a request is, beside `X-Forwarded-*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Introduction {
+    /// Connections begin with a PROXY header of this version, and serve one client each.
+    pub proxy: Option<Version>,
+    /// `Forwarded` (RFC 7239) is sent as well.
+    pub forwarded: bool,
 }
 
 /// What an upstream is made of, beside its members.
@@ -180,6 +193,8 @@ pub struct Parts {
     pub connections_max: u32,
     /// Most idle connections per member and core.
     pub idle_max: usize,
+    /// How it is told whose a request is.
+    pub introduction: Introduction,
 }
 
 impl Parts {
@@ -254,6 +269,7 @@ impl Upstream {
             timeouts: parts.timeouts,
             connections_max: parts.connections_max,
             idle_max: parts.idle_max,
+            introduction: parts.introduction,
             members: ArcSwap::from_pointee(members),
             generation: AtomicU64::new(1),
         }

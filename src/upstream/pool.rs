@@ -2,6 +2,7 @@
 //! age; the end of a connection is noticed before it is used again.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Connection {
     pub transport: Transport,
     /// Requests that it has carried before.
     pub used: u64,
+    /// Whom its PROXY header named: it carries no request of anybody else.
+    pub whose: Option<SocketAddr>,
     /// When it was opened, monotonic milliseconds.
     opened_ms: u64,
     /// When it became idle, monotonic milliseconds.
@@ -29,7 +32,14 @@ pub struct Connection {
 impl Connection {
     /// A connection that has carried nothing yet.
     pub fn new(transport: Transport, permit: Permit, now_ms: u64) -> Connection {
-        Connection { transport, used: 0, opened_ms: now_ms, idle_since_ms: now_ms, _permit: permit }
+        Connection {
+            transport,
+            used: 0,
+            whose: None,
+            opened_ms: now_ms,
+            idle_since_ms: now_ms,
+            _permit: permit,
+        }
     }
 }
 
@@ -178,10 +188,12 @@ impl CoreUpstream {
         view.pools.get(index).cloned()
     }
 
-    /// Takes a kept connection to `member` that is still fit for use.
-    pub fn take(&self, member: &CoreMember, now_ms: u64) -> Option<Connection> {
+    /// Takes a kept connection to `member` that is still fit for use, and named `whose` in its PROXY header, or nobody.
+    pub fn take(&self, member: &CoreMember, whose: Option<SocketAddr>, now_ms: u64) -> Option<Connection> {
         let mut idle = member.idle.borrow_mut();
-        while let Some(connection) = idle.pop() {
+        // The last one, unless headers are sent.
+        while let Some(at) = idle.iter().rposition(|connection| connection.whose == whose) {
+            let connection = idle.remove(at);
             // Bytes nobody asked for, or the end: either way it is of no more use.
             if self.is_fresh(&connection, now_ms) && connection.transport.is_quiet() {
                 connection.transport.socket().clear_deadline();
@@ -194,13 +206,27 @@ impl CoreUpstream {
     /// Keeps a connection whose last exchange was complete on both sides.
     pub fn keep(&self, member: &CoreMember, mut connection: Connection, now_ms: u64) {
         let mut idle = member.idle.borrow_mut();
-        if member.retired.get() || idle.len() >= self.upstream.idle_max {
+        if member.retired.get() || self.upstream.idle_max == 0 {
             return;
+        }
+        if idle.len() >= self.upstream.idle_max {
+            // One client's connections are of no use to the next: the oldest makes room.
+            match connection.whose {
+                Some(_) => drop(idle.remove(0)),
+                None => return,
+            }
         }
         connection.used += 1;
         connection.idle_since_ms = now_ms;
         connection.transport.socket().clear_deadline();
         idle.push(connection);
+    }
+
+    /// Closes the connection to `member` that has been kept for longest; whether there was one.
+    pub fn let_one_go(&self, member: &CoreMember) -> bool {
+        let mut idle = member.idle.borrow_mut();
+        let oldest = (!idle.is_empty()).then(|| idle.remove(0));
+        oldest.is_some()
     }
 
     fn is_fresh(&self, connection: &Connection, now_ms: u64) -> bool {

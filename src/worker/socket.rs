@@ -251,6 +251,10 @@ impl Socket {
 
     /// Sets the deadline: at `at_ms` (monotonic milliseconds) everything that waits on this socket ends.
     pub fn set_deadline(&self, sweep: &Sweep, kind: Deadline, at_ms: u64) {
+        // Whoever was ended for good keeps the cause.
+        if matches!(self.expired(), Some(Deadline::Blocked | Deadline::Spared)) {
+            return;
+        }
         self.shared.kind.set(kind);
         self.shared.deadline_ms.set(at_ms.max(1));
         self.shared.owes.set(false);

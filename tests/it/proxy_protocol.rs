@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::nginx::free_address;
+use crate::nginx::{Nginx, free_address};
 use crate::node::{Client, Node, Origin, PATIENCE, Place, Server, fetch};
 
 const ANSWER: &str = "apis:\n  a:\n    operations: { one: { match: GET /one, respond: { status: 200, body: one } } }\n    \
@@ -177,5 +177,64 @@ fn before_tls_and_from_a_real_haproxy() {
             .expect("curl");
         assert_eq!(String::from_utf8_lossy(&curl.stdout), "one200", "{send}");
         assert_eq!(node.log(at + 1)[at]["client"], "127.0.0.33", "{send}");
+    }
+}
+
+/// What a real nginx is told by us; it says on which of its connections.
+#[test]
+fn an_upstream_is_told_the_client_and_each_connection_is_one_clients() {
+    for version in ["v1", "v2"] {
+        let nginx = Nginx::start_at(
+            free_address(),
+            "proxy_protocol",
+            "location / { return 200 \"$proxy_protocol_addr:$proxy_protocol_port $proxy_protocol_server_port \
+             $connection $http_x_forwarded_for [$http_forwarded]\"; }",
+        );
+        let listen = "{ address: \"127.0.0.1:0\", tls: none, trusted_proxies: [127.0.0.0/8] }";
+        let config = format!(
+            "upstreams:\n  app:\n    targets: [\"http://{}\"]\n    proxy_protocol: {version}\n    forwarded: true\n    \
+             health: {{ get: /, every: 100ms }}\napis:\n  app:\n    to: app\n    operations: {{ one: GET /one }}\n    \
+             allow: [{{ who: anyone }}]",
+            nginx.address
+        );
+        let mut node = Node::start_in(Place::new(), listen, &config);
+        let port = node.address.port();
+        // One connection of a proxy, with the requests of two clients.
+        let mut client = node.connect();
+        let mut ask = |named: &str| {
+            client.send(format!("GET /one HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: {named}\r\n\r\n"));
+            let answer = client.answer();
+            assert_eq!(answer.status, 200, "{version}: {answer:?}");
+            let text = answer.text();
+            let connection = text.split(' ').nth(2).expect("a number").to_owned();
+            (text, connection)
+        };
+        // nginx writes a port of 0 as nothing.
+        let (first, one) = ask("192.0.2.7");
+        assert_eq!(
+            first,
+            format!(
+                "192.0.2.7: {port} {one} 192.0.2.7, 127.0.0.1 [for=192.0.2.7, for=127.0.0.1;host=a.example;proto=http]"
+            )
+        );
+        let (second, two) = ask("192.0.2.8");
+        assert!(second.starts_with("192.0.2.8: "), "{second}");
+        let (_, again) = ask("192.0.2.7");
+        let (_, again_two) = ask("192.0.2.8");
+        assert!(one != two && one == again && two == again_two, "{one} {two} {again} {again_two}");
+        // Who comes himself has a port.
+        let mut himself = node.connect();
+        himself.send("GET /one HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        let told = himself.answer().text();
+        let socket = himself.into_stream();
+        assert!(told.starts_with(&format!("{} ", socket.local_addr().expect("bound"))), "{told}");
+        // Probes begin with a header, too: nginx answers nothing without one.
+        let start = Instant::now();
+        while nginx.log().matches("GET / ").count() < 5 {
+            assert!(start.elapsed() < PATIENCE, "no probes: {}", nginx.log());
+        }
+        while let Some(line) = node.line_so_far() {
+            assert!(!line.contains("RW-6042"), "{line}");
+        }
     }
 }

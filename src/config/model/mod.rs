@@ -31,7 +31,7 @@ pub use policy::{
     Timeouts, TimeoutsInForce, Who,
 };
 pub use resilience::{Balance, Breaker, Eject, HashKey, Requests, Retry};
-pub use upstream::{Host, Pool, Target, Trust, Upstream, UpstreamTimeouts};
+pub use upstream::{Host, Pool, SentProxy, Target, Trust, Upstream, UpstreamTimeouts};
 
 use super::bind::{Bind, FromNode, Named, Spanned};
 use super::error::{Code, ConfigError};

@@ -47,8 +47,21 @@ pub struct Upstream {
     pub breaker: Breaker,
     /// Leaving out members that fail.
     pub eject: Eject,
+    /// Its connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: Option<SentProxy>,
+    /// `Forwarded` (RFC 7239) is sent beside `X-Forwarded-*`.
+    pub forwarded: bool,
     /// The whole value.
     pub span: Span,
+}
+
+/// The version of the PROXY header that an upstream is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SentProxy {
+    /// The text of version 1.
+    V1,
+    /// The binary header of version 2.
+    V2,
 }
 
 /// One server.
@@ -191,6 +204,14 @@ pub static UPSTREAM: Table = Table {
         Key::optional("timeouts", UpstreamTimeouts::SHAPE, "times"),
         Key::optional("pool", Pool::SHAPE, "bounds on connections to one target, all cores together"),
         Key::later("protocol", "HTTP/2 to targets"),
+        Key::optional(
+            "proxy_protocol",
+            SentProxy::SHAPE,
+            "connections begin with a PROXY header that names the client; each serves one client",
+        )
+        .default("none is sent"),
+        Key::optional("forwarded", Shape::Bool, "send `Forwarded` (RFC 7239) beside `X-Forwarded-*`")
+            .default("false"),
         Key::optional("retry", Retry::SHAPE, "sending a request again"),
         Key::optional("breaker", Breaker::SHAPE, "leaving a failing upstream alone, and bounds on its use"),
         Key::optional("eject", Eject::SHAPE, "leaving out members that fail real requests"),
@@ -267,6 +288,8 @@ impl FromNode for Upstream {
                 retry: Retry::default(),
                 breaker: Breaker::default(),
                 eject: Eject::default(),
+                proxy_protocol: None,
+                forwarded: false,
                 span: node.span,
             });
         }
@@ -286,6 +309,8 @@ impl FromNode for Upstream {
             let retry = m.optional("retry").unwrap_or_default();
             let breaker = m.optional("breaker").unwrap_or_default();
             let eject = m.optional("eject").unwrap_or_default();
+            let proxy_protocol = m.optional("proxy_protocol");
+            let forwarded = m.optional("forwarded").unwrap_or(false);
             let targets: Vec<Spanned<Target>> = m.required("targets")?;
             if targets.is_empty() {
                 return None;
@@ -303,9 +328,19 @@ impl FromNode for Upstream {
                 retry,
                 breaker,
                 eject,
+                proxy_protocol,
+                forwarded,
                 span,
             })
         })
+    }
+}
+
+impl FromNode for SentProxy {
+    const SHAPE: Shape = Shape::Word(&["v1", "v2"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &[("v1", SentProxy::V1), ("v2", SentProxy::V2)])
     }
 }
 

@@ -191,6 +191,7 @@ pub(super) fn plan(written: &written::Health) -> health::Plan {
         down_after: count(written.down_after, 2),
         up_after: count(written.up_after, 1),
         port: written.port.as_ref().and_then(|port| u16::try_from(port.value).ok()),
+        proxy: None,
     }
 }
 
