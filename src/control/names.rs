@@ -266,6 +266,11 @@ where
                 (decision, news, why)
             }
         };
+        if let Some(news) = news.filter(|news| **shared.current.load() != *news) {
+            shared.current.store(Arc::new(news));
+            (names.on_change)();
+        }
+        // Who reads that it is so finds it so.
         match decision.tell {
             Some(Tell::Recovered) => Line::info(DNS_RECOVERED).with("name", &shared.name).emit(),
             Some(Tell::Failing) => {
@@ -273,10 +278,6 @@ where
             }
             Some(Tell::Empty) => Line::error(DNS_EMPTY).with("name", &shared.name).with("why", why).emit(),
             None => {}
-        }
-        if let Some(news) = news.filter(|news| **shared.current.load() != *news) {
-            shared.current.store(Arc::new(news));
-            (names.on_change)();
         }
         shared.settled.send_replace(true);
         tokio::time::sleep(decision.pause - jitter.up_to(decision.pause / 10)).await;

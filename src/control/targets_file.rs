@@ -54,10 +54,8 @@ impl TargetsFile {
         });
         let followed = Arc::downgrade(&file);
         let subscription = watcher.subscribe(vec![path.to_owned()], move |_| {
-            if let Some(file) = Weak::upgrade(&followed)
-                && file.look()
-            {
-                on_change();
+            if let Some(file) = Weak::upgrade(&followed) {
+                file.look(&*on_change);
             }
         });
         let _ = file.watch.set(subscription);
@@ -79,24 +77,21 @@ impl TargetsFile {
         self.valid.load(Ordering::Relaxed)
     }
 
-    /// Reads it again; whether what it holds was taken.
-    fn look(&self) -> bool {
+    /// Reads it again, and takes what it holds if that is in order.
+    fn look(&self, on_change: &(dyn Fn() + Send + Sync)) {
         let read = (self.read)();
         self.valid.store(read.is_ok(), Ordering::Relaxed);
         match read {
             Ok(origins) => {
-                Line::info(TARGETS_TAKEN)
-                    .with("file", self.path.display())
-                    .with("targets", origins.len())
-                    .emit();
+                let count = origins.len();
                 self.current.store(Arc::new(origins));
-                true
+                on_change();
+                Line::info(TARGETS_TAKEN).with("file", self.path.display()).with("targets", count).emit();
             }
             Err(problems) => {
                 for why in problems {
                     Line::error(TARGETS_REFUSED).with("file", self.path.display()).with("why", why).emit();
                 }
-                false
             }
         }
     }

@@ -143,7 +143,7 @@ impl Members {
             members: Members::default(),
         };
         for origin in origins {
-            gathering.origin(origin);
+            gathering.origin(origin, 1, 0);
         }
         let mut members = gathering.seated(&known);
         // Each is told when it comes up, and not again for as long as it stays.
@@ -218,22 +218,25 @@ struct Gathering<'a> {
 }
 
 impl Gathering<'_> {
-    fn origin(&mut self, origin: &Origin) {
+    /// Of a file the weight counts for all that is in it, and so does the priority.
+    fn origin(&mut self, origin: &Origin, weight: u16, priority: u8) {
         self.host += 1;
+        let weight = weight.saturating_mul(origin.weight);
+        let priority = priority.saturating_add(origin.priority);
         match &origin.whence {
             Whence::Fixed(address) => {
-                self.seat(origin, &origin.name, address.clone(), origin.weight, origin.priority);
+                self.seat(origin, &origin.name, address.clone(), weight, priority);
             }
             Whence::Named(addresses, port) => {
                 let found = addresses.current();
                 let private = found.local || is_private_name(addresses.name());
                 let at = self.admitted(origin, addresses.name(), &found, private);
-                self.addresses(origin, &at, *port, origin.weight, origin.priority);
+                self.addresses(origin, &at, *port, weight, priority);
             }
-            Whence::Service(services) => self.service(origin, services),
+            Whence::Service(services) => self.service(origin, services, weight, priority),
             Whence::File(file) => {
                 for origin in file.current().iter() {
-                    self.origin(origin);
+                    self.origin(origin, weight, priority);
                 }
             }
             Whence::Nowhere => self.members.unresolved = true,
@@ -241,10 +244,10 @@ impl Gathering<'_> {
     }
 
     /// RFC 2782: those of the lowest number are contacted first, within it by weight.
-    fn service(&mut self, origin: &Origin, services: &Services) {
+    fn service(&mut self, origin: &Origin, services: &Services, weight: u16, priority: u8) {
         let hosts = services.current();
         self.members.unresolved |= hosts.is_empty();
-        let mut rank = origin.priority;
+        let mut rank = priority;
         for level in hosts.chunk_by(|one, two| one.priority == two.priority) {
             let found: Vec<(&ServiceHost, Vec<IpAddr>)> = level
                 .iter()
@@ -259,7 +262,7 @@ impl Gathering<'_> {
             let shares = shares(found.iter().map(|(host, at)| (host.weight, at.len())));
             for ((host, at), share) in found.iter().zip(shares) {
                 self.host += 1;
-                self.addresses(origin, at, host.port, share.saturating_mul(origin.weight), rank);
+                self.addresses(origin, at, host.port, share.saturating_mul(weight), rank);
             }
             rank = rank.saturating_add(1);
         }

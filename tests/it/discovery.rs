@@ -650,6 +650,61 @@ fn a_file_of_targets_is_followed_without_a_reload_and_no_request_is_lost() {
     assert_eq!(get(&node).refusal(), (503, "upstream_empty".to_owned()));
 }
 
+#[test]
+fn weights_and_priorities_hold_in_files_and_for_files() {
+    let (one, two, port) = two_backends();
+    let (three, three_at) = Backend::tcp("three", "127.0.0.4:0");
+    let place = Place::new();
+    place.write(
+        "blue.yaml",
+        &format!("- {{ url: \"http://127.0.0.2:{port}\", weight: 2 }}\n- http://127.0.0.3:{port}\n"),
+    );
+    place.write("green.yaml", &format!("- http://{three_at}\n"));
+    let upstream =
+        "{ balance: round_robin, targets: [\"file:blue.yaml\", { url: \"file:green.yaml\", weight: 3 }] }";
+    let node = node_of(place, upstream, None);
+    let mut client = node.connect();
+    let mut ask = |times: usize| {
+        for _ in 0..times {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.answer().status, 200);
+        }
+    };
+    ask(60);
+    assert_eq!((one.count(), two.count(), three.count()), (20, 10, 30));
+    let next = node.place.write("next", &format!("- {{ url: \"http://{three_at}\", priority: 1 }}\n"));
+    std::fs::rename(next, node.place.path().join("green.yaml")).expect("renamed");
+    let mut node = node;
+    node.wait_for("RW-6112");
+    ask(30);
+    assert_eq!((one.count(), two.count(), three.count()), (40, 20, 30));
+}
+
+#[test]
+fn a_request_under_way_to_who_is_removed_is_answered() {
+    let (_two, address) = Backend::tcp("two", "127.0.0.3:0");
+    let slow = TcpListener::bind("127.0.0.2:0").expect("a port");
+    let place = Place::new();
+    place.write("targets.yaml", &format!("- http://{}\n", slow.local_addr().expect("bound")));
+    let mut node = node_of(place, "\"file:targets.yaml\"", None);
+    let mut client = node.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut stream, _) = slow.accept().expect("accepted");
+    assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").expect("sent");
+    let next = node.place.write("next", &format!("- http://{address}\n"));
+    std::fs::rename(next, node.place.path().join("targets.yaml")).expect("renamed");
+    node.wait_for("RW-6112");
+    assert_eq!(get(&node).text(), "two");
+    stream.write_all(b"half").expect("sent");
+    assert_eq!(client.answer().text(), "halfhalf");
+    // It is nobody's any more, so it is not kept.
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    assert_eq!(stream.read(&mut [0; 1]).expect("the end"), 0);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.answer().text(), "two");
+}
+
 fn metric(node: &Node, name: &str) -> String {
     let page = fetch(node, "/metrics");
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -124,6 +124,50 @@ fn handovers_in_a_row_under_load_lose_no_request() {
 }
 
 #[test]
+fn a_unix_socket_is_handed_over_and_loses_no_request() {
+    use std::io::{Read as _, Write as _};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let origin = Origin::plain();
+    let place = Place::new();
+    let path = place.path().join("in.sock");
+    let listen = "[{ address: \"127.0.0.1:0\", tls: none }, { address: \"unix:in.sock\", tls: none }]";
+    let mut node = Node::start_in(place, listen, &config(&origin, "x"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let (stop, path) = (Arc::clone(&stop), path.clone());
+            std::thread::spawn(move || {
+                let mut answers = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("connected");
+                    stream
+                        .write_all(b"GET /two HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                        .expect("sent");
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).expect("to the end");
+                    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
+                    answers += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                answers
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let heir = upgraded(&mut node);
+    assert!(node.child.wait().expect("ended").success());
+    std::thread::sleep(Duration::from_millis(300));
+    let listens = status(&node)["listen"].to_string();
+    assert!(listens.contains(&format!("unix:{}", path.display())), "{listens}");
+    stop.store(true, Ordering::Relaxed);
+    let answers: u32 = callers.into_iter().map(|caller| caller.join().expect("no request was lost")).sum();
+    assert!(answers > 100, "{answers}");
+    heir.signal("TERM");
+    heir.until_gone();
+}
+
+#[test]
 fn usr2_hands_over_and_the_file_of_the_number_follows() {
     let origin = Origin::plain();
     let place = Place::new();
