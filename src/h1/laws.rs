@@ -397,7 +397,9 @@ fn read_plainly(bytes: &[u8]) -> Vec<Plain> {
 pub fn target(data: &[u8]) {
     let head = [b"OPTIONS ", data, b" HTTP/1.1\r\nHost: Example.com:8080\r\n\r\n"].concat();
     let mut table = RequestTable::new();
-    if !matches!(parse_request(&head, &HeadLimits::DEFAULT, &mut table), Ok(Parse::Complete { .. })) {
+    let parsed = parse_request(&head, &HeadLimits::DEFAULT, &mut table);
+    // A target that ends within the data leaves a head of its own behind it.
+    if !matches!(parsed, Ok(Parse::Complete { .. })) || table.target_span.of(&head) != data {
         return;
     }
     let mut scratch = Vec::new();
@@ -471,7 +473,9 @@ fn decode(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut at = 0;
     while at < path.len() {
-        let escape = path.get(at + 1..at + 3).filter(|_| path[at] == b'%');
+        // `from_str_radix` would take a sign.
+        let digits = |escape: &&[u8]| path[at] == b'%' && escape.iter().all(u8::is_ascii_hexdigit);
+        let escape = path.get(at + 1..at + 3).filter(digits);
         match escape.and_then(|e| str::from_utf8(e).ok()).and_then(|e| u8::from_str_radix(e, 16).ok()) {
             Some(byte) => {
                 out.push(byte);

@@ -84,6 +84,7 @@ pub async fn respond(
             let reusable = x.response.table.keep_alive
                 && lent.request_sent
                 && !x.request.table.body_unanticipated
+                && !may_be_left_over(x)
                 && body.rest().is_empty();
             if !lent.request_sent {
                 // Nobody shall take what was sent of the request for all of it.
@@ -103,6 +104,12 @@ pub async fn respond(
         }
         Err(fail) => Err(Broken::After(fail)),
     }
+}
+
+/// Whether the upstream may have taken the chunks of the request for something else: RFC 9112 §6.1 has them sent only to who
+/// is known to understand HTTP/1.1, and this one has just said that it does not.
+fn may_be_left_over(x: &Exchange) -> bool {
+    x.response.table.version == Version::Http10 && x.request.table.framing == BodyLength::Chunked
 }
 
 /// Whether the response is a stream of events that is meant to last (HTML, server-sent events).

@@ -676,3 +676,23 @@ fn an_encoded_slash_is_kept_where_it_could_not_be_a_slash() {
     }
     assert!(origin.arrived.try_recv().is_err());
 }
+
+/// RFC 9112 §6.1: an HTTP/1.0 server that does not know chunks has them before it as its next request.
+#[test]
+fn an_old_origin_that_was_sent_chunks_is_not_used_again() {
+    let (sender, connections) = channel();
+    let origin = talk(move |number, mut stream| {
+        while !read_head(&mut stream).is_empty() {
+            let _ = sender.send(number);
+            let _ =
+                stream.write_all(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let node = node_before(origin);
+    let plain = "POST /x HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n";
+    let chunked = "POST /x HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    for (request, connection) in [(plain, 0), (chunked, 0), (plain, 1), (plain, 1)] {
+        assert_eq!(node.ask(request).text(), "ok");
+        assert_eq!(connections.recv_timeout(PATIENCE), Ok(connection), "{request:?}");
+    }
+}

@@ -15,6 +15,7 @@ use crate::desync::{LISTEN, config};
 use crate::desync_cases::cases;
 use crate::nginx::free_address;
 use crate::node::{Node, PATIENCE, Place, Server};
+use crate::paths::{corpus, decoded};
 
 /// A server of somebody else's, and where it writes what it is asked: lines `ID METHOD TARGET`, more behind them or not.
 struct Foreign {
@@ -166,6 +167,56 @@ fn nginx_sees_what_was_logged() {
         command
     });
     compare(address, foreign, as_it_is);
+}
+
+/// nginx tells beside each target what it reads in it, slashes merged, dots resolved, escapes decoded: of what Ringwall lets
+/// through that is the path of the log, decoded and no more.
+#[test]
+fn nginx_reads_each_path_as_it_was_logged() {
+    let address = free_address();
+    let foreign = Foreign::start(address, |place, log| {
+        let dir = place.path().display();
+        let text = format!(
+            "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
+             http {{ log_format asked escape=none '$http_x_request_id $request_uri $uri';
+               access_log {} asked; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
+               fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+               server {{ listen {address}; location / {{ return 200 ok; }} }} }}",
+            log.display()
+        );
+        let file = place.write("nginx.conf", &text);
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(file).arg("-p").arg(place.path()).stdout(Stdio::null());
+        command
+    });
+    let node = Node::start_whole(Place::new(), &crate::node::text_of(LISTEN, &config(address)), &[]);
+    let corpus = corpus();
+    let mut client = node.connect();
+    for target in &corpus {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        if client.answer().field("connection") == Some("close") {
+            client = node.connect();
+        }
+    }
+    let log = node.log(corpus.len());
+    let logged: HashMap<&str, &str> = log
+        .iter()
+        .filter(|entry| entry["status"] == 200)
+        .map(|entry| (entry["request_id"].as_str().expect("an id"), entry["path"].as_str().expect("a path")))
+        .collect();
+    let seen = foreign.end();
+    assert!(seen.len() == logged.len() && seen.len() > 300, "{} seen, {} logged", seen.len(), logged.len());
+    for line in &seen {
+        let mut words = line.splitn(3, ' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (id, target, read) = (word(), word(), word());
+        let path = target.split('?').next().unwrap_or_default();
+        assert_eq!(logged.get(id).and_then(|path| path.split('?').next()), Some(path), "{line}");
+        let merged = String::from_utf8(decoded(path.as_bytes())).expect("UTF-8");
+        // Kept encoded slashes are slashes to nginx, which merges them where it is not told otherwise.
+        let merged = if path.starts_with("/files") { merged.replace("//", "/") } else { merged };
+        assert_eq!(merged, read, "{line}");
+    }
 }
 
 #[test]

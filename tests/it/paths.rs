@@ -115,7 +115,7 @@ const PIECES: &[&str] = &[
 const SEPARATORS: &[&str] = &["/", "/", "/", "//", "/./", "/../", "\\", "%2f", ";/", "/%2e/"];
 
 /// Each piece alone and in front of a third of the others, then mixtures.
-fn corpus() -> Vec<String> {
+pub fn corpus() -> Vec<String> {
     let mut all = Vec::new();
     for (at, first) in PIECES.iter().enumerate() {
         all.push(format!("/{first}"));
@@ -150,7 +150,7 @@ fn corpus() -> Vec<String> {
 }
 
 /// Percent-decodes once; what is no escape stays.
-fn decoded(path: &[u8]) -> Vec<u8> {
+pub fn decoded(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut at = 0;
     while let Some(byte) = path.get(at) {
