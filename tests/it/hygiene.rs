@@ -289,8 +289,8 @@ fn a_response_past_its_bound_is_refused_or_visibly_cut() {
     let rest = client.rest();
     let sent = rest.iter().filter(|&&byte| byte == b'r').count();
     assert!((1500..=2000).contains(&sent) && !rest.ends_with(b"0\r\n\r\n"), "{sent}");
-    let line = node.log(8).pop().expect("a line");
-    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"response_size".into()));
+    let cut = |line: &serde_json::Value| line["status"] == 200 && line["reason"] == "response_size";
+    assert!(node.log(8).iter().any(cut), "{:?}", node.log(8));
     // An old client knows no chunks: the end of the connection is all it has, and so it is a reset.
     let mut old = node.connect();
     old.send("GET /drip HTTP/1.0\r\nHost: a\r\n\r\n");

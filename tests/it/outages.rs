@@ -6,6 +6,8 @@
 //!   `control_keys::an_issuer_in_trouble_takes_no_key_away`;
 //! * the reader of the audit log: `audit::a_refusal_that_cannot_be_put_on_record_is_answered_503`;
 //! * a revocation list: `client_certificates::a_list_that_has_ended_is_remarked_and_lets_nobody_in`;
+//! * address lists: `addresses::the_longest_prefix_says_who_may_connect_and_a_changed_file_counts_at_once`;
+//! * a damaged file of blocks: `block::blocks_survive_a_restart_and_a_damaged_file_is_no_start`;
 //! * a bad certificate: `certificates::a_changed_certificate_is_shown_and_an_unfit_one_is_not`.
 
 use std::io::{BufRead, BufReader};
@@ -422,4 +424,26 @@ fn a_target_that_dies_with_its_probe_is_left_out_and_taken_back() {
     dead.store(false, Ordering::Relaxed);
     guarded.node.wait_for("RW-6043");
     eventually("the first is asked again", || guarded.get(&guarded.key).text() == "first");
+}
+
+#[test]
+fn a_block_that_cannot_be_written_down_is_in_force_all_the_same() {
+    let origin = Origin::plain();
+    let mut guarded = Guarded::start(&origin);
+    guarded.serves();
+    // Where the file would be, nothing can be put.
+    std::fs::create_dir_all(guarded.path("control.sock.blocks").join("in the way")).expect("a directory");
+    let added = Command::new(env!("CARGO_BIN_EXE_ringwall"))
+        .args(["block", "add", "--operation", "app/get", "--reason", "a test", "--control"])
+        .arg(guarded.path("control.sock"))
+        .output()
+        .expect("ringwall block");
+    println!("{added:?}");
+    guarded.node.wait_for("RW-6095");
+    eventually("the block is in force", || {
+        guarded.get(&guarded.key).refusal() == refusal(403, "operation_blocked")
+    });
+    assert_eq!(guarded.create(r#"{"customer":"a"}"#).status, 200);
+    assert_eq!(guarded.create(r#"{"nobody":"a"}"#).refusal(), refusal(422, "body_schema"));
+    assert_eq!(guarded.get("rwk_nobody").status, 403, "whoever asks");
 }
