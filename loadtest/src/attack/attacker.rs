@@ -341,7 +341,8 @@ impl Attacker<'_> {
             Kind::HeaderBomb | Kind::TokenFlood | Kind::FreshPrefixes => {
                 self.ready.push_back((slot, self.lines[slot].generation));
             }
-            Kind::FreshAddresses => self.close(slot),
+            // A gateway that took a bad request for a good one keeps the connection, which would lower the rate.
+            Kind::FreshAddresses | Kind::BadRequests => self.close(slot),
             _ => {}
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
@@ -24,7 +24,7 @@ use rustls::{
 /// rustls does not accept the configuration.
 pub fn for_measuring(certificate: CertificateDer<'static>) -> io::Result<Arc<ClientConfig>> {
     let suite = ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    limited(certificate, suite, &rustls::version::TLS13).map(Arc::new)
+    limited(certificate, suite, vec![ring::kx_group::X25519], &rustls::version::TLS13).map(Arc::new)
 }
 
 /// The same with TLS 1.2, and the keys of a connection can be had: for records that no honest client sends.
@@ -33,7 +33,9 @@ pub fn for_measuring(certificate: CertificateDer<'static>) -> io::Result<Arc<Cli
 /// rustls does not accept the configuration.
 pub fn for_renegotiating(certificate: CertificateDer<'static>) -> io::Result<Arc<ClientConfig>> {
     let suite = ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
-    let mut config = limited(certificate, suite, &rustls::version::TLS12)?;
+    // The certificate's own curve must be among the groups too, before TLS 1.3.
+    let groups = vec![ring::kx_group::X25519, ring::kx_group::SECP256R1];
+    let mut config = limited(certificate, suite, groups, &rustls::version::TLS12)?;
     config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
@@ -41,13 +43,11 @@ pub fn for_renegotiating(certificate: CertificateDer<'static>) -> io::Result<Arc
 fn limited(
     certificate: CertificateDer<'static>,
     suite: SupportedCipherSuite,
+    groups: Vec<&'static dyn SupportedKxGroup>,
     version: &'static SupportedProtocolVersion,
 ) -> io::Result<ClientConfig> {
-    let provider = CryptoProvider {
-        cipher_suites: vec![suite],
-        kx_groups: vec![ring::kx_group::X25519],
-        ..ring::default_provider()
-    };
+    let provider =
+        CryptoProvider { cipher_suites: vec![suite], kx_groups: groups, ..ring::default_provider() };
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
         .map_err(io::Error::other)?
