@@ -118,7 +118,6 @@ pub async fn forward(
     core: &Core,
 ) -> Result<bool, Broken> {
     prepare(x, client, route);
-    x.facts.forwarded_ns = core.clock.now_ns();
     x.facts.upstream = route.upstream_index as u32 + 1;
     let total_ms = x.facts.started_ns / 1_000_000 + route.operation.timeouts.total;
     let upstream = &*route.upstream.upstream;
@@ -130,6 +129,8 @@ pub async fn forward(
             return Err(Broken::Before(Fail::Upstream(refused.reason)));
         }
     };
+    // From here on it is the upstream's time: what was waited for a place says nothing of how long it takes.
+    x.facts.forwarded_ns = core.clock.now_ns();
     route.upstream.budget.asked(core.coarse_ms());
     let key = choice_key(x, &upstream.key);
     let mut tried = Tried::default();
@@ -309,7 +310,13 @@ async fn attempt(
                 if reason != UPSTREAM_CONNECTIONS {
                     route.upstream.failed(&member, core.clock.now_ns());
                 }
-                Lost { fail: Fail::Upstream(reason), again: has_others(), free: false }
+                // No budget either: it bounds what upstreams in trouble are given to do, and this one was given nothing. Nor
+                // does it count as a try while there is a member that was not asked: kept connections of a member that
+                // died may have taken them all.
+                let members = &route.upstream.view().pools;
+                let untried = tried.has_room() && members.iter().any(|other| !tried.has(other.member.number));
+                let free = untried && upstream.retry.tries_max > 1 && core.coarse_ms() < total_ms;
+                Lost { fail: Fail::Upstream(reason), again: free, free }
             })?;
             if !Rc::ptr_eq(&reached, &member) {
                 // Another address of its host was there first.

@@ -35,6 +35,11 @@ impl Tried {
         }
     }
 
+    /// Whether one more can be remembered.
+    pub fn has_room(&self) -> bool {
+        self.count < TRIED_MAX
+    }
+
     /// Whether it was tried.
     pub fn has(&self, number: u64) -> bool {
         self.numbers[..self.count].contains(&number)
