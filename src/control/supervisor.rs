@@ -212,12 +212,31 @@ pub struct Running {
     generation: u64,
     /// Snapshots that ran before and are still in use.
     old: Vec<Arc<Snapshot>>,
-    /// A process is starting that is to take over; over this it can be told that it is not wanted.
-    upgrade: Option<Option<UnixStream>>,
+    /// A process is starting that is to take over.
+    upgrade: Option<Upgrade>,
     /// The configuration changed meanwhile.
     reload_later: bool,
     /// This process was started to take over.
     succeeds: bool,
+}
+
+/// A process that is starting to take over.
+struct Upgrade {
+    /// The connection to it, once there is one.
+    link: Option<UnixStream>,
+    /// Who waits for it.
+    thread: JoinHandle<()>,
+}
+
+impl Upgrade {
+    /// It is not wanted any more, and ends: by itself, or within a second.
+    fn give_up(self) {
+        if let Some(link) = self.link {
+            handover::stop(&link);
+            let _ = link.shutdown(std::net::Shutdown::Both);
+        }
+        let _ = self.thread.join();
+    }
 }
 
 /// What the supervisor keeps of the faces, to hand them over.
@@ -800,7 +819,6 @@ impl Running {
             }
         };
         Line::info(UPGRADE_BEGUN).with("program", program.path().display()).emit();
-        self.upgrade = Some(None);
         let events = self.control.sender();
         let (told, tells) = mpsc::sync_channel(1);
         let spawned = std::thread::Builder::new().name("handover".to_owned()).spawn(move || {
@@ -810,11 +828,8 @@ impl Running {
             let _ = events.send(Event::Succession(outcome, reply));
         });
         match spawned {
-            Ok(_) => self.upgrade = Some(tells.recv().ok()),
-            Err(error) => {
-                self.upgrade = None;
-                Line::error(UPGRADE_FAILED).with("why", error).emit();
-            }
+            Ok(thread) => self.upgrade = Some(Upgrade { link: tells.recv().ok(), thread }),
+            Err(error) => Line::error(UPGRADE_FAILED).with("why", error).emit(),
         }
     }
 
@@ -906,8 +921,8 @@ impl Running {
     fn end(mut self, clean: bool) -> bool {
         // A core may still be at something that uses them; they go with the process.
         std::mem::forget(std::mem::take(&mut self.old));
-        if let Some(Some(link)) = &self.upgrade {
-            handover::stop(link);
+        if let Some(upgrade) = self.upgrade.take() {
+            upgrade.give_up();
         }
         if let Some(path) = &self.settings.pid_file {
             remove_pid(path);

@@ -241,6 +241,43 @@ fn a_new_process_that_cannot_start_changes_nothing_and_says_why() {
 }
 
 #[test]
+fn a_process_that_ends_takes_along_who_was_to_take_over() {
+    let origin = Origin::plain();
+    let mut node = Node::start(&config(&origin, "x"));
+    let number = node.place.path().join("number");
+    let program =
+        node.place.write("slow", &format!("#!/bin/sh\necho $$ > {}\nexec sleep 60\n", number.display()));
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+    let asking = Command::new(env!("CARGO_BIN_EXE_ringwall"))
+        .args(["upgrade", "--binary"])
+        .arg(&program)
+        .arg("--control")
+        .arg(node.place.path().join("control.sock"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ringwall upgrade");
+    let deadline = Instant::now() + PATIENCE;
+    let heir = loop {
+        if let Some(number) = std::fs::read_to_string(&number).ok().and_then(|text| text.trim().parse().ok())
+        {
+            break Heir(number);
+        }
+        assert!(Instant::now() < deadline, "it does not start");
+    };
+    // One at a time; and nothing is read meanwhile.
+    let refused = upgrade(&node, &[]);
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("RW-1860"), "{refused:?}");
+    assert_eq!(get(node.address, "/one"), "x");
+    node.signal("HUP");
+    node.wait_for("RW-1863");
+    node.signal("TERM");
+    node.signal("TERM");
+    assert!(node.child.wait().expect("ended").success());
+    heir.until_gone();
+    assert!(!asking.wait_with_output().expect("ended").status.success());
+}
+
+#[test]
 fn a_new_process_may_have_more_cores_or_fewer_and_other_listeners() {
     let origin = Origin::plain();
     let mut node = Node::start(&config(&origin, "x"));
