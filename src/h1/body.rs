@@ -14,6 +14,7 @@ use crate::h1::flaw::Side;
 use crate::http::{BodyLength, Reason};
 use crate::pipeline::fail::Fail;
 use crate::snapshot::Timeouts;
+use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport, turn};
 
@@ -31,6 +32,8 @@ const GATHER_BYTES_MAX: usize = 12 * 1024;
 const GATHER_ROOM: usize = 64;
 /// What is left to be sent of a message, up to this many bytes, is posted: an idle socket takes it whole.
 pub const POST_BYTES_MAX: usize = GATHER_BYTES_MAX;
+/// What is left of a body, up to this many bytes, is received in a buffer of its own size.
+const SMALL_BYTES: u64 = SMALL as u64;
 /// A client must send at least this much of a body in each [`PROGRESS_MS`] that we wait for it.
 const PROGRESS_BYTES: u64 = 10 * 1024;
 /// The window over which a client's progress is measured, in milliseconds: 1 KiB/s over 10 s.
@@ -191,7 +194,13 @@ impl Incoming {
             self.buffer = Buffer::empty();
             self.at = 0;
             let short = core.node.pressure.worst() > Level::Easy;
-            let leased = from.recv_leased(if short { Buffer::small } else { Buffer::large }).await;
+            let left = self.body.left().unwrap_or(u64::MAX);
+            let lease = || match left {
+                0..=SMALL_BYTES => Buffer::of(left as usize),
+                _ if short => Buffer::small(),
+                _ => Buffer::large(),
+            };
+            let leased = from.recv_leased(lease).await;
             leased.map(|buffer| {
                 self.buffer = buffer;
                 self.buffer.len()

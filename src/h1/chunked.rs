@@ -113,6 +113,15 @@ impl Body {
         }
     }
 
+    /// Bytes that are still to come, where that is known.
+    #[inline]
+    pub fn left(&self) -> Option<u64> {
+        match self {
+            Body::Length { left, .. } => Some(*left),
+            _ => None,
+        }
+    }
+
     /// Tells that the sender has closed its side.
     ///
     /// # Errors
