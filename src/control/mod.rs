@@ -427,6 +427,7 @@ fn make_parts<K: Send + Sync + 'static>(runtime: &Handle, options: Options<K>) -
     let client = Arc::new(Client::new(resolver.clone(), guard, options.tls, options.fetch_limits));
     let watcher = Watcher::new(runtime);
     let membership = Membership::new(options.name_targets);
+    runtime.spawn(membership.clone().attend());
     let refreshed = membership.clone();
     let on_publish = options.on_publish.clone();
     let on_change = Arc::new(move || {

@@ -1315,11 +1315,23 @@ fn add_sources(
                 let labels = [("upstream", &*upstream.name)];
                 samples.push(Family::UpstreamTargetsValid, &labels, f64::from(u8::from(valid)));
             }
+            let labels = [("upstream", &*upstream.name)];
+            if let Some(slots) = &upstream.slots {
+                samples.push(Family::UpstreamInFlight, &labels, f64::from(slots.in_flight()));
+                samples.push(Family::UpstreamInFlightMax, &labels, f64::from(slots.limit()));
+            }
+            if let Some(breaker) = &upstream.breaker {
+                let open = breaker.state() != crate::upstream::breaker::State::Closed;
+                samples.push(Family::BreakerOpen, &labels, f64::from(u8::from(open)));
+            }
+            let now_ms = crate::sys::thread::monotonic_ns() / 1_000_000;
             for seat in &upstream.members().seats {
                 let member = &seat.member;
+                let ejected = f64::from(u8::from(member.record.is_out(now_ms)));
                 let labels = [("upstream", &*upstream.name), ("target", member.name())];
                 samples.push(Family::UpstreamConnections, &labels, f64::from(member.open()));
                 samples.push(Family::UpstreamUp, &labels, f64::from(u8::from(member.is_up())));
+                samples.push(Family::UpstreamEjected, &labels, ejected);
             }
         }
     });

@@ -129,6 +129,10 @@ families! {
     UpstreamRequests Counter "ringwall_upstream_requests_total" "Requests sent to targets, by class of the answer's status; none means no answer.";
     UpstreamConnections Gauge "ringwall_upstream_connections" "Open connections to targets.";
     UpstreamUp Gauge "ringwall_upstream_up" "1 if a target is believed healthy.";
+    UpstreamEjected Gauge "ringwall_upstream_ejected" "1 while a target is left out because it failed requests.";
+    UpstreamInFlight Gauge "ringwall_upstream_in_flight" "Requests in flight to an upstream that has a bound on them.";
+    UpstreamInFlightMax Gauge "ringwall_upstream_in_flight_max" "That bound, as it is now.";
+    BreakerOpen Gauge "ringwall_breaker_open" "1 while an upstream is left alone because it fails too often.";
     UpstreamTargetsValid Gauge "ringwall_upstream_targets_valid" "1 if what the file of targets holds now is in force, 0 if it was refused.";
     Retries Counter "ringwall_retries_total" "Requests that were sent to an upstream again.";
     LogRecordsLost Counter "ringwall_log_records_lost_total" "Access records that found their ring full.";

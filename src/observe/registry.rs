@@ -322,6 +322,10 @@ impl Registry {
             | Family::ClientCrlExpiry
             | Family::UpstreamConnections
             | Family::UpstreamUp
+            | Family::UpstreamEjected
+            | Family::UpstreamInFlight
+            | Family::UpstreamInFlightMax
+            | Family::BreakerOpen
             | Family::UpstreamTargetsValid
             | Family::NamesWithoutId
             | Family::CoreBusy => {}

@@ -350,15 +350,12 @@ async fn attempt(
         send_and_read(x, client, incoming, &connection, &mut out, framing, core, &times).await;
     match sent_and_answered {
         Ok((head_bytes, request_sent)) => {
-            route.upstream.answered(
-                &member,
-                x.facts.answered_ns.saturating_sub(asked_ns),
-                x.facts.answered_ns,
-            );
+            let answered_ns = x.facts.answered_ns;
             if upstream.eject.server_errors && is_server_error(x.response.table.status) {
-                route.upstream.failed(&member, x.facts.answered_ns);
+                route.upstream.failed(&member, answered_ns);
             } else {
-                member.member.record.succeeded(&upstream.eject, x.facts.answered_ns / 1_000_000);
+                route.upstream.answered(&member, answered_ns.saturating_sub(asked_ns), answered_ns);
+                member.member.record.succeeded(&upstream.eject, answered_ns / 1_000_000);
             }
             Ok(Lent { connection, request_sent, replayable, head_bytes, guard })
         }

@@ -383,7 +383,7 @@ impl Compiler<'_> {
                     &upstream.retry.pause
                 ),
                 (upstream.retry.on.iter().map(|status| status.value).collect::<Vec<_>>(), &upstream.eject),
-                (&upstream.breaker, upstream.proxy_protocol, upstream.forwarded),
+                (&upstream.breaker, upstream.slow_start, upstream.proxy_protocol, upstream.forwarded),
                 upstream.health.as_ref().map(origins::plan),
             ));
             let compiled = match kept.upstreams.get(&name.value) {
@@ -439,6 +439,7 @@ impl Compiler<'_> {
             key: self.choice_key(&upstream.balance),
             retry: retry(&upstream.retry),
             eject: eject(&upstream.eject),
+            slow_start_ms: milliseconds(upstream.slow_start, 0),
             queue_wait_ms: milliseconds(upstream.breaker.wait, 100),
             breaker: breaker(&upstream.breaker),
             requests: upstream.breaker.requests.map(|requests| match requests {
@@ -867,6 +868,8 @@ fn eject(written: &written::Eject) -> eject::Settings {
         server_errors: written.server_errors.unwrap_or(defaults.server_errors),
         time_ms: milliseconds(written.time, defaults.time_ms),
         most_percent: written.most.map_or(defaults.most_percent, |most| most.0),
+        failures_percent: written.failures.map_or(0, |failures| failures.0),
+        slow_factor: written.slow.and_then(|slow| u32::try_from(slow).ok()).unwrap_or(0),
     }
 }
 

@@ -135,9 +135,7 @@ impl Turn {
         let in_flight =
             |index: usize| f64::from(view.pools[index].in_flight() + 1) / f64::from(weight(index));
         match balance {
-            Balance::RoundRobin if view.members.is_weighted(now_ns / 1_000_000) => {
-                self.next_owed(among, fit, weight)
-            }
+            Balance::RoundRobin if view.members.is_weighted() => self.next_owed(among, fit, weight),
             Balance::RoundRobin => self.next_fit(among, fit),
             Balance::LeastRequest => self.better_of_two(among, fit, in_flight),
             Balance::Ewma => {
@@ -282,6 +280,7 @@ mod tests {
             key: Default::default(),
             retry: Default::default(),
             eject: Default::default(),
+            slow_start_ms: 0,
             queue_wait_ms: 0,
             breaker: None,
             requests: None,

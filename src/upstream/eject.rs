@@ -11,6 +11,13 @@ use crate::upstream::Members;
 /// A member is out for at most so many times the first time.
 const FACTOR_MAX: u64 = 30;
 
+/// The time over which shares and times are taken, in milliseconds.
+pub const WINDOW_MS: u64 = 5_000;
+/// Answers of a member in that time below which nothing is concluded of it.
+const ANSWERS_MIN: u32 = 20;
+/// What is slow in microseconds is not slow.
+const SLOW_US_MIN: u64 = 1_000;
+
 /// When a member is left out, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -22,11 +29,22 @@ pub struct Settings {
     pub time_ms: u64,
     /// The share of the members that may be out at once, in percent.
     pub most_percent: u32,
+    /// The share of a member's requests in one [`WINDOW_MS`] that may fail, in percent; 0: any.
+    pub failures_percent: u32,
+    /// A member is out whose answers take so many times as long as those of the median of the members; 0: never.
+    pub slow_factor: u32,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { after: 5, server_errors: false, time_ms: 10_000, most_percent: 50 }
+        Settings {
+            after: 5,
+            server_errors: false,
+            time_ms: 10_000,
+            most_percent: 50,
+            failures_percent: 0,
+            slow_factor: 0,
+        }
     }
 }
 
@@ -40,6 +58,21 @@ pub struct Record {
     in_since_ms: AtomicU64,
     /// Times it was left out, all in all.
     total: AtomicU32,
+    /// Requests of this window, those that failed, and what the others took in microseconds.
+    requests: AtomicU32,
+    failed: AtomicU32,
+    sum_us: AtomicU64,
+}
+
+/// What a core saw of a member since it told last.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// Requests.
+    pub requests: u32,
+    /// Those that failed.
+    pub failed: u32,
+    /// What the others took, in microseconds.
+    pub sum_us: u64,
 }
 
 impl Record {
@@ -56,6 +89,35 @@ impl Record {
     /// When it is in again, monotonic milliseconds; in the past if it is.
     pub fn out_until_ms(&self) -> u64 {
         self.out_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// What a core saw; told ten times a second.
+    pub fn tell(&self, seen: &Seen) {
+        self.requests.fetch_add(seen.requests, Ordering::Relaxed);
+        self.failed.fetch_add(seen.failed, Ordering::Relaxed);
+        self.sum_us.fetch_add(seen.sum_us, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Seen {
+        Seen {
+            requests: self.requests.swap(0, Ordering::Relaxed),
+            failed: self.failed.swap(0, Ordering::Relaxed),
+            sum_us: self.sum_us.swap(0, Ordering::Relaxed),
+        }
+    }
+
+    /// It gets requests again, or for the first time, since `now_ms`.
+    pub fn comes_in(&self, now_ms: u64) {
+        self.in_since_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// How much of its share it is to get, in percent, where it takes `slow_start_ms` to warm up.
+    pub fn warmth_percent(&self, slow_start_ms: u64, now_ms: u64) -> u32 {
+        let since_ms = self.in_since_ms.load(Ordering::Relaxed);
+        if since_ms == 0 || now_ms >= since_ms + slow_start_ms {
+            return 100;
+        }
+        (now_ms.saturating_sub(since_ms) * 100 / slow_start_ms).clamp(10, 100) as u32
     }
 
     /// It answered a request.
@@ -102,7 +164,17 @@ impl Judge {
         if settings.after == 0 || failures < settings.after || record.is_out(now_ms) {
             return false;
         }
-        // Another core decides about another member: this one fails again soon enough.
+        let out = self.leave_out(record, members, settings, now_ms);
+        if out {
+            // The first failure after it is in again is enough.
+            record.failures.store(settings.after - 1, Ordering::Relaxed);
+        }
+        out
+    }
+
+    /// Leaves a member out, if not too many are. Whether it is.
+    fn leave_out(&self, record: &Record, members: &Members, settings: &Settings, now_ms: u64) -> bool {
+        // Another thread decides about another member: this one fails again soon enough.
         if self.busy.swap(true, Ordering::Acquire) {
             return false;
         }
@@ -115,11 +187,39 @@ impl Judge {
             record.out_until_ms.store(until_ms, Ordering::Relaxed);
             record.in_since_ms.store(until_ms, Ordering::Relaxed);
             record.total.fetch_add(1, Ordering::Relaxed);
-            // The first failure after it is in again is enough.
-            record.failures.store(settings.after - 1, Ordering::Relaxed);
         }
         self.busy.store(false, Ordering::Release);
         may
+    }
+
+    /// Compares the members with each other, once in a window: who fails too often, and who takes too long.
+    pub fn compare(&self, members: &Members, settings: &Settings, now_ms: u64) {
+        if settings.failures_percent == 0 && settings.slow_factor == 0 {
+            return;
+        }
+        let seen: Vec<Seen> = members.seats.iter().map(|seat| seat.member.record.take()).collect();
+        let took = |seen: &Seen| {
+            let answers = seen.requests.saturating_sub(seen.failed);
+            (answers >= ANSWERS_MIN).then(|| seen.sum_us / u64::from(answers))
+        };
+        let mut times: Vec<u64> = seen.iter().filter_map(took).collect();
+        times.sort_unstable();
+        // Of two, the faster one.
+        let median = times.get(times.len().saturating_sub(1) / 2).copied();
+        for (seat, seen) in members.seats.iter().zip(&seen) {
+            let fails = settings.failures_percent > 0
+                && seen.requests >= ANSWERS_MIN
+                && u64::from(seen.failed) * 100
+                    >= u64::from(seen.requests) * u64::from(settings.failures_percent);
+            let is_slow = settings.slow_factor > 0
+                && times.len() > 1
+                && took(seen).zip(median).is_some_and(|(took, median)| {
+                    took >= SLOW_US_MIN && took >= median.saturating_mul(u64::from(settings.slow_factor))
+                });
+            if fails || is_slow {
+                self.leave_out(&seat.member.record, members, settings, now_ms);
+            }
+        }
     }
 }
 
@@ -129,7 +229,14 @@ mod tests {
     use crate::upstream::Seat;
     use crate::upstream::member::of_port;
 
-    const SETTINGS: Settings = Settings { after: 3, server_errors: true, time_ms: 1_000, most_percent: 50 };
+    const SETTINGS: Settings = Settings {
+        after: 3,
+        server_errors: true,
+        time_ms: 1_000,
+        most_percent: 50,
+        failures_percent: 40,
+        slow_factor: 3,
+    };
 
     fn members(count: u16) -> Members {
         let seats =
@@ -187,5 +294,60 @@ mod tests {
         let (judge, members) = (Judge::default(), members(2));
         let off = Settings { after: 0, ..SETTINGS };
         assert!(!(0..100).any(|_| judge.failed(&members.seats[0].member.record, &members, &off, 0)));
+    }
+
+    fn saw(members: &Members, at: usize, requests: u32, failed: u32, each_us: u64) {
+        let sum_us = u64::from(requests - failed) * each_us;
+        members.seats[at].member.record.tell(&Seen { requests, failed, sum_us });
+    }
+
+    fn out(members: &Members, now_ms: u64) -> Vec<usize> {
+        (0..members.seats.len()).filter(|&at| members.seats[at].member.record.is_out(now_ms)).collect()
+    }
+
+    #[test]
+    fn one_of_ten_that_fails_or_is_slow_is_out_in_its_window() {
+        let (judge, members) = (Judge::default(), members(10));
+        for at in 0..10 {
+            saw(&members, at, 100, if at == 3 { 50 } else { 1 }, if at == 7 { 9_000 } else { 2_000 });
+        }
+        judge.compare(&members, &SETTINGS, 5_000);
+        assert_eq!(out(&members, 5_500), [3, 7]);
+        // What was counted then does not count again.
+        judge.compare(&members, &SETTINGS, 7_000);
+        assert_eq!(out(&members, 7_000), [0; 0]);
+    }
+
+    #[test]
+    fn little_says_nothing_and_fast_is_not_slow() {
+        let (judge, members) = (Judge::default(), members(4));
+        saw(&members, 0, 19, 19, 0);
+        saw(&members, 1, 100, 0, 10);
+        saw(&members, 2, 100, 0, 900);
+        saw(&members, 3, 19, 0, 90_000);
+        judge.compare(&members, &SETTINGS, 5_000);
+        assert_eq!(out(&members, 5_000), [0; 0]);
+        saw(&members, 0, 100, 100, 0);
+        judge.compare(&members, &Settings { failures_percent: 0, ..SETTINGS }, 5_000);
+        assert_eq!(out(&members, 5_000), [0; 0], "only what is asked for");
+    }
+
+    #[test]
+    fn all_that_are_slow_are_as_fast_as_each_other() {
+        let (judge, members) = (Judge::default(), members(3));
+        (0..3).for_each(|at| saw(&members, at, 100, 0, 500_000));
+        judge.compare(&members, &SETTINGS, 5_000);
+        assert_eq!(out(&members, 5_000), [0; 0]);
+    }
+
+    #[test]
+    fn who_comes_in_again_warms_up() {
+        let record = Record::default();
+        assert_eq!(record.warmth_percent(10_000, 5), 100, "at the beginning all are alike");
+        record.comes_in(1_000);
+        assert_eq!(
+            [1_000, 2_000, 6_000, 11_000].map(|now| record.warmth_percent(10_000, now)),
+            [10, 10, 50, 100]
+        );
     }
 }

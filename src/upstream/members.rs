@@ -111,6 +111,7 @@ pub struct Members {
     /// Where members are chosen by a cookie: the tag of each.
     pub tags: Box<[u64]>,
     weighted: bool,
+    slow_start_ms: u64,
     /// Addresses that names lead to and that nobody goes to.
     refused: Vec<Refused>,
 }
@@ -156,6 +157,7 @@ impl Members {
                 .emit();
         }
         members.seats.sort_by_key(|seat| seat.priority);
+        members.slow_start_ms = choosing.slow_start_ms;
         members.weighted = members.seats.windows(2).any(|pair| pair[0].weight != pair[1].weight);
         if let ChoiceKey::Cookie(sticky) = choosing.key {
             members.tags =
@@ -175,14 +177,19 @@ impl Members {
         }
     }
 
-    /// The share of a member among the others.
-    pub fn weight(&self, index: usize, _now_ms: u64) -> u32 {
-        self.seats.get(index).map_or(1, |seat| u32::from(seat.weight).max(1))
+    /// The share of a member among the others, in hundredths.
+    pub fn weight(&self, index: usize, now_ms: u64) -> u32 {
+        let Some(seat) = self.seats.get(index) else { return 100 };
+        let warmth = match self.slow_start_ms {
+            0 => 100,
+            slow_start_ms => seat.member.record.warmth_percent(slow_start_ms, now_ms),
+        };
+        u32::from(seat.weight).max(1) * warmth
     }
 
-    /// Whether their shares differ.
-    pub fn is_weighted(&self, _now_ms: u64) -> bool {
-        self.weighted
+    /// Whether their shares differ, or may.
+    pub fn is_weighted(&self) -> bool {
+        self.weighted || self.slow_start_ms > 0
     }
 
     /// Whether these are the same as `other`, in the same places.

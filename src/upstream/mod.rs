@@ -109,6 +109,8 @@ pub struct Upstream {
     pub retry: retry::Settings,
     /// When a member is left out.
     pub eject: eject::Settings,
+    /// How long a member that comes in takes to get its whole share, in milliseconds.
+    pub slow_start_ms: u64,
     /// How long a request may wait for a place, in milliseconds.
     pub queue_wait_ms: u64,
     /// Its circuit breaker.
@@ -179,6 +181,8 @@ pub struct Parts {
     pub retry: retry::Settings,
     /// When a member is left out.
     pub eject: eject::Settings,
+    /// How long a member that comes in takes to get its whole share, in milliseconds.
+    pub slow_start_ms: u64,
     /// How long a request may wait for a place, in milliseconds.
     pub queue_wait_ms: u64,
     /// When the breaker opens, if there is one.
@@ -199,7 +203,7 @@ pub struct Parts {
 
 impl Parts {
     fn choosing(&self) -> Choosing<'_> {
-        Choosing { balance: self.balance, key: &self.key }
+        Choosing { balance: self.balance, key: &self.key, slow_start_ms: self.slow_start_ms }
     }
 }
 
@@ -208,6 +212,7 @@ impl Parts {
 pub struct Choosing<'a> {
     balance: Balance,
     key: &'a ChoiceKey,
+    slow_start_ms: u64,
 }
 
 /// A bound on requests in flight.
@@ -261,6 +266,7 @@ impl Upstream {
             key: parts.key,
             retry: parts.retry,
             eject: parts.eject,
+            slow_start_ms: parts.slow_start_ms,
             queue_wait_ms: parts.queue_wait_ms,
             breaker,
             slots,
@@ -276,7 +282,7 @@ impl Upstream {
     }
 
     fn choosing(&self) -> Choosing<'_> {
-        Choosing { balance: self.balance, key: &self.key }
+        Choosing { balance: self.balance, key: &self.key, slow_start_ms: self.slow_start_ms }
     }
 
     /// A request to `member` went wrong. Whether it is left out from now on for it.

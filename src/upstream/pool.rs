@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::observe::TargetId;
 use crate::upstream::balance::{Ewma, Tried, Turn};
+use crate::upstream::eject::Seen;
 use crate::upstream::retry::Budget;
 use crate::upstream::slots::Line;
 use crate::upstream::{Balance, Member, Members, Permit, Upstream};
@@ -54,6 +55,8 @@ pub struct CoreMember {
     pub ewma: Ewma,
     idle: RefCell<Vec<Connection>>,
     in_flight: Cell<u32>,
+    /// Since the last tick.
+    seen: Cell<Seen>,
     /// It is no longer a member: nothing is kept any more.
     retired: Cell<bool>,
 }
@@ -66,6 +69,7 @@ impl CoreMember {
             ewma: Ewma::default(),
             idle: RefCell::new(Vec::new()),
             in_flight: Cell::new(0),
+            seen: Cell::default(),
             retired: Cell::new(false),
         }
     }
@@ -240,6 +244,10 @@ impl CoreUpstream {
         if self.upstream.balance == Balance::Ewma {
             member.ewma.answered(took_ns, now_ns);
         }
+        let seen = member.seen.get();
+        let (requests, sum_us) =
+            (seen.requests.saturating_add(1), seen.sum_us.saturating_add(took_ns / 1_000));
+        member.seen.set(Seen { requests, sum_us, ..seen });
         if self.upstream.adaptive.is_some() {
             let (answers, sum_us) = self.answers.get();
             self.answers.set((answers.saturating_add(1), sum_us.saturating_add(took_ns / 1_000)));
@@ -252,6 +260,9 @@ impl CoreUpstream {
         if self.upstream.balance == Balance::Ewma {
             member.ewma.failed(now_ns);
         }
+        let seen = member.seen.get();
+        let (requests, failed) = (seen.requests.saturating_add(1), seen.failed.saturating_add(1));
+        member.seen.set(Seen { requests, failed, ..seen });
         self.upstream.failed(&member.member, now_ns / 1_000_000);
     }
 
@@ -260,8 +271,15 @@ impl CoreUpstream {
         self.turn.random()
     }
 
-    /// Ten times a second: finds how many requests may be in flight, where that is not fixed.
+    /// Ten times a second: tells what this core saw of members, and finds how many requests may be in flight, where that is
+    /// not fixed.
     pub fn adapt(&self, now_ms: u64) {
+        for member in &self.view().pools {
+            let seen = member.seen.take();
+            if seen.requests > 0 {
+                member.member.record.tell(&seen);
+            }
+        }
         let (Some(adaptive), Some(slots)) = (&self.upstream.adaptive, &self.upstream.slots) else { return };
         let (answers, sum_us) = self.answers.take();
         adaptive.tell(answers, sum_us, slots.in_flight());

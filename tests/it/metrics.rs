@@ -64,7 +64,7 @@ fn every_family_has_a_source() {
         "[{{ address: \"127.0.0.1:0\", tls: none }}, {{ address: \"127.0.0.3:0\", tls: self-signed }}, {asking}]"
     );
     let config = format!(
-        "upstreams:\n  app: {{ targets: [\"http://{}\", \"http://{dead}\"], balance: round_robin }}\n  \
+        "upstreams:\n  app: {{ targets: [\"http://{}\", \"http://{dead}\"], balance: round_robin,\n    breaker: {{ requests: 100, failures: 100% }} }}\n  \
          listed: \"file:targets.yaml\"\n{LOGIN}
 apis:
   app:
@@ -116,6 +116,9 @@ audit: {{ file: audit.jsonl }}",
     // What should not have happened.
     let quiet = [
         Family::AcceptsPaused,
+        Family::UpstreamEjected,
+        Family::UpstreamInFlight,
+        Family::BreakerOpen,
         Family::ExceptionsExpired,
         Family::LogRecordsLost,
         Family::AuditRecordsLost,

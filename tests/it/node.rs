@@ -146,6 +146,11 @@ impl Node {
     }
 
     /// The lines of the process log that [`Node::wait_for`] has passed.
+    /// Takes in what the process log says now, without waiting.
+    pub fn read_lines(&mut self) {
+        self.seen.extend(self.lines.try_iter());
+    }
+
     pub fn lines_so_far(&self) -> impl Iterator<Item = &str> {
         self.seen.iter().map(String::as_str)
     }

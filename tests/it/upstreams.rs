@@ -126,7 +126,7 @@ fn a_failing_upstream_is_left_alone_and_comes_back_when_it_is_well() {
         let status = if is_well.load(Ordering::Relaxed) { "200 OK" } else { "500 Broken" };
         Reply::Bytes(response(status, "x"))
     });
-    let node = node(&[&origin], "breaker: { failures: 50%, least: 5, rest: 300ms, probes: 2 }");
+    let mut node = node(&[&origin], "breaker: { failures: 50%, least: 5, rest: 300ms, probes: 2 }");
     for _ in 0..5 {
         assert_eq!(node.ask(GET).status, 500);
     }
@@ -146,6 +146,45 @@ fn a_failing_upstream_is_left_alone_and_comes_back_when_it_is_well() {
     for _ in 0..10 {
         assert_eq!(node.ask(GET).status, 200);
     }
+    node.wait_for("RW-6162");
+    node.wait_for("RW-6163");
+}
+
+#[test]
+fn one_that_fails_more_than_the_others_is_left_out_and_warms_up_when_it_is_back() {
+    let well = Arc::new(AtomicBool::new(false));
+    let is_well = Arc::clone(&well);
+    let failing = Origin::start(move |seen| {
+        let fails = !is_well.load(Ordering::Relaxed) && seen.head.contains("/odd");
+        Reply::Bytes(response(if fails { "500 Broken" } else { "200 OK" }, "x"))
+    });
+    let origins = [Origin::plain(), Origin::plain()];
+    let text = config(
+        &[url(&failing), url(&origins[0]), url(&origins[1])],
+        "balance: round_robin, slow_start: 1h, eject: { server_errors: true, after: 1000, failures: 40%, time: 300ms }",
+    );
+    let mut node = Node::start_on_one_core(&text);
+    // Every second request to it fails, never two in a row: only the comparison finds that.
+    let mut client = node.connect();
+    let mut number = 0;
+    while !node.lines_so_far().any(|line| line.contains("RW-6160")) {
+        for _ in 0..100 {
+            number += 1;
+            let path = if number % 6 < 3 { "odd" } else { "even" };
+            client.send(format!("GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            client.answer();
+        }
+        node.read_lines();
+    }
+    well.store(true, Ordering::Relaxed);
+    node.wait_for("RW-6161");
+    paths(&failing);
+    for _ in 0..210 {
+        client.send("GET /even HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+    // A tenth of its share, which is a third.
+    assert!((5..=15).contains(&paths(&failing).len()), "it warms up");
 }
 
 /// An origin that takes its time and knows how many it works on at once.
@@ -266,7 +305,7 @@ fn a_member_that_refuses_is_left_out() {
         &[refusing(), url(&well)],
         "balance: round_robin, eject: { after: 3, time: 1h }, retry: { tries: 2 }",
     );
-    let node = Node::start_on_one_core(&text);
+    let mut node = Node::start_on_one_core(&text);
     for id in 0..40 {
         // Nothing was sent to the one that refused: even a POST goes elsewhere.
         assert_eq!(node.ask(&post(id, "")).status, 200);
@@ -274,6 +313,12 @@ fn a_member_that_refuses_is_left_out() {
     let lines = node.log(40);
     let twice = lines.iter().filter(|line| line["tries"] == 2).count();
     assert_eq!(twice, 3, "three in a row, then no more");
+    node.wait_for("RW-6160");
+    let page = crate::node::fetch(&node, "/metrics");
+    assert!(
+        page.lines().any(|line| line.starts_with("ringwall_upstream_ejected") && line.ends_with(" 1")),
+        "{page}"
+    );
 }
 
 #[test]

@@ -114,6 +114,10 @@ pub struct Eject {
     pub time: Option<Duration>,
     /// The share of members that may be out at once; 50%.
     pub most: Option<Percent>,
+    /// The share of a member's requests within five seconds that may fail; any.
+    pub failures: Option<Percent>,
+    /// How many times as long as those of the others a member's answers may take; any.
+    pub slow: Option<u64>,
 }
 
 /// Keys of `upstreams.X.balance.sticky`.
@@ -215,6 +219,15 @@ pub static EJECT: Table = Table {
             .default("10s")
             .bounds("100ms", "1h"),
         Key::optional("most", Percent::SHAPE, "the share of members that may be out at once").default("50%"),
+        Key::optional("failures", Percent::SHAPE, "out when so many of its requests within 5s fail")
+            .default("any"),
+        Key::optional(
+            "slow",
+            Shape::Int,
+            "out when its answers take so many times as long as those of the median",
+        )
+        .default("any")
+        .bounds("2", "1000"),
     ],
 };
 
@@ -374,6 +387,8 @@ impl FromNode for Eject {
                 server_errors: m.optional("server_errors"),
                 time: m.optional("time"),
                 most: m.optional("most"),
+                failures: m.optional("failures"),
+                slow: m.optional("slow"),
             })
         })
     }

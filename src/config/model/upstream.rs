@@ -51,6 +51,8 @@ pub struct Upstream {
     pub proxy_protocol: Option<SentProxy>,
     /// `Forwarded` (RFC 7239) is sent beside `X-Forwarded-*`.
     pub forwarded: bool,
+    /// How long a member that comes in takes to get its whole share.
+    pub slow_start: Option<Duration>,
     /// The whole value.
     pub span: Span,
 }
@@ -215,6 +217,9 @@ pub static UPSTREAM: Table = Table {
         Key::optional("retry", Retry::SHAPE, "sending a request again"),
         Key::optional("breaker", Breaker::SHAPE, "leaving a failing upstream alone, and bounds on its use"),
         Key::optional("eject", Eject::SHAPE, "leaving out members that fail real requests"),
+        Key::optional("slow_start", Duration::SHAPE, "how long one that comes in takes to get its whole share")
+            .default("at once")
+            .bounds("1s", "1h"),
     ],
 };
 
@@ -290,6 +295,7 @@ impl FromNode for Upstream {
                 eject: Eject::default(),
                 proxy_protocol: None,
                 forwarded: false,
+                slow_start: None,
                 span: node.span,
             });
         }
@@ -311,6 +317,7 @@ impl FromNode for Upstream {
             let eject = m.optional("eject").unwrap_or_default();
             let proxy_protocol = m.optional("proxy_protocol");
             let forwarded = m.optional("forwarded").unwrap_or(false);
+            let slow_start = m.optional("slow_start");
             let targets: Vec<Spanned<Target>> = m.required("targets")?;
             if targets.is_empty() {
                 return None;
@@ -330,6 +337,7 @@ impl FromNode for Upstream {
                 eject,
                 proxy_protocol,
                 forwarded,
+                slow_start,
                 span,
             })
         })
