@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::control_issuer::eventually;
 use crate::name_server::{Mood, NameServer, Record};
-use crate::node::{Answer, Client, Node, PATIENCE, Place, fetch};
+use crate::nginx::free_address;
+use crate::node::{Answer, Client, Node, PATIENCE, Place, Server, fetch};
 
 /// An origin that answers everything with its name, wherever it listens.
 pub struct Backend {
@@ -491,7 +492,7 @@ fn a_service_gives_hosts_ports_weights_and_who_stands_in() {
     names.addresses("three.test", &["127.0.0.4"]);
     let first = [service(10, 3, one_at.port(), "one.test"), service(10, 1, two_at.port(), "two.test")];
     let stand_in = service(20, 0, three_at.port(), "three.test");
-    names.set("_http._tcp.orders.test", &[&first[..], &[stand_in.clone()]].concat());
+    names.set("_http._tcp.orders.test", &[&first[..], std::slice::from_ref(&stand_in)].concat());
     let upstream =
         format!("{{ targets: \"srv+http://_http._tcp.orders.test\", {PLAIN}, balance: round_robin }}");
     let mut node = node_of(Place::new(), &upstream, Some(&names));
@@ -735,6 +736,67 @@ fn check_reads_files_of_targets_too() {
     place.write("targets.yaml", "- http://127.0.0.1:80\n");
     let (code, text) = check();
     assert_eq!(code, Some(0), "{text}");
+}
+
+/// dnsmasq as a site has it: addresses from a file that it reads again when it is told to, and a service on `port`.
+fn dnsmasq(place: &Place, at: SocketAddr, port: u16) -> Server {
+    let child = Command::new("dnsmasq")
+        .args([
+            "--keep-in-foreground",
+            "--no-resolv",
+            "--no-hosts",
+            "--conf-file=/dev/null",
+            "--bind-interfaces",
+        ])
+        .args(["--user=", "--pid-file=", "--local-ttl=1", "--local=/test/", "--log-facility=-"])
+        .arg(format!("--listen-address={}", at.ip()))
+        .arg(format!("--port={}", at.port()))
+        .arg(format!("--addn-hosts={}", place.path().join("hosts").display()))
+        .arg(format!("--srv-host=_http._tcp.orders.test,two.test,{port}"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("dnsmasq");
+    eventually("dnsmasq listens", || TcpStream::connect(at).is_ok());
+    Server(child)
+}
+
+#[test]
+fn a_real_name_server_is_followed() {
+    let (one, two, port) = two_backends();
+    let (place, at) = (Place::new(), free_address());
+    place.write("hosts", "127.0.0.2 orders.test\n127.0.0.3 two.test\n");
+    let dnsmasq = dnsmasq(&place, at, port);
+    let upstream = format!("{{ targets: \"http://orders.test:{port}\", {PLAIN} }}");
+    let text = text_of(&upstream, None).replace("drain: 5s", &format!("drain: 5s, resolver: \"{at}\""));
+    let node = Node::start_whole(Place::new(), &text, &[]);
+    assert_eq!(get(&node).text(), "one");
+    let load = Load::on(&node, 2);
+    place.write("hosts", "127.0.0.3 orders.test\n127.0.0.3 two.test\n");
+    let told = Command::new("kill").arg("-HUP").arg(dnsmasq.0.id().to_string()).status();
+    assert!(told.expect("kill").success());
+    let changed = Instant::now();
+    eventually("the other one is asked", || two.count() > 0);
+    assert!(changed.elapsed() < Duration::from_millis(1_500), "{:?}", changed.elapsed());
+    // It dies: what it said stands.
+    drop(dnsmasq);
+    thread::sleep(Duration::from_millis(1_500));
+    let before = two.count();
+    eventually("traffic goes on", || two.count() > before + 20);
+    assert!(load.end().len() > 100);
+    assert!(one.count() > 0);
+}
+
+#[test]
+fn services_of_a_real_name_server_are_found() {
+    let (_one, two, port) = two_backends();
+    let (place, at) = (Place::new(), free_address());
+    place.write("hosts", "127.0.0.3 two.test\n");
+    let _dnsmasq = dnsmasq(&place, at, port);
+    let upstream = format!("{{ targets: \"srv+http://_http._tcp.orders.test\", {PLAIN} }}");
+    let text = text_of(&upstream, None).replace("drain: 5s", &format!("drain: 5s, resolver: \"{at}\""));
+    let node = Node::start_whole(Place::new(), &text, &[]);
+    assert_eq!(get(&node).text(), "two");
+    assert_eq!(two.count(), 1);
 }
 
 /// A client over the Unix socket at `path`.
