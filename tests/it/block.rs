@@ -247,3 +247,31 @@ fn an_identity_and_a_key_are_refused_once_they_are_proven() {
     assert_eq!(ask(&node, &alice).0, 200);
     assert!(node.wait_for("RW-6093").contains("what=\"identity partners/alice\""));
 }
+
+#[test]
+fn who_blocked_what_and_why_is_on_record_and_so_is_who_was_refused() {
+    let config = format!("audit: {{ file: audit.jsonl }}\n{CONFIG}");
+    let node = Node::start_in(Place::new(), LISTEN, &config);
+    done(&node, "add --operation a/two --reason incident-7");
+    assert_eq!(
+        node.ask("GET /two HTTP/1.1\r\nHost: a\r\n\r\n").refusal(),
+        (403, "operation_blocked".to_owned())
+    );
+    done(&node, "remove --operation a/two");
+    let deadline = Instant::now() + PATIENCE;
+    let path = node.place.path().join("audit.jsonl");
+    loop {
+        let audit = std::fs::read_to_string(&path).unwrap_or_default();
+        let has =
+            |one: &str, other: &str| audit.lines().any(|line| line.contains(one) && line.contains(other));
+        if has("block_add", "operation a/two: incident-7")
+            && has("block_add", "uid ")
+            && has("block_remove", "operation a/two")
+            && has("operation_blocked", "RW-2253")
+        {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{audit}");
+        std::thread::yield_now();
+    }
+}
