@@ -171,7 +171,7 @@ pub fn call(plan: &Plan, start: Instant, stop: &AtomicBool) -> io::Result<Calls>
         let mut schedule = Schedule::new(from_ns, rate);
         loop {
             let now_ns = caller.now_ns();
-            while let Some(due_ns) = schedule.take(now_ns.min(until_ns - 1)) {
+            while let Some(due_ns) = schedule.take(now_ns.min(until_ns.saturating_sub(1))) {
                 caller.begin(due_ns);
             }
             if now_ns >= until_ns {

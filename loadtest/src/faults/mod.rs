@@ -91,8 +91,11 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     }
     let mut report = Report::new(options);
     report.print_head();
-    let chosen =
-        |scenario: &&Scenario| options.scenarios.is_empty() || options.scenarios.contains(&scenario.name);
+    // What is only about speed says nothing in the short form.
+    let left_out = |scenario: &Scenario| options.short && scenario.short == 0.0;
+    let named =
+        |scenario: &Scenario| options.scenarios.is_empty() || options.scenarios.contains(&scenario.name);
+    let chosen = |scenario: &&Scenario| named(scenario) && !left_out(scenario);
     for scenario in all.iter().filter(chosen) {
         let scenario = if options.short { scenario.clone().shortened() } else { scenario.clone() };
         let variants = match scenario.variants.as_slice() {

@@ -3,7 +3,7 @@
 //! ```yaml
 //! title: kill -9 of one of two                      # one line
 //! load: [{ rate: 1000, seconds: 8 }]                # calls a second, one stretch after the other
-//! short: 0.5                                        # all times but delays, times this, under --short
+//! short: 0.5                                        # all times but delays, times this, under --short; 0: left out
 //! connections: 32                                   # used in turn; at most `connections_max` when all are busy
 //! patience_ms: 5000                                 # then a call is `late`
 //! methods: [{ method: GET, share: 0.7 }, { method: POST, share: 0.3, body_bytes: 300 }]
