@@ -11,9 +11,6 @@ use std::path::Path;
 
 use crate::sys::address::{Address, UNIX_PATH_BYTES_MAX};
 
-/// Bytes that the kernel takes of what a client has no room for yet: two of the largest pieces of a body.
-const UNSENT_BYTES: libc::c_int = 512 * 1024;
-
 /// What a peek at the receive queue showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peek {
@@ -64,9 +61,6 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     // TCP_NODELAY is inherited by accepted sockets on Linux: one call here instead of one per connection.
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    // So is this: what the peer has no room for yet waits with us, not in megabytes of the kernel's memory for each client that
-    // does not read. Where a kernel does not know it, nothing is lost.
-    let _ = set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES);
     if address.is_ipv6() && address.ip().is_unspecified() {
         // `[::]` serves both families, as operators expect of it.
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
