@@ -56,6 +56,8 @@ pub struct Record {
     times: AtomicU32,
     /// Since when it gets requests (again); 0 from the beginning.
     in_since_ms: AtomicU64,
+    /// Since when it is out, if it is.
+    out_since_ms: AtomicU64,
     /// Times it was left out, all in all.
     total: AtomicU32,
     /// Requests of this window, those that failed, and what the others took in microseconds.
@@ -84,6 +86,10 @@ impl Record {
     /// Times it was left out.
     pub fn total(&self) -> u32 {
         self.total.load(Ordering::Relaxed)
+    }
+
+    fn out_since_ms(&self) -> u64 {
+        self.out_since_ms.load(Ordering::Relaxed)
     }
 
     /// When it is in again, monotonic milliseconds; in the past if it is.
@@ -180,12 +186,26 @@ impl Judge {
         }
         let count = members.seats.len();
         let out = members.seats.iter().filter(|seat| seat.member.record.is_out(now_ms)).count();
-        let may = (out + 1) * 100 <= count * settings.most_percent as usize && !record.is_out(now_ms);
+        let share = |out: usize| out * 100 <= count * settings.most_percent as usize;
+        let mut may = share(out + 1) && !record.is_out(now_ms);
+        if !may && out > 0 && share(out) && !record.is_out(now_ms) {
+            // One that has been out for long may well be better than one that fails now: they change places.
+            let outs =
+                members.seats.iter().map(|seat| &seat.member).filter(|member| member.record.is_out(now_ms));
+            if let Some(longest) =
+                outs.filter(|member| member.is_up()).min_by_key(|member| member.record.out_since_ms())
+            {
+                longest.record.out_until_ms.store(now_ms, Ordering::Relaxed);
+                longest.record.in_since_ms.store(now_ms, Ordering::Relaxed);
+                may = true;
+            }
+        }
         if may {
             let times = record.times.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             let until_ms = now_ms + settings.time_ms * u64::from(times).min(FACTOR_MAX);
             record.out_until_ms.store(until_ms, Ordering::Relaxed);
             record.in_since_ms.store(until_ms, Ordering::Relaxed);
+            record.out_since_ms.store(now_ms, Ordering::Relaxed);
             record.total.fetch_add(1, Ordering::Relaxed);
         }
         self.busy.store(false, Ordering::Release);
@@ -281,12 +301,21 @@ mod tests {
 
     #[test]
     fn never_more_than_the_share_is_out() {
-        let (judge, three, one) = (Judge::default(), members(4), members(1));
+        let (judge, four, one) = (Judge::default(), members(4), members(1));
+        let who = |now| out(&four, now);
         assert!(!fail(&judge, &one, 0, 100, 0), "never the only one");
-        assert!(fail(&judge, &three, 0, 3, 0) && fail(&judge, &three, 1, 3, 0));
-        assert!(!fail(&judge, &three, 2, 100, 0) && !fail(&judge, &three, 3, 100, 0));
-        // A place becomes free when one is in again.
-        assert!(fail(&judge, &three, 2, 1, 1_000));
+        assert!(fail(&judge, &four, 0, 3, 0) && fail(&judge, &four, 1, 3, 1));
+        // The one that has been out for longest changes places with the next one that fails.
+        assert!(fail(&judge, &four, 2, 3, 10));
+        assert_eq!(who(10), [1, 2]);
+        assert!(fail(&judge, &four, 3, 3, 20));
+        assert_eq!(who(20), [2, 3]);
+        let (judge, three) = (Judge::default(), members(3));
+        let few = Settings { most_percent: 30, ..SETTINGS };
+        assert!(
+            !(0..100).any(|_| judge.failed(&three.seats[0].member.record, &three, &few, 0)),
+            "not one of three"
+        );
     }
 
     #[test]
