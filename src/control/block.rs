@@ -649,6 +649,35 @@ mod tests {
     }
 
     #[test]
+    fn two_processes_with_one_file_know_the_same() {
+        let path = file();
+        let [old, new] = [(), ()].map(|()| {
+            let cell = Arc::new(BlockCell::default());
+            (Blocklist::open(Arc::clone(&cell), Some(path.clone())).unwrap(), cell)
+        });
+        let look = |(list, _): &(Arc<Blocklist>, Arc<BlockCell>)| {
+            let mut state = list.lock();
+            let followed = list.follow(&mut state);
+            if followed {
+                list.publish(&mut state);
+            }
+            followed
+        };
+        assert!(add(&old.0, Kind::Address, "192.0.2.1", None).ok);
+        assert!(look(&new) && !look(&new) && !look(&old), "once, and not by who wrote it");
+        assert!(new.1.address("192.0.2.1".parse().unwrap()).is_err());
+        assert!(add(&new.0, Kind::Key, "k", None).ok);
+        assert!(new.0.perform(&Command::Remove(Which::Id(1)), 7).response.ok);
+        assert!(look(&old) && old.1.address("192.0.2.1".parse().unwrap()).is_ok());
+        assert_eq!((old.0.len(), new.0.len()), (1, 1));
+        // What nobody can read changes nothing.
+        fs::write(&path, "{").unwrap();
+        assert!(look(&old) && old.0.len() == 1 && !look(&old));
+        fs::remove_file(&path).unwrap();
+        assert!(!look(&old) && old.0.len() == 1);
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         let list = Blocklist::open(Arc::default(), Some(file())).unwrap();
         for (kind, name) in [

@@ -183,21 +183,35 @@ fn before_tls_and_from_a_real_haproxy() {
 /// What a real nginx is told by us; it says on which of its connections.
 #[test]
 fn an_upstream_is_told_the_client_and_each_connection_is_one_clients() {
-    for version in ["v1", "v2"] {
-        let nginx = Nginx::start_at(
-            free_address(),
-            "proxy_protocol",
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("made");
+    let keys = Place::new();
+    let pair =
+        (keys.write("c.pem", &made.cert.pem()), keys.write("k.pem", &made.signing_key.serialize_pem()));
+    let private = format!("ssl_certificate {}; ssl_certificate_key {};", pair.0.display(), pair.1.display());
+    for (version, scheme) in [("v1", "http"), ("v2", "http"), ("v2", "https")] {
+        let (listens, private) = match scheme {
+            "https" => ("ssl proxy_protocol", private.as_str()),
+            _ => ("proxy_protocol", ""),
+        };
+        let server = format!(
+            "{private} {}",
             "location / { return 200 \"$proxy_protocol_addr:$proxy_protocol_port $proxy_protocol_server_port \
-             $connection $http_x_forwarded_for [$http_forwarded]\"; }",
+             $connection $http_x_forwarded_for [$http_forwarded]\"; }"
         );
+        let nginx = Nginx::start_at(free_address(), listens, &server);
         let listen = "{ address: \"127.0.0.1:0\", tls: none, trusted_proxies: [127.0.0.0/8] }";
+        let trust = match scheme {
+            "https" => "ca: none\n    insecure: { reason: \"a test\", until: 2999-01-01 }\n    ",
+            _ => "",
+        };
         let config = format!(
-            "upstreams:\n  app:\n    targets: [\"http://{}\"]\n    proxy_protocol: {version}\n    forwarded: true\n    \
+            "upstreams:\n  app:\n    targets: [\"{scheme}://{}\"]\n    {trust}proxy_protocol: {version}\n    forwarded: true\n    \
              health: {{ get: /, every: 100ms }}\napis:\n  app:\n    to: app\n    operations: {{ one: GET /one }}\n    \
              allow: [{{ who: anyone }}]",
             nginx.address
         );
         let mut node = Node::start_in(Place::new(), listen, &config);
+        println!("{version} {scheme}");
         let port = node.address.port();
         // One connection of a proxy, with the requests of two clients.
         let mut client = node.connect();
