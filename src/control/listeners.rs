@@ -5,8 +5,8 @@
 //! ([`Plan::listen`]), so that one that is refused has let nobody in.
 //!
 //! A Unix socket is one for all cores. Its file is made under another name, with its owner and mode, and moved to its place in
-//! one step; one that is there already is replaced only if nobody listens on it. It stays when its listener goes: a process that
-//! takes over has the same one.
+//! one step; one that is there already is replaced only if nobody listens on it. When its listener goes the file goes first, so that
+//! nobody begins what the end of the queue would reset; not where a process that takes over, or the service manager, has it.
 //!
 //! A socket that a core closes is gone with its last descriptor, so the supervisor gives up its own ([`Doors::leave`]) before
 //! the cores are told.
@@ -14,7 +14,7 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ struct Door {
     bound: Address,
     /// Each another queue of the kernel's, and whether it is the service manager's as well.
     sockets: Vec<(TcpListener, bool)>,
+    /// Device and inode of a Unix socket's file.
+    file: Option<(u64, u64)>,
 }
 
 /// All addresses that are listened on.
@@ -113,10 +115,17 @@ impl Doors {
         Ok(Plan(plan))
     }
 
-    /// Gives up the sockets of all listeners but these, before the cores close theirs. Returns the addresses.
-    pub fn leave(&mut self, but: &[u32]) -> Vec<Address> {
+    /// Gives up the sockets of all listeners but these, before the cores close theirs; `ends`: and nobody else has them. Returns
+    /// the addresses.
+    pub fn leave(&mut self, but: &[u32], ends: bool) -> Vec<Address> {
         let gone = self.open.extract_if(.., |door| !but.contains(&door.listener));
-        gone.map(|door| door.bound).collect()
+        gone.inspect(|door| {
+            if ends {
+                door.remove_file()
+            }
+        })
+        .map(|door| door.bound)
+        .collect()
     }
 
     /// Has the cores accept at the doors of a plan, whose listeners, by place, are these. They must have been published.
@@ -207,7 +216,21 @@ impl Door {
                 }
             }
         }
-        Ok(Door { listener: 0, wanted: address.clone(), bound, sockets })
+        let file = match &bound {
+            Address::Unix(path) => fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino())),
+            Address::Tcp(_) => None,
+        };
+        Ok(Door { listener: 0, wanted: address.clone(), bound, sockets, file })
+    }
+
+    /// Nobody new finds a Unix socket any more. A file that is no longer the one it was is somebody else's.
+    fn remove_file(&self) {
+        let Address::Unix(path) = &self.bound else { return };
+        let now = fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        if now.is_some() && now == self.file && self.sockets.iter().all(|(_, by_manager)| !by_manager) {
+            // One that cannot be removed is replaced by whoever listens there next.
+            let _ = fs::remove_file(path);
+        }
     }
 
     /// Gives every core its sockets: all have one, and none is left over.
@@ -285,7 +308,8 @@ mod tests {
         let bound = first.local_addr().expect("bound");
         let mut all = vec![(first, false)];
         all.extend((1..sockets).map(|_| (bind(bound).expect("shared"), false)));
-        let door = Door { listener: 1, wanted: loopback().into(), bound: bound.into(), sockets: all };
+        let door =
+            Door { listener: 1, wanted: loopback().into(), bound: bound.into(), sockets: all, file: None };
         let desks: Vec<Desk> = (0..cores).map(|_| Desk::new().expect("a desk")).collect();
         door.hand_out(&desks).expect("handed out");
         desks.iter().map(|desk| std::iter::from_fn(|| desk.take()).count()).collect()

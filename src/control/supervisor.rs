@@ -604,7 +604,7 @@ impl Running {
     fn begin_drain(&mut self, ends: bool) {
         self.subscription = None;
         // The last descriptor of a listening socket is to be that of its core, or of the process that has taken over.
-        self.doors.leave(&[]);
+        self.doors.leave(&[], ends);
         self.node.handed_over.store(!ends, Ordering::Relaxed);
         // Who reads that the node drains finds it draining.
         self.node.draining.store(true, Ordering::Release);
@@ -748,7 +748,7 @@ impl Running {
         let generation = snapshot.generation;
         let (stay, go) = snapshot.listeners.split_at(live.min(snapshot.listeners.len()));
         let stay: Vec<u32> = stay.iter().map(|listener| listener.id).collect();
-        for address in self.doors.leave(&stay) {
+        for address in self.doors.leave(&stay, true) {
             Line::info(LISTENER_CLOSED).with("address", address).emit();
         }
         for listener in go.iter().filter(|listener| !listener.is_leaving()) {

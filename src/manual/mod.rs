@@ -83,7 +83,6 @@ const CODES: &[&str] = &[
     include_str!("codes/40-upstream.md"),
     include_str!("codes/50-ourselves.md"),
     include_str!("codes/60-operation.md"),
-    include_str!("codes/61-discovery.md"),
 ];
 
 /// All pages, by range and code.

@@ -919,4 +919,40 @@ fn a_unix_socket_in_use_is_not_taken_and_one_that_drains_loses_nobody() {
     }
     node.wait_for("RW-6006");
     assert_eq!(backend.count(), 21);
+    assert!(!path.exists(), "its file goes with it");
+}
+
+#[test]
+fn a_unix_socket_that_is_no_longer_configured_is_gone_and_loses_nobody() {
+    let (_backend, address) = Backend::tcp("one", "127.0.0.1:0");
+    let place = Place::new();
+    let path = place.path().join("in.sock");
+    let node = listening_on_unix(place, "", address);
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let path = path.clone();
+            thread::spawn(move || {
+                let mut answers = 0;
+                // Until there is no such file: then nobody is promised anything.
+                while let Ok(mut stream) = std::os::unix::net::UnixStream::connect(&path) {
+                    stream
+                        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                        .expect("sent");
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).expect("to the end");
+                    assert!(answer.ends_with("one"), "{answer:?}");
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(300));
+    let text = std::fs::read_to_string(node.place.path().join("ringwall.yaml")).expect("a configuration");
+    let next = node.place.write("next.yaml", &text.replace(", { address: \"unix:in.sock\", tls: none }", ""));
+    std::fs::rename(next, node.place.path().join("ringwall.yaml")).expect("renamed");
+    let answers: u64 = callers.into_iter().map(|caller| caller.join().expect("nobody was lost")).sum();
+    assert!(answers > 50, "{answers}");
+    assert!(!path.exists());
+    assert_eq!(get(&node).text(), "one");
 }
