@@ -66,6 +66,21 @@ impl Cpu {
     }
 }
 
+/// Nanoseconds that the busiest thread of a process tree was ready to run and did not: others had its CPU.
+pub fn waited_ns(pid: u32) -> u64 {
+    let mut busiest = (0, 0);
+    for process in tree(pid) {
+        for task in tasks(process) {
+            let path = format!("/proc/{process}/task/{task}/schedstat");
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let mut fields = text.split(' ').map(|field| field.parse::<u64>().unwrap_or(0));
+            let (Some(ran_ns), Some(waited_ns)) = (fields.next(), fields.next()) else { continue };
+            busiest = busiest.max((ran_ns, waited_ns));
+        }
+    }
+    busiest.1
+}
+
 /// Proportional set size of a process tree in bytes: its own memory, and its part of what it shares.
 pub fn pss_bytes(pid: u32) -> u64 {
     tree(pid)

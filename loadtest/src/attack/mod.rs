@@ -29,7 +29,7 @@ use crate::backend::SMALL_BODY;
 use crate::client::{Client, Expect, Pace, Tally, Target, Watch, tls};
 use crate::contender::{Contender, Places, Running, start_backend};
 use crate::material::{HOST, Material};
-use crate::process::{Cpu, rss_bytes};
+use crate::process::{Cpu, rss_bytes, waited_ns};
 use crate::stats::Latencies;
 use crate::sys;
 
@@ -47,6 +47,8 @@ const NEW_CONNECTIONS: usize = 64;
 const LOAD_BUSY_MAX: f64 = 0.7;
 /// What it may use of it without an attack: the attacker needs the rest.
 const LOAD_BUSY_QUIET_MAX: f64 = 0.4;
+/// How much of a window the gateway may wait for its core: beyond that others had it, not the attack.
+const WAITED_MAX: f64 = 0.3;
 /// The first rate that is tried, of that at saturation.
 const FIRST_SHARE: f64 = 0.25;
 /// The part of their goodput that good clients must keep.
@@ -429,6 +431,7 @@ fn window_of(tallies: &[Tally], meter: &Meter<'_>, seconds: f64) -> Window {
         cpu_us: meter.spent_ns.0 as f64 / 1e3 / in_time.max(1) as f64,
         busy: meter.spent_ns.0 as f64 / 1e9 / seconds,
         load_busy: meter.spent_ns.1 as f64 / 1e9 / seconds,
+        waited: meter.waited_ns as f64 / 1e9 / seconds,
         rss_peak: meter.rss_peak,
     }
 }
@@ -440,13 +443,22 @@ struct Meter<'a> {
     before: (u64, u64),
     /// Of the gateway, and of all the rest.
     spent_ns: (u64, u64),
+    waited_ns: u64,
     rss_peak: u64,
     looked: Instant,
 }
 
 impl<'a> Meter<'a> {
     fn new(gateway: &'a Running, backend: Option<&'a Running>) -> Self {
-        Self { gateway, backend, before: (0, 0), spent_ns: (0, 0), rss_peak: 0, looked: Instant::now() }
+        Self {
+            gateway,
+            backend,
+            before: (0, 0),
+            spent_ns: (0, 0),
+            waited_ns: 0,
+            rss_peak: 0,
+            looked: Instant::now(),
+        }
     }
 
     fn sample(&self) -> (u64, u64) {
@@ -460,11 +472,13 @@ impl<'a> Meter<'a> {
 impl Watch for Meter<'_> {
     fn window_opens(&mut self) {
         self.before = self.sample();
+        self.waited_ns = waited_ns(self.gateway.pid());
     }
 
     fn window_closes(&mut self) {
         let after = self.sample();
         self.spent_ns = (after.0.saturating_sub(self.before.0), after.1.saturating_sub(self.before.1));
+        self.waited_ns = waited_ns(self.gateway.pid()).saturating_sub(self.waited_ns);
         self.rss_peak = self.rss_peak.max(rss_bytes(self.gateway.pid()));
     }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::attacker::Done;
 use super::scenario::{Kind, Scenario};
-use super::{KEPT_GROSS, KEPT_MIN, LOAD_BUSY_MAX, Options};
+use super::{KEPT_GROSS, KEPT_MIN, LOAD_BUSY_MAX, Options, WAITED_MAX};
 use crate::contender::Contender;
 use crate::stats::{LatencySummary, Spread};
 
@@ -96,6 +96,8 @@ pub struct Window {
     pub busy: f64,
     /// Of the core of clients, backend and attacker.
     pub load_busy: f64,
+    /// The part of it in which the gateway's busiest thread was ready to run and others had its core.
+    pub waited: f64,
     /// The gateway's resident memory, the most of several looks, bytes.
     pub rss_peak: u64,
 }
@@ -157,6 +159,10 @@ impl Result {
             && self.limited() > 0
         {
             Verdict::Broken("fresh addresses made known ones refused")
+        } else if self.median(|round| round.without.waited.max(round.with.waited)) > WAITED_MAX
+            || self.after.waited > WAITED_MAX
+        {
+            Verdict::Void("others had the gateway's core")
         } else if without < KEPT_MIN {
             Verdict::Void("the machine is too busy even without the attack")
         } else if share(&self.after) < KEPT_GROSS {
@@ -347,6 +353,7 @@ mod tests {
             cpu_us: 10.0,
             busy: 0.5,
             load_busy,
+            waited: 0.0,
             rss_peak: 0,
         }
     }
@@ -376,6 +383,9 @@ mod tests {
         let mut busy = result(window(100, 0.3, None), 1_000, true);
         busy.rounds[0].without.in_time = 900;
         assert!(matches!(busy.verdict(), Verdict::Void(_)));
+        let mut starved = result(window(100, 0.3, None), 1_000, true);
+        starved.rounds[0].with.waited = 0.5;
+        assert!(matches!(starved.verdict(), Verdict::Void(_)));
         for broken in [
             verdict(window(400, 0.6, None), 1_000, true),
             verdict(window(960, 0.6, None), 400, true),
