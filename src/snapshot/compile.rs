@@ -171,13 +171,15 @@ pub fn compile(
     };
     compiler.widest = compiler.head_limits();
     let listeners = compiler.listeners(kept);
-    let upstreams = compiler.upstreams(kept);
+    let (upstreams, known) = compiler.upstreams(kept);
     let (apis, operations, router) = compiler.apis();
     let encoded_slash = match operations.iter().any(|operation| operation.keeps_encoded_slash) {
         true => EncodedSlash::Keep,
         false => EncodedSlash::Refuse,
     };
     if compiler.errors.is_empty() {
+        // A configuration that is refused takes nothing away from the next one.
+        kept.upstreams = known;
         kept.revocation.keep(std::mem::take(&mut compiler.asking));
         let named: Vec<_> = config.listen.iter().filter_map(listen::source).collect();
         kept.lists.retain(&named);
@@ -362,7 +364,11 @@ impl Compiler<'_> {
         self.errors.push(ConfigError::new(code, what, span));
     }
 
-    fn upstreams(&mut self, kept: &mut Kept) -> Vec<Arc<Upstream>> {
+    /// The upstreams, and what the next configuration is to know of them.
+    fn upstreams(
+        &mut self,
+        kept: &Kept,
+    ) -> (Vec<Arc<Upstream>>, HashMap<String, (UpstreamKey, Arc<Upstream>)>) {
         let mut next = HashMap::new();
         let mut upstreams = Vec::new();
         for (name, upstream) in self.config.upstreams.iter() {
@@ -400,8 +406,7 @@ impl Compiler<'_> {
             next.insert(name.value.clone(), (key, Arc::clone(&compiled)));
             upstreams.push(compiled);
         }
-        kept.upstreams = next;
-        upstreams
+        (upstreams, next)
     }
 
     fn upstream(&mut self, name: &str, upstream: &written::Upstream, before: Option<&Upstream>) -> Upstream {

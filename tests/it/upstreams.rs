@@ -281,7 +281,7 @@ fn the_place_of_a_client_that_went_away_is_free_again() {
 
 #[test]
 fn what_is_in_flight_stays_counted_over_a_reload() {
-    let busy = Busy::start(Duration::from_millis(800));
+    let busy = Busy::start(Duration::from_millis(3_000));
     let other = Origin::plain();
     let keys = |queue| format!("breaker: {{ requests: 1, queue: {queue} }}");
     let mut node = node(&[&busy.origin], &keys(0));
@@ -291,6 +291,9 @@ fn what_is_in_flight_stays_counted_over_a_reload() {
     while busy.most.load(Ordering::SeqCst) == 0 {
         thread::sleep(Duration::from_millis(1));
     }
+    // One that is refused, and knows nothing of the upstream, takes nothing away from the next.
+    node.rewrite("upstreams: { other: \"http://127.0.0.1:1\" }\napis: { app: { to: app } }");
+    node.wait_for("RW-6004");
     node.rewrite(&config(&[url(&other), url(&busy.origin)], &keys(0)));
     node.wait_for("RW-6003");
     assert_eq!(node.ask(GET).refusal(), (503, "upstream_busy".to_owned()));
