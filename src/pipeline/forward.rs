@@ -14,6 +14,7 @@ use crate::h1::encode::{CONNECTION_CLOSE, RequestLine, encode_request};
 use crate::h1::parse::{Parse, parse_response};
 use crate::http::field::FieldSet;
 use crate::http::field::Known;
+use crate::http::head::ResponseTable;
 use crate::http::{BodyLength, HeadLimits, Reason, Version, forward as law};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{
@@ -143,6 +144,14 @@ pub async fn forward(
         match attempt(x, client, incoming, route, core, &mut tried, key, total_ms).await {
             Ok(lent) => {
                 let status = x.response.table.status;
+                if lent.is_timed_out_before(&x.response.table)
+                    && x.method().is_idempotent()
+                    && x.facts.tries < upstream.retry.tries_max
+                {
+                    drop(lent);
+                    x.reset_response();
+                    continue;
+                }
                 admitted.tell(is_server_error(status), core.coarse_ms());
                 if upstream.retry.statuses.has(status)
                     && lent.replayable
@@ -269,10 +278,20 @@ pub struct Lent {
     pub request_sent: bool,
     /// Whether all of it is still here, so that it could be sent again.
     pub replayable: bool,
+    /// Whether the connection had carried requests before.
+    pub reused: bool,
     /// Length of the response head in `x.response.bytes`.
     pub head_bytes: usize,
     /// Counts the request as in flight, and knows to whom.
     pub guard: InFlight,
+}
+
+impl Lent {
+    /// RFC 9110 §15.5.9: a server may say 408 on a connection that it closes because nothing came over it. On a kept connection
+    /// that is said of the time before this request, which it has not seen.
+    fn is_timed_out_before(&self, response: &ResponseTable) -> bool {
+        response.status == 408 && !response.keep_alive && self.reused && self.replayable
+    }
 }
 
 #[expect(
@@ -361,7 +380,7 @@ async fn attempt(
                 route.upstream.answered(&member, answered_ns.saturating_sub(asked_ns), answered_ns);
                 member.member.record.succeeded(&upstream.eject, answered_ns / 1_000_000);
             }
-            Ok(Lent { connection, request_sent, replayable, head_bytes, guard })
+            Ok(Lent { connection, request_sent, replayable, reused, head_bytes, guard })
         }
         Err(fail) => {
             // What has left of a request that is given up must not pass for one: its end is a reset.

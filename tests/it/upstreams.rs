@@ -106,6 +106,21 @@ fn a_status_can_mean_ask_again() {
 }
 
 #[test]
+fn a_kept_connection_that_was_timed_out_says_so_of_the_time_before() {
+    const TIMED_OUT: &[u8] =
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let used = Mutex::new(HashSet::new());
+    let origin = Origin::start(move |seen| match used.lock().expect("no panic").insert(seen.connection) {
+        true => Reply::Bytes(response("200 OK", "hello")),
+        false => Reply::Last(TIMED_OUT.to_vec()),
+    });
+    let node = Node::start_on_one_core(&config(&[url(&origin)], "eject: { after: 0 }"));
+    assert_eq!(node.ask(GET).status, 200);
+    assert_eq!(node.ask(GET).status, 200, "asked again over a new connection");
+    assert_eq!(node.ask(&post(1, "")).status, 408, "what may have been done is not");
+}
+
+#[test]
 fn what_fails_altogether_is_not_asked_much_more_often() {
     const REQUESTS: usize = 300;
     let (one, two) = (closing(), closing());
