@@ -418,7 +418,7 @@ pub fn may_be_repeated(x: &Exchange, upstream: &Upstream) -> bool {
 /// Whether the client has marked the request so that its receiver does it once, however often it comes
 /// (draft-ietf-httpapi-idempotency-key-header).
 fn is_told_apart(x: &Exchange) -> bool {
-    x.fields().find_name(x.head_bytes(), b"idempotency-key").is_some()
+    x.fields().has(Known::IdempotencyKey)
 }
 
 /// Whom a PROXY header names. A port is known of the connection's own source only.
