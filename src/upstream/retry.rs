@@ -1,12 +1,13 @@
 //! How often requests may be sent again: a budget, so that an upstream in trouble does not get more of it.
 //!
-//! Of what was asked in the last five to ten seconds a share may be asked again, and a few more, so that a service that is
-//! hardly used can be helped at all. Each core has its own budget: together they hold what each of them holds. Sans-IO.
+//! Of what was asked in the last two to four seconds a share may be asked again, and a few more, so that a service that is
+//! hardly used can be helped at all: long enough for what is in flight when a member dies, short enough not to store up
+//! in good times what bad times would get at once. Each core has its own budget: together they hold what each of them holds. Sans-IO.
 
 use std::cell::Cell;
 
 /// The time after which what was asked counts for less.
-const WINDOW_MS: u64 = 5_000;
+const WINDOW_MS: u64 = 2_000;
 
 /// When and how often a request is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Default for Settings {
             per_try_ms: None,
             statuses: Statuses::default(),
             budget_percent: 20,
-            budget_least: 10,
+            budget_least: 3,
             pause_ms: 25,
             pause_max_ms: 250,
         }
@@ -148,9 +149,9 @@ mod tests {
         (0..1_000).for_each(|_| budget.asked(1_000));
         let again =
             |now| std::iter::repeat_with(|| budget.again(&SETTINGS, now)).take_while(|&may| may).count();
-        assert_eq!(again(6_000), 210, "the window before counts");
-        assert_eq!(again(16_000), 10, "older ones do not");
-        assert_eq!(again(16_001), 0);
+        assert_eq!(again(3_000), 210, "the window before counts");
+        assert_eq!(again(8_000), 10, "older ones do not");
+        assert_eq!(again(8_001), 0);
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn a_member_that_does_not_answer_in_its_time_is_given_up_for_another() {
     let (silent, well) = (Origin::start(|_| Reply::Silence), Origin::plain());
     let node = node(
         &[&silent, &well],
-        "balance: round_robin, eject: { after: 0 }, retry: { per_try: 100ms, tries: 2 }, timeouts: { first_byte: 400ms }",
+        "balance: round_robin, eject: { after: 0 }, retry: { per_try: 100ms, tries: 2, budget: 100% }, timeouts: { first_byte: 400ms }",
     );
     for _ in 0..6 {
         assert_eq!(node.ask(GET).status, 200);
@@ -90,7 +90,7 @@ fn a_member_that_does_not_answer_in_its_time_is_given_up_for_another() {
 #[test]
 fn a_status_can_mean_ask_again() {
     let (busy, well) = (Origin::start(|_| Reply::Bytes(response("503 Busy", "no"))), Origin::plain());
-    let node = node(&[&busy, &well], "balance: round_robin, retry: { on: [503] }");
+    let node = node(&[&busy, &well], "balance: round_robin, retry: { on: [503], budget: 100% }");
     for _ in 0..10 {
         assert_eq!(node.ask(GET).status, 200);
     }
@@ -129,8 +129,8 @@ fn what_fails_altogether_is_not_asked_much_more_often() {
         assert_eq!(node.ask(GET).refusal(), (502, "upstream_closed".to_owned()));
     }
     let asked = paths(&one).len() + paths(&two).len();
-    // A fifth, and ten for each of the two cores.
-    assert!((REQUESTS + 20..=REQUESTS * 12 / 10 + 20).contains(&asked), "{asked}");
+    // A fifth, and three for each of the two cores in each of the windows that this may touch.
+    assert!((REQUESTS + 20..=REQUESTS * 12 / 10 + 18).contains(&asked), "{asked}");
 }
 
 #[test]
