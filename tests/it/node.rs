@@ -189,6 +189,17 @@ impl Node {
     }
 }
 
+/// Reads until what is read is `expected`, or time is up: what a core counts is on the page a moment after its client has seen it.
+pub fn comes_to(expected: f64, read: impl Fn() -> f64) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut found = read();
+    while found != expected && std::time::Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+        found = read();
+    }
+    assert_eq!(found, expected);
+}
+
 /// What the node says to operators at `path`.
 pub fn fetch(node: &Node, path: &str) -> String {
     let mut client = Client::new(TcpStream::connect(node.metrics).expect("connected"));
