@@ -29,7 +29,7 @@ use ringwall::policy::Verdict;
 use ringwall::policy::identify::jwt::parse_keys;
 use ringwall::snapshot::compile::{Kept, compile};
 use ringwall::snapshot::names::SnapshotNames;
-use ringwall::snapshot::{Action, CoreView};
+use ringwall::snapshot::{Action, CoreView, Snapshot};
 use ringwall::sys::socket::{accept, listen};
 use ringwall::worker::core::{Core, Node};
 use ringwall::worker::driver::Loop;
@@ -107,6 +107,8 @@ struct Bench {
     _peer: TcpStream,
     _control: Control<KeySet>,
     _directory: Directory,
+    /// Whoever drops it last frees the configuration: not the view, which is a core's.
+    _snapshot: Arc<Snapshot>,
 }
 
 impl Bench {
@@ -144,6 +146,7 @@ impl Bench {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         let (stream, peer) = accept(listener.as_fd(), driver.wants_nonblocking()).expect("accepted");
         let transport = Transport::Plain(Socket::new(stream, driver).expect("registered"));
+        let snapshot = Arc::clone(&core.view().snapshot);
         let mut bench = Bench {
             view: core.view(),
             core,
@@ -163,6 +166,7 @@ impl Bench {
             _peer: client,
             _control: control,
             _directory: directory,
+            _snapshot: snapshot,
         };
         // The control thread reads the keys in its own time.
         let request = bench.request("jwt");
