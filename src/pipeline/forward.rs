@@ -338,7 +338,9 @@ async fn attempt(
                 // died may have taken them all.
                 let members = &route.upstream.view().pools;
                 let untried = tried.has_room() && members.iter().any(|other| !tried.has(other.member.number));
-                let free = untried && upstream.retry.tries_max > 1 && core.coarse_ms() < total_ms;
+                let may = upstream.retry.tries_max > 1 && core.coarse_ms() < total_ms;
+                // One of which only a kept connection was found closed may well be alive.
+                let free = may && (untried || (has_others() && x.facts.tries < upstream.retry.tries_max));
                 Lost { fail: Fail::Upstream(reason), again: free, free }
             })?;
             if !Rc::ptr_eq(&reached, &member) {
@@ -398,9 +400,8 @@ async fn attempt(
             // RFC 9110 §9.2.2: a request is sent again only if doing it twice is doing it once, and only here, where all of it
             // is still here and not a byte of a response was seen.
             let safe = untouched && replayable && (x.method().is_idempotent() || is_told_apart(x));
-            if !reused || too_late {
-                tried.add(member.member.number);
-            }
+            // Another one first, if there is one: a member that dies closes its kept connections one after the other.
+            tried.add(member.member.number);
             let again = safe && ((closed && (reused || has_others())) || too_late);
             // The member closed a connection that it had kept long enough: no attempt at all, and no load on anybody.
             Err(Lost { fail, again, free: stale && again && x.facts.tries < upstream.retry.tries_max })
