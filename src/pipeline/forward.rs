@@ -153,8 +153,10 @@ pub async fn forward(
                     continue;
                 }
                 admitted.tell(is_server_error(status), core.coarse_ms());
+                // That it is not done twice does not hang on the status: a 503 may come of what was half done.
                 if upstream.retry.statuses.has(status)
                     && lent.replayable
+                    && may_be_done_twice(x)
                     && may_again(x, route, total_ms, core)
                 {
                     drop(lent);
@@ -399,7 +401,7 @@ async fn attempt(
             let too_late = reason == UPSTREAM_FIRST_BYTE && per_try_ms.is_some();
             // RFC 9110 §9.2.2: a request is sent again only if doing it twice is doing it once, and only here, where all of it
             // is still here and not a byte of a response was seen.
-            let safe = untouched && replayable && (x.method().is_idempotent() || is_told_apart(x));
+            let safe = untouched && replayable && may_be_done_twice(x);
             // Another one first, if there is one: a member that dies closes its kept connections one after the other.
             tried.add(member.member.number);
             let again = safe && ((closed && (reused || has_others())) || too_late);
@@ -413,7 +415,12 @@ async fn attempt(
 pub fn may_be_repeated(x: &Exchange, upstream: &Upstream) -> bool {
     matches!(x.request.table.framing, BodyLength::Length(length) if length <= TOGETHER_BYTES_MAX as u64)
         && upstream.retry.tries_max > 1
-        && (x.method().is_idempotent() || is_told_apart(x))
+        && may_be_done_twice(x)
+}
+
+/// RFC 9110 §9.2.2: whether doing it twice is doing it once, by its method or because its receiver can tell.
+fn may_be_done_twice(x: &Exchange) -> bool {
+    x.method().is_idempotent() || is_told_apart(x)
 }
 
 /// Whether the client has marked the request so that its receiver does it once, however often it comes

@@ -38,6 +38,10 @@ fn post(id: u32, field: &str) -> String {
     format!("POST /{id} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{field}Content-Length: 2\r\n\r\nhi")
 }
 
+fn bare_post(id: u32) -> String {
+    format!("POST /{id} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+}
+
 /// Closes each connection with its first request, unanswered.
 fn closing() -> Origin {
     Origin::start(|_| Reply::Last(Vec::new()))
@@ -98,6 +102,12 @@ fn a_status_can_mean_ask_again() {
     // What is not to be done twice is not asked again, whatever the status.
     let statuses: HashSet<u16> = (0..4).map(|id| node.ask(&post(id, "")).status).collect();
     assert_eq!(statuses, HashSet::from([200, 503]));
+    // Nor where all of it is still here, because there is no body.
+    paths(&busy);
+    paths(&well);
+    let statuses: HashSet<u16> = (200..204).map(|id| node.ask(&bare_post(id)).status).collect();
+    let seen: Vec<String> = paths(&busy).into_iter().chain(paths(&well)).collect();
+    assert_eq!((seen.len(), statuses), (4, HashSet::from([200, 503])), "{seen:?}");
     // Where everybody says so, the last one is believed.
     let alone = Node::start(&config(&[url(&busy)], "retry: { on: [503], tries: 2, pause: 0ms }"));
     let answer = alone.ask(GET);
