@@ -88,12 +88,8 @@ fn this_process<T>(body: impl FnOnce(Loader<'_>) -> T) -> T {
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     use io::Read;
-    let file = std::fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    crate::sys::file::open_regular(path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

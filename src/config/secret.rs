@@ -128,11 +128,8 @@ impl SecretRef {
                 self.span,
             )
         };
-        let mut file = std::fs::File::open(path).map_err(problem)?;
+        let mut file = crate::sys::file::open_regular(path).map_err(problem)?;
         let metadata = file.metadata().map_err(problem)?;
-        if !metadata.is_file() {
-            return Err(problem(std::io::Error::other("it is not a file")));
-        }
         if metadata.mode() & 0o007 != 0 {
             return Err(ConfigError::new(
                 SECRET_EXPOSED,

@@ -38,7 +38,7 @@ pub fn read_targets(path: &Path, upstream: &Upstream) -> Result<Vec<Spanned<Targ
         alone(ConfigError::new(FILE_UNREADABLE, format!("{name} cannot be read: {why}"), Span::default()))
     };
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
+    crate::sys::file::open_regular(path)
         .and_then(|file| file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| unreadable(&error))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is not UTF-8"))?;

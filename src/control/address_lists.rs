@@ -10,7 +10,6 @@
 //! Not for deciding about connections ([`crate::accept::gate`]). Called by the snapshot's compiler and by the supervisor.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,6 +19,7 @@ use super::process_log::{Code, Line};
 use super::watch::{Subscription, Watcher};
 use crate::accept::gate::Gate;
 use crate::accept::prefixes::{AddressSet, LineError, Network, PREFIXES_MAX, Prefixes, Verdict};
+use crate::sys::file::open_regular;
 
 /// Most bytes of one file.
 pub const LIST_BYTES_MAX: u64 = 256 << 20;
@@ -71,11 +71,8 @@ impl Source {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
+    let file = open_regular(path).map_err(|error| error.to_string())?;
     let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
     let mut text = Vec::with_capacity(usize::try_from(metadata.len().min(LIST_BYTES_MAX)).unwrap_or(0) + 1);
     file.take(LIST_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
     if text.len() as u64 > LIST_BYTES_MAX {

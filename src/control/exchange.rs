@@ -21,6 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::sys::address::Address;
+use crate::sys::file::read_regular;
 
 /// The most fields of a response head.
 const FIELDS_MAX: usize = 100;
@@ -181,6 +182,9 @@ pub fn tls_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Err
     Ok(Arc::new(config))
 }
 
+/// Most bytes of a file of trusted roots.
+pub const ROOTS_BYTES_MAX: u64 = 4 << 20;
+
 /// Trusted roots: those of `ca` (PEM), or the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
 ///
 /// # Errors
@@ -196,7 +200,8 @@ pub fn trust_roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         Some(path) => {
-            let pem = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let pem = read_regular(path, ROOTS_BYTES_MAX)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             for certificate in CertificateDer::pem_slice_iter(&pem) {
                 let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
                 roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -19,6 +19,7 @@ use crate::config::source::Span;
 use crate::config::unit;
 use crate::control::Parts;
 use crate::control::address_lists::AddressLists;
+use crate::control::exchange::ROOTS_BYTES_MAX;
 use crate::control::health::Plan;
 use crate::control::listeners::Wanted;
 use crate::control::process_log::{Code as LogCode, Line};
@@ -42,6 +43,7 @@ use crate::snapshot::names::SnapshotNames;
 use crate::snapshot::{
     self, Action, Api, HeadMax, IdentityFields, Keep, Listener, Operation, Rewrite, Snapshot,
 };
+use crate::sys::file::read_regular;
 use crate::sys::privileges::{self, User};
 use crate::tls::ServerProfile;
 use crate::tls::certificate::{self, Certificate};
@@ -816,7 +818,9 @@ fn trust_identity(trust: &written::Trust) -> u64 {
         written::Trust::System => 1u8.hash(&mut hasher),
         written::Trust::Unverified(_) => 2u8.hash(&mut hasher),
         // One that cannot be read is an error elsewhere.
-        written::Trust::File(path) => (3u8, std::fs::read(&path.value.0).ok()).hash(&mut hasher),
+        written::Trust::File(path) => {
+            (3u8, read_regular(&path.value.0, ROOTS_BYTES_MAX).ok()).hash(&mut hasher)
+        }
     }
     hasher.finish() | 1
 }

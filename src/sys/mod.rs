@@ -8,6 +8,7 @@ pub mod address;
 pub mod burst;
 pub mod descriptors;
 pub mod epoll;
+pub mod file;
 pub mod lanes;
 pub mod memory;
 pub mod prefetch;

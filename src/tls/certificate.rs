@@ -7,6 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use crate::sys::file::read_regular;
 use crate::tls::provider;
 
 /// A certificate with its key, and what it is good for.
@@ -29,8 +30,10 @@ pub struct Certificate {
 /// What is wrong, in words for the operator: a file that cannot be read, a key that others can read, a key of another
 /// certificate.
 pub fn read(certificate: &Path, key: &Path) -> Result<Certificate, String> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
+    let pem = read_regular(certificate, CHAIN_BYTES_MAX)
+        .map_err(|error| format!("{}: {error}", certificate.display()))?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
         .map_err(|error| format!("{}: {error}", certificate.display()))?;
     // Key files that others can read are refused.
     let private = crate::control::private_file::read_private(key, KEY_BYTES_MAX)
@@ -41,6 +44,7 @@ pub fn read(certificate: &Path, key: &Path) -> Result<Certificate, String> {
 }
 
 const KEY_BYTES_MAX: u64 = 64 * 1024;
+const CHAIN_BYTES_MAX: u64 = 1 << 20;
 
 fn assemble(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Certificate, String> {
     let Some(leaf) = chain.first() else { return Err("holds no certificate".to_owned()) };

@@ -641,6 +641,14 @@ fn a_file_of_targets_is_followed_without_a_reload_and_no_request_is_lost() {
         "{told}"
     );
 
+    // A pipe is no file, and nobody waits for who might write into it.
+    let pipe = node.place.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    std::fs::rename(pipe, node.place.path().join("targets.yaml")).expect("renamed");
+    assert!(node.wait_for("RW-6113").contains("RW-1020"));
+    assert_eq!(metric(&node, valid), "0");
+    assert_eq!(get(&node).status, 200);
+
     // Taken away altogether, it is no list; an empty list is one.
     std::fs::remove_file(node.place.path().join("targets.yaml")).expect("removed");
     assert!(node.wait_for("RW-6113").contains("RW-1020"));

@@ -17,8 +17,7 @@ pub mod schedule;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -36,6 +35,7 @@ use super::fetch::{Client, FetchError, Url, UrlError};
 use super::process_log::{Code, Line};
 use super::watch::{Subscription, Watcher};
 use crate::jose::{self, KeySet};
+use crate::sys::file::read_regular;
 
 /// The largest key file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -394,7 +394,10 @@ impl<K: Send + Sync + 'static> Work<K> {
 
     async fn document(&mut self) -> Result<(Vec<u8>, Option<Duration>), KeysError> {
         let (url, origin) = match &self.shared.source {
-            KeySource::File(path) => return read_bounded(path).map(|body| (body, None)),
+            KeySource::File(path) => {
+                let body = read_regular(path, FILE_BYTES_MAX);
+                return body.map(|body| (body, None)).map_err(|error| KeysError::File(error.to_string()));
+            }
             KeySource::Url(url) => (url.clone(), Origin::Written),
             KeySource::Issuer(issuer) => match &self.discovered {
                 Some(discovered) => discovered.clone(),
@@ -438,19 +441,4 @@ impl<K: Send + Sync + 'static> Work<K> {
         (self.on_publish)();
         Ok(())
     }
-}
-
-fn read_bounded(path: &Path) -> Result<Vec<u8>, KeysError> {
-    let failed = |error: std::io::Error| KeysError::File(error.to_string());
-    // Opening a pipe would wait for its writer.
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(KeysError::File("not a regular file".to_owned()));
-    }
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let mut body = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut body).map_err(failed)?;
-    if body.len() as u64 > FILE_BYTES_MAX {
-        return Err(KeysError::File(format!("the file is longer than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(body)
 }

@@ -19,6 +19,7 @@ use crate::control::private_file::read_private;
 use crate::control::watch::{Subscription, Watcher};
 use crate::jose::{Algorithm, AlgorithmSet, ClaimPath, Expectations, Key, KeySet, Verifier};
 use crate::policy::Mode;
+use crate::sys::file::read_regular;
 use crate::tls::certificate_names::Pattern;
 use crate::tls::client_certificates::Authority;
 
@@ -173,18 +174,7 @@ fn read_key_file(path: &Path) -> Result<Vec<u8>, String> {
 /// # Errors
 /// Why it cannot be read, in words for the operator.
 pub fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
-    use std::io::Read as _;
-    let mut text = Vec::new();
-    // Opening a pipe would wait for its writer.
-    if !std::fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
-        return Err("it is not a regular file".into());
-    }
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(bytes_max + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > bytes_max {
-        return Err(format!("it is larger than {} MiB", bytes_max / 1024 / 1024));
-    }
-    Ok(text)
+    read_regular(path, bytes_max).map_err(|error| error.to_string())
 }
 
 fn mtls(id: LoginId, name: &str, written: &written::Certificates) -> Result<Mtls, ConfigError> {

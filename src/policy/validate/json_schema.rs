@@ -63,7 +63,7 @@ impl JsonSchema {
         use std::io::Read;
         let path = &schema.value.0;
         let mut text = String::new();
-        let read = std::fs::File::open(path)
+        let read = crate::sys::file::open_regular(path)
             .and_then(|file| file.take(SCHEMA_BYTES_MAX + 1).read_to_string(&mut text));
         let unreadable = match read {
             Err(error) => Some(error.to_string()),
