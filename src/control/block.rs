@@ -249,9 +249,12 @@ struct State {
 /// What tells two versions of the file apart.
 type Stamp = (u64, u64, i64, i64);
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let file = fs::metadata(path).ok()?;
-    Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
+fn stamp(file: &fs::Metadata) -> Stamp {
+    (file.dev(), file.ino(), file.mtime(), file.mtime_nsec())
+}
+
+fn stamp_at(path: &Path) -> Option<Stamp> {
+    fs::metadata(path).ok().as_ref().map(stamp)
 }
 
 /// What a command has done, for the record.
@@ -286,6 +289,8 @@ impl Blocklist {
     pub fn open(cell: Arc<BlockCell>, file: Option<PathBuf>) -> Result<Arc<Blocklist>, String> {
         let mut state = State { next: 1, ..State::default() };
         if let Some(path) = &file {
+            // Before it is read: a change meanwhile is another one.
+            state.seen = stamp_at(path);
             load(path, &mut state).map_err(|why| {
                 format!(
                     "{BLOCKS_UNREADABLE}: {}: {why}; mend it, or remove it if nothing is to be blocked",
@@ -296,7 +301,6 @@ impl Blocklist {
         let list = Blocklist { cell, file, state: Mutex::new(state), changed: Notify::new() };
         {
             let mut state = list.lock();
-            state.seen = list.file.as_deref().and_then(stamp);
             list.end(&mut state, unix_ms() / 1000);
             list.publish(&mut state);
             if !state.records.is_empty() {
@@ -315,6 +319,10 @@ impl Blocklist {
         let now_s = unix_ms() / 1000;
         let refused = Done::refused;
         let mut state = self.lock();
+        // What another process has written down since is not to be written over.
+        if self.follow(&mut state) {
+            self.publish(&mut state);
+        }
         let (action, record, code) = match command {
             Command::List => {
                 let all: Vec<&Record> = state.records.values().map(|(_, record)| record).collect();
@@ -333,6 +341,10 @@ impl Blocklist {
                 }
                 if until_s.is_some_and(|until_s| until_s <= now_s) {
                     return refused(BLOCK_MALFORMED, "its end is over already".to_owned());
+                }
+                // What cannot be written as a date could not be read again, and would stop the next start.
+                if until_s.is_some_and(|until_s| moment_of(until_s).is_none()) {
+                    return refused(BLOCK_MALFORMED, "its end is beyond the year 9999".to_owned());
                 }
                 let known = state.records.iter().find(|(_, (known, _))| *known == what).map(|(id, _)| *id);
                 if known.is_none() && state.records.len() >= BLOCKS_MAX {
@@ -371,8 +383,8 @@ impl Blocklist {
         drop(state);
         self.changed.notify_one();
         let line = Line::warn(code).with("id", record.id).with("what", record.what()).with("by_uid", by);
-        let line = match record.until {
-            Some(until_s) if action == "block_add" => line.with("until", moment_of(until_s)),
+        let line = match record.until.and_then(moment_of) {
+            Some(until) if action == "block_add" => line.with("until", until),
             _ => line,
         };
         line.with("reason", &record.reason).emit();
@@ -418,8 +430,8 @@ impl Blocklist {
             blocks: state.records.values().map(|(_, record)| record.clone()).collect(),
         };
         match write(path, &kept) {
-            Ok(()) => {
-                state.seen = stamp(path);
+            Ok(written) => {
+                state.seen = Some(written);
                 true
             }
             Err(error) => {
@@ -442,7 +454,7 @@ impl Blocklist {
     /// Takes the list of the file, if another process has changed it. Whether it had.
     fn follow(&self, state: &mut State) -> bool {
         let Some(path) = &self.file else { return false };
-        let now = stamp(path);
+        let now = stamp_at(path);
         if now.is_none() || now == state.seen {
             return false;
         }
@@ -509,8 +521,8 @@ fn load(path: &Path, state: &mut State) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes a file whole or not at all, readable by its owner alone.
-fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+/// Writes a file whole or not at all, readable by its owner alone. What it is known by.
+fn write(path: &Path, kept: &Kept) -> io::Result<Stamp> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let fresh = PathBuf::from(name);
@@ -525,12 +537,13 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut file, kept)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
+        let written = stamp(&file.metadata()?);
         fs::rename(&fresh, path)?;
         // The name, too, is to survive.
-        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
         }
+        Ok(written)
     })();
     if written.is_err() {
         let _ = fs::remove_file(&fresh);
@@ -538,17 +551,21 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     written
 }
 
-fn moment_of(seconds: u64) -> String {
-    let moment = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    moment.map_or_else(|| seconds.to_string(), |moment| moment.to_string())
+/// The date and time, if there is one.
+fn moment_of(seconds: u64) -> Option<Timestamp> {
+    i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
 }
 
 mod moment {
     use serde::de::Error as _;
+    use serde::ser::Error as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(seconds: &u64, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&super::moment_of(*seconds))
+        match super::moment_of(*seconds) {
+            Some(moment) => to.collect_str(&moment),
+            None => Err(S::Error::custom("beyond the year 9999")),
+        }
     }
 
     pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<u64, D::Error> {
@@ -670,11 +687,29 @@ mod tests {
         assert!(new.0.perform(&Command::Remove(Which::Id(1)), 7).response.ok);
         assert!(look(&old) && old.1.address("192.0.2.1".parse().unwrap()).is_ok());
         assert_eq!((old.0.len(), new.0.len()), (1, 1));
+        // Who adds before it has looked does not write over what the other one has added.
+        assert!(add(&new.0, Kind::Key, "of the new one", None).ok);
+        assert!(add(&old.0, Kind::Address, "192.0.2.2", None).ok);
+        assert!(look(&new) && new.1.address("192.0.2.2".parse().unwrap()).is_err());
+        assert_eq!((old.0.len(), new.0.len()), (3, 3));
         // What nobody can read changes nothing.
         fs::write(&path, "{").unwrap();
-        assert!(look(&old) && old.0.len() == 1 && !look(&old));
+        assert!(look(&old) && old.0.len() == 3 && !look(&old));
         fs::remove_file(&path).unwrap();
-        assert!(!look(&old) && old.0.len() == 1);
+        assert!(!look(&old) && old.0.len() == 3);
+    }
+
+    #[test]
+    fn an_end_that_cannot_be_written_down_is_refused() {
+        const LAST_S: u64 = 253_402_207_200;
+        let path = file();
+        let list = Blocklist::open(Arc::default(), Some(path.clone())).unwrap();
+        for until_s in [LAST_S + 1, 315_360_000_000, i64::MAX as u64, u64::MAX] {
+            assert_eq!(add(&list, Kind::Key, "k", Some(until_s)).errors[0].code, "RW-1850", "{until_s}");
+        }
+        assert!(add(&list, Kind::Key, "k", Some(LAST_S)).ok);
+        assert_eq!(Blocklist::open(Arc::default(), Some(path.clone())).unwrap().len(), 1);
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]
