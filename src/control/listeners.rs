@@ -84,9 +84,23 @@ pub struct Doors {
     open: Vec<Door>,
 }
 
-/// What a configuration wants, by the place of the listener; `None` where the door is open already.
+/// What a configuration wants.
 #[derive(Debug)]
-pub struct Plan(Vec<Option<Door>>);
+pub struct Plan {
+    /// By the place of the listener; `None` where the door is open already.
+    doors: Vec<Option<Door>>,
+    files: Vec<WantedFile>,
+}
+
+/// The file of a Unix socket that somebody else made, or that was made for another configuration.
+#[derive(Debug)]
+struct WantedFile {
+    place: usize,
+    address: Address,
+    /// Device and inode: another file is somebody else's.
+    file: (u64, u64),
+    mode: u32,
+}
 
 impl Doors {
     /// No door, for so many cores.
@@ -101,18 +115,20 @@ impl Doors {
     /// The first address that cannot be had. Nothing has changed then.
     pub fn bind(&self, wanted: &[Wanted], lent: &mut Vec<Lent>) -> Result<Plan, Refused> {
         let mut known: Vec<&Door> = self.open.iter().collect();
-        let mut plan = Vec::with_capacity(wanted.len());
+        let mut plan = Plan { doors: Vec::with_capacity(wanted.len()), files: Vec::new() };
         for (place, wanted) in wanted.iter().enumerate() {
             if let Some(at) = known.iter().position(|door| door.wanted == wanted.address) {
-                known.remove(at);
-                plan.push(None);
+                plan.files.extend(known.remove(at).wanted_file(place, wanted.mode));
+                plan.doors.push(None);
                 continue;
             }
             let door = Door::new(wanted, self.cores, lent);
             let refused = |error| Refused { place, address: wanted.address.clone(), error };
-            plan.push(Some(door.map_err(refused)?));
+            let door = door.map_err(refused)?;
+            plan.files.extend(door.wanted_file(place, wanted.mode));
+            plan.doors.push(Some(door));
         }
-        Ok(Plan(plan))
+        Ok(plan)
     }
 
     /// Gives up the sockets of all listeners but these, before the cores close theirs; `ends`: and nobody else has them. Returns
@@ -136,7 +152,7 @@ impl Doors {
     pub fn open(&mut self, plan: Plan, listeners: &[u32], desks: &[Desk]) -> io::Result<Vec<Address>> {
         let mut opened = Vec::new();
         let mut result = Ok(());
-        let doors = plan.0.into_iter().zip(listeners);
+        let doors = plan.doors.into_iter().zip(listeners);
         for (mut door, listener) in doors.filter_map(|(door, listener)| Some((door?, *listener))) {
             door.listener = listener;
             opened.push(door.bound.clone());
@@ -163,12 +179,16 @@ impl Doors {
 }
 
 impl Plan {
-    /// From here on anybody can connect.
+    /// From here on anybody can connect who may.
     ///
     /// # Errors
-    /// The first address that cannot be listened on.
+    /// The first address that cannot be listened on, or whose file cannot have the mode that it should.
     pub fn listen(&self) -> Result<(), Refused> {
-        for (place, door) in self.0.iter().enumerate() {
+        for file in &self.files {
+            let refused = |error| Refused { place: file.place, address: file.address.clone(), error };
+            file.set_mode().map_err(refused)?;
+        }
+        for (place, door) in self.doors.iter().enumerate() {
             let Some(door) = door else { continue };
             for (socket, _) in &door.sockets {
                 let refused = |error| Refused { place, address: door.bound.clone(), error };
@@ -180,7 +200,21 @@ impl Plan {
 
     /// The addresses, by place.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.0.iter().flatten().map(|door| &door.bound)
+        self.doors.iter().flatten().map(|door| &door.bound)
+    }
+}
+
+impl WantedFile {
+    /// Who may connect is said by this configuration, and not by the one that the file was made for.
+    fn set_mode(&self) -> io::Result<()> {
+        let Address::Unix(path) = &self.address else { return Ok(()) };
+        match fs::symlink_metadata(path) {
+            Ok(now) if (now.dev(), now.ino()) != self.file || now.mode() & 0o777 == self.mode => Ok(()),
+            Ok(_) => fs::set_permissions(path, fs::Permissions::from_mode(self.mode)),
+            // Nobody new finds it, whatever its mode.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -221,6 +255,12 @@ impl Door {
             Address::Tcp(_) => None,
         };
         Ok(Door { listener: 0, wanted: address.clone(), bound, sockets, file })
+    }
+
+    /// The mode that the file of a Unix socket is to have. That of the service manager's is its own affair.
+    fn wanted_file(&self, place: usize, mode: u32) -> Option<WantedFile> {
+        let file = self.file.filter(|_| self.sockets.iter().all(|(_, by_manager)| !by_manager))?;
+        Some(WantedFile { place, address: self.bound.clone(), file, mode })
     }
 
     /// Nobody new finds a Unix socket any more. A file that is no longer the one it was is somebody else's.
@@ -338,7 +378,7 @@ mod tests {
         let doors = Doors::new(2);
         let plan = doors.bind(&[loopback().into(), loopback().into()], &mut lent).expect("bound");
         assert_eq!(plan.addresses().collect::<Vec<_>>(), [&first, &second]);
-        assert!(plan.0.iter().flatten().all(|door| door.sockets.len() == 2), "one for each core");
+        assert!(plan.doors.iter().flatten().all(|door| door.sockets.len() == 2), "one for each core");
         assert_eq!(lent.len(), 1);
     }
 
@@ -358,6 +398,38 @@ mod tests {
         assert!(std::net::TcpStream::connect(address).is_err());
         plan.listen().expect("listens");
         assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+
+    #[test]
+    fn who_may_connect_to_a_unix_socket_changes_with_the_configuration() {
+        let path = std::env::temp_dir().join(format!("ringwall-mode-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        let wanted = |mode| [Wanted { address: path.as_path().into(), mode, owner: None }];
+        let mut doors = Doors::new(1);
+        let plan = doors.bind(&wanted(0o666), &mut Vec::new()).expect("bound");
+        plan.listen().expect("listens");
+        doors.open(plan, &[1], &[]).expect("opened");
+        assert_eq!(mode(), 0o666);
+        // Not before all the rest is in order.
+        let plan = doors.bind(&wanted(0o600), &mut Vec::new()).expect("known");
+        assert_eq!(mode(), 0o666);
+        plan.listen().expect("listens");
+        assert_eq!(mode(), 0o600);
+        // The same where it was another process that made it.
+        let (_, socket, _) = doors.sockets().next().expect("one");
+        let socket = socket.try_clone().expect("a descriptor");
+        let address = Address::from(path.as_path());
+        let mut lent = vec![Lent { wanted: address.clone(), bound: address, socket, by_manager: false }];
+        Doors::new(1).bind(&wanted(0o640), &mut lent).expect("taken over").listen().expect("listens");
+        assert_eq!(mode(), 0o640);
+        // A file that took its place is somebody else's.
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "").expect("another");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("its mode");
+        doors.bind(&wanted(0o600), &mut Vec::new()).expect("known").listen().expect("listens");
+        assert_eq!(mode(), 0o644);
+        fs::remove_file(&path).expect("removed");
     }
 
     #[test]
