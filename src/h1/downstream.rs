@@ -76,7 +76,9 @@ where
             let wait_ms = {
                 let view = core.view();
                 match view.snapshot.listener(link.listener) {
-                    Some(listener) if !core.is_draining() && !listener.is_leaving() => listener.idle_ms,
+                    Some(listener) if !core.is_draining() && listener.keeps(link.transport.is_tls()) => {
+                        listener.idle_ms
+                    }
                     // Whoever was let in before the end, or was told that another request is welcome, may still ask once.
                     Some(_) => DRAINING_FIRST_MS,
                     // What was posted still gets out. In a box: a connection that waits does not carry its farewell.
@@ -183,6 +185,7 @@ fn begin(x: &mut Exchange, link: &Link, core: &Core) {
         Some(Announced::Nobody) => (link.peer, false),
     };
     x.client = x.source.ip();
+    x.secure = link.transport.is_tls();
     x.agreed = link.transport.agreed();
     x.facts.started_ns = core.clock.now_ns();
     let unix_ms = core.clock.unix_ns(x.facts.started_ns) / 1_000_000;
@@ -191,7 +194,6 @@ fn begin(x: &mut Exchange, link: &Link, core: &Core) {
 
 /// Receives and parses one head into `x`.
 async fn head(x: &mut Exchange, pending: Buffer, client: &Client<'_>, core: &Core) -> Result<usize, Reason> {
-    x.secure = client.listener.secure;
     x.request.bytes = if pending.is_leased() { pending } else { Buffer::head() };
     let limits: &HeadLimits = &client.listener.head_limits;
     let mut announced = x.request.bytes.is_empty();

@@ -102,7 +102,7 @@ fn allowed<'s>(x: &mut Exchange, methods: MethodSet) -> Result<Meant<'s>, Reason
 fn fits_connection(scheme: Scheme, x: &Exchange, listener: &Listener) -> Result<(), Reason> {
     let secure = scheme == Scheme::Https;
     let ended_before = secure && listener.trusted_proxies.contains(x.peer.ip());
-    if secure == listener.secure || ended_before { Ok(()) } else { Err(TARGET_SCHEME) }
+    if secure == x.secure || ended_before { Ok(()) } else { Err(TARGET_SCHEME) }
 }
 
 /// An encoded slash is kept where the operation asks for it, and where the path would be no other operation's if the slash

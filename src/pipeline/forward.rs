@@ -118,7 +118,7 @@ pub async fn forward(
     route: &Route<'_>,
     core: &Core,
 ) -> Result<bool, Broken> {
-    prepare(x, client, route);
+    prepare(x, route);
     x.facts.upstream = route.upstream_index as u32 + 1;
     let total_ms = x.facts.started_ns / 1_000_000 + route.operation.timeouts.total;
     let upstream = &*route.upstream.upstream;
@@ -164,7 +164,7 @@ pub async fn forward(
                     x.reset_response();
                     continue;
                 }
-                stick(x, client, upstream, lent.guard.member(), key, route);
+                stick(x, upstream, lent.guard.member(), key, route);
                 return respond::respond(x, client, incoming, lent, route, core).await;
             }
             Err(lost) => {
@@ -252,21 +252,14 @@ fn cookie<'x>(x: &'x Exchange, name: &[u8]) -> Option<&'x [u8]> {
 }
 
 /// Tells the client who answered, where it shall come back to that one and does not say so yet.
-fn stick(
-    x: &mut Exchange,
-    client: &Client<'_>,
-    upstream: &Upstream,
-    member: &CoreMember,
-    key: u64,
-    route: &Route<'_>,
-) {
+fn stick(x: &mut Exchange, upstream: &Upstream, member: &CoreMember, key: u64, route: &Route<'_>) {
     let ChoiceKey::Cookie(sticky) = &upstream.key else { return };
     let view = route.upstream.view();
     let Some(tag) = view.tag(member).filter(|tag| *tag != key) else { return };
     let mut value = Vec::with_capacity(sticky.cookie.len() + 64);
     value.extend_from_slice(&sticky.cookie);
     value.extend_from_slice(format!("={tag:016x}; Path=/; HttpOnly; SameSite=Lax").as_bytes());
-    if client.listener.secure {
+    if x.secure {
         value.extend_from_slice(b"; Secure");
     }
     x.insert_response(b"set-cookie", &value);
@@ -604,13 +597,13 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
 }
 
 /// Decides once, for all attempts, which fields go on and which are added.
-pub fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
+pub fn prepare(x: &mut Exchange, route: &Route<'_>) {
     let mut skip = law::request_skip(&x.request.bytes, &x.request.table, &route.api.renamed).union(x.skip);
     for (index, _) in x.request.table.fields.find_all(Known::XRequestId) {
         skip.insert(index);
     }
     let mut inserts = std::mem::take(&mut x.inserts);
-    forwarded_fields(x, client, route.upstream.upstream.introduction, &mut inserts);
+    forwarded_fields(x, route.upstream.upstream.introduction, &mut inserts);
     law::push_field(&mut inserts, b"X-Request-Id", &x.request_id);
     if x.request.table.body_unanticipated {
         // An origin that ignores this body must not find a request in it.
@@ -624,10 +617,10 @@ pub fn prepare(x: &mut Exchange, client: &Client<'_>, route: &Route<'_>) {
 
 /// `X-Forwarded-*`: what was believed of trusted proxies is told on, what anybody else said is not, so that the first address
 /// is the client's.
-fn forwarded_fields(x: &Exchange, client: &Client<'_>, introduction: Introduction, inserts: &mut Vec<u8>) {
+fn forwarded_fields(x: &Exchange, introduction: Introduction, inserts: &mut Vec<u8>) {
     let told = law::Client {
         address: x.source.ip(),
-        proto: if client.listener.secure { b"https" } else { b"http" },
+        proto: if x.secure { b"https" } else { b"http" },
         host: x.host(),
     };
     law::x_forwarded_for(inserts, x.hops.iter().rev().copied(), &told);

@@ -27,7 +27,7 @@ pub struct Client<'a> {
 impl Client<'_> {
     /// Whether its connection may go on after this answer, as far as we are concerned.
     pub fn goes_on(&self, core: &Core) -> bool {
-        !core.is_draining() && !self.listener.is_leaving()
+        !core.is_draining() && self.listener.keeps(self.transport.is_tls())
     }
 
     /// How long the client may take to read the next piece of what is sent to it, in milliseconds.

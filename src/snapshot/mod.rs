@@ -122,6 +122,13 @@ impl Listener {
         self.leaving_ms.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether a connection that is TLS, or not, may go on after its next answer: the listener stays, and speaks as it did when
+    /// that connection was made.
+    #[inline]
+    pub fn keeps(&self, tls: bool) -> bool {
+        !self.is_leaving() && self.secure == tls
+    }
+
     /// Whether `host` (canonical) is served here.
     pub fn serves(&self, host: &[u8]) -> bool {
         self.domains.is_empty() || self.domains.iter().any(|domain| **domain == *host)

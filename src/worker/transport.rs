@@ -40,6 +40,11 @@ impl Transport {
         }
     }
 
+    /// Whether it is TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Transport::Tls(_))
+    }
+
     /// What was agreed with the peer about TLS, for records.
     pub fn agreed(&self) -> Agreed {
         match self {

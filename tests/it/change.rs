@@ -130,6 +130,35 @@ fn listeners_come_move_and_go_without_a_restart() {
 }
 
 #[test]
+fn a_connection_is_what_it_was_made_as_whatever_its_listener_is_now() {
+    let origin = Origin::start(|_| Reply::Bytes(response("200 OK", "ok")));
+    let config = format!(
+        "upstreams: {{ app: \"http://{}\" }}\napis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}] }} }}",
+        origin.address
+    );
+    let mut node = Node::start(&config);
+    let mut plain = node.connect();
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    plain.send(request);
+    assert_eq!(plain.answer().field("connection"), None);
+    rewrite(&node, "{ address: \"127.0.0.1:0\", tls: self-signed }", &config);
+    reloaded(&node, &[]);
+    node.wait_for("RW-6003");
+    // Nobody can have it read that it was TLS, and it has this one answer more.
+    plain.send(request);
+    let last = plain.answer();
+    assert_eq!((last.status, last.field("connection")), (200, Some("close")));
+    assert_eq!(last.field("strict-transport-security"), None);
+    assert!(plain.is_closed());
+    let protocols: Vec<String> = origin
+        .seen
+        .try_iter()
+        .map(|seen| seen.field("x-forwarded-proto").unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(protocols, ["http", "http"]);
+}
+
+#[test]
 fn listeners_that_come_and_go_leave_no_descriptor_behind() {
     let node = Node::start(&answering("here"));
     let two = format!("[{PLAIN}, {{ address: \"127.0.0.3:0\", tls: none }}]");
