@@ -141,7 +141,11 @@ fn redirect(x: &mut Exchange) {
     let out = &mut x.answer_inserts;
     out.extend_from_slice(b"location: https://");
     out.extend_from_slice(target.host.of(bytes, canonical));
-    out.extend_from_slice(target.path.of(bytes, canonical));
+    // RFC 9112 §3.2.4: who asks about the server as a whole is led to its URI without a path, which means that again.
+    let path = target.path.of(bytes, canonical);
+    if path != b"*" {
+        out.extend_from_slice(path);
+    }
     if let Some(query) = target.query {
         out.push(b'?');
         out.extend_from_slice(query.of(bytes));

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::node::{Answer, Node, Origin, PATIENCE, Reply, fetch, response};
+use crate::node::{Answer, Node, Origin, PATIENCE, Place, Reply, fetch, response};
 
 fn get(node: &Node, path: &str) -> Answer {
     node.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
@@ -48,6 +48,27 @@ fn redirects_lead_where_the_configuration_says_whatever_is_asked() {
             (400, None, None),
             "{path}"
         );
+    }
+}
+
+#[test]
+fn a_listener_that_leads_to_https_keeps_host_path_and_query_and_nothing_else() {
+    let origin = Origin::plain();
+    let config = format!(
+        "upstreams: {{ app: \"http://{}\" }}\napis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}] }} }}",
+        origin.address
+    );
+    let node = Node::start_in(Place::new(), "{ address: \"127.0.0.1:0\", redirect: https }", &config);
+    for (line, host, location) in [
+        ("GET /a/b?c=d", "a.example", "https://a.example/a/b?c=d"),
+        ("GET /a?", "a.example:8080", "https://a.example/a?"),
+        ("GET http://a.example", "a.example", "https://a.example/"),
+        // What is asked of the server as a whole has no path, which would otherwise end up in the host.
+        ("OPTIONS *", "a.example", "https://a.example"),
+        ("OPTIONS http://a.example", "a.example", "https://a.example"),
+    ] {
+        let answer = node.ask(&format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!((answer.status, answer.field("location")), (308, Some(location)), "{line}");
     }
 }
 
