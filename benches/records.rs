@@ -73,7 +73,7 @@ impl Bench {
             method: Method::Get,
             host: b"api.example.com",
             path: b"/v1/orders/8dd1c2f4",
-            query: b"expand=lines&page=2",
+            query: Some(b"expand=lines&page=2"),
             api: self.ids.apis[0].api,
             operation: self.ids.apis[0].operations[1],
             status: 200,

@@ -60,7 +60,7 @@ fn a_recorded_and_counted_exchange_allocates_nothing() {
             request_id: request_ids.next(number / 50),
             host: b"api.example.com",
             path: b"/v1/orders/7",
-            query: b"a=b",
+            query: Some(b"a=b"),
             api: ids.apis[0].api,
             operation: ids.apis[0].operations[0],
             subject: b"alice",

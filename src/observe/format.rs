@@ -176,7 +176,7 @@ impl Formatter {
             out.extend_from_slice(b",\"host\":");
             push_json_string(out, &redacted(record.host));
         }
-        if !record.path.is_empty() || !record.query.is_empty() {
+        if !record.path.is_empty() || record.query.is_some() {
             self.target(record);
             out.extend_from_slice(b",\"path\":");
             push_json_string(out, &self.scratch);
@@ -303,9 +303,9 @@ impl Formatter {
     fn target(&mut self, record: &AccessRecord<'_>) {
         self.scratch.clear();
         redact_shapes(record.path, &mut self.scratch);
-        if !record.query.is_empty() {
+        if let Some(query) = record.query {
             self.scratch.push(b'?');
-            redact_query(record.query, &mut self.scratch);
+            redact_query(query, &mut self.scratch);
         }
     }
 
@@ -601,7 +601,7 @@ mod tests {
             method: Method::Get,
             protocol: Protocol::Http10,
             path: b"/apache_pb.gif",
-            query: b"key=1&b=2",
+            query: Some(b"key=1&b=2"),
             subject: b"frank",
             status: 200,
             bytes_out: 2326,

@@ -19,7 +19,7 @@ pub fn log_line(data: &[u8]) {
         method_name: next(),
         host: next(),
         path: next(),
-        query: next(),
+        query: Some(next()),
         subject: next(),
         key_id: next(),
         referer: next(),

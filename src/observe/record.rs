@@ -71,8 +71,8 @@ pub struct AccessRecord<'a> {
     pub host: &'a [u8],
     /// Canonical path, without the query.
     pub path: &'a [u8],
-    /// The query as sent, without `?`; redacted by the writer.
-    pub query: &'a [u8],
+    /// The query as sent, without `?`; redacted by the writer. One that is empty is another than none (RFC 3986 §6.2.3).
+    pub query: Option<&'a [u8]>,
     /// The API.
     pub api: ApiId,
     /// The operation.
@@ -582,11 +582,12 @@ fn push_access(ring: &Producer, record: &AccessRecord<'_>) -> bool {
         }
         bytes.len().min(max)
     };
+    let query = record.query.unwrap_or_default();
     // Those that most records have, and those that few have.
     let usual = [
         &record.host[..cut(record.host, HOST_BYTES_MAX)],
         &record.path[..cut(record.path, PATH_BYTES_MAX)],
-        &record.query[..cut(record.query, QUERY_BYTES_MAX)],
+        &query[..cut(query, QUERY_BYTES_MAX)],
         &record.subject[..cut(record.subject, SUBJECT_BYTES_MAX)],
     ];
     let rare = [
@@ -600,6 +601,8 @@ fn push_access(ring: &Producer, record: &AccessRecord<'_>) -> bool {
     let rare_words = rare.iter().map(|bytes| words(bytes.len())).sum::<usize>();
     let count = FIXED_WORDS + usual.iter().map(|bytes| words(bytes.len())).sum::<usize>() + rare_words;
     let [host, path, query, subject] = usual.map(|bytes| bytes.len() as u64);
+    // 0 is none.
+    let query = query + u64::from(record.query.is_some());
     let [key_id, reason, method_name, client_id, referer, agent] = rare.map(|bytes| bytes.len() as u64);
     let (client_high, client_low) = address_words(record.client);
     let (peer_high, peer_low) = address_words(record.peer.map(|peer| peer.ip()));
@@ -756,7 +759,10 @@ pub(super) fn decode<'a>(record: &[u64], bytes: &'a mut Vec<u8>) -> Option<Decod
     let (ids, codes, times, lengths) = (fixed[10], fixed[11], fixed[19], fixed[20]);
     let host = take(lengths & 0xff)?;
     let path = take(lengths >> 16 & 0xffff)?;
-    let query = take(lengths >> 32 & 0xffff)?;
+    let query = match lengths >> 32 & 0xffff {
+        0 => None,
+        more => Some(take(more - 1)?),
+    };
     let subject = take(lengths >> 8 & 0xff)?;
     let key_id = take(times >> 56)?;
     let reason = str_of(take(times >> 40 & 0xff)?)?;
@@ -858,7 +864,7 @@ mod tests {
             method_name: b"PROPFIND",
             host: b"api.example.com",
             path: b"/v1/orders/7",
-            query: b"a=b&token=x",
+            query: Some(b"a=b&token=x"),
             api: ApiId(ApiId::MAX),
             operation: OperationId(OperationId::MAX),
             status: 599,
@@ -905,6 +911,8 @@ mod tests {
         assert_eq!(through_a_ring(&record), format!("{record:?}"));
         let empty = AccessRecord::default();
         assert_eq!(through_a_ring(&empty), format!("{empty:?}"));
+        let question_mark = AccessRecord { query: Some(b""), ..full_record() };
+        assert_eq!(through_a_ring(&question_mark), format!("{question_mark:?}"));
     }
 
     #[test]
@@ -915,7 +923,7 @@ mod tests {
         let cases: &[(usize, Set)] = &[
             (HOST_BYTES_MAX, |r, b| r.host = b),
             (PATH_BYTES_MAX, |r, b| r.path = b),
-            (QUERY_BYTES_MAX, |r, b| r.query = b),
+            (QUERY_BYTES_MAX, |r, b| r.query = Some(b)),
             (SUBJECT_BYTES_MAX, |r, b| r.subject = b),
             (KEY_ID_BYTES_MAX, |r, b| r.key_id = b),
             (METHOD_BYTES_MAX, |r, b| r.method_name = b),
@@ -946,7 +954,7 @@ mod tests {
             method_name: long,
             host: long,
             path: long,
-            query: long,
+            query: Some(long),
             reason: "x".repeat(64).leak(),
             subject: long,
             key_id: long,

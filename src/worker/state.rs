@@ -236,7 +236,7 @@ fn describe<'x>(
         },
         host: x.host(),
         path: x.path(),
-        query: x.query().unwrap_or_default(),
+        query: x.query(),
         api: api_id,
         operation: operation_id,
         status: facts.status,

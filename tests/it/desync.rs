@@ -247,8 +247,6 @@ fn run(case: &Case, node: &Node, origin: &Recorder, delivery: Delivery, lines: &
                 assert_eq!(answer.status, 200, "{}: {}", case.name, answer.text());
                 let host = text.lines().find_map(|line| line.strip_prefix("Host: ")).unwrap_or_default();
                 let host = host.split(':').next().unwrap_or_default();
-                // The log leaves an empty query out.
-                let path = path.strip_suffix('?').unwrap_or(path);
                 let forwarded = [method, host, path, &id].map(str::to_owned);
                 lines.push(line(Some(200), "", Some(forwarded)));
             }
