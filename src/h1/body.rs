@@ -16,7 +16,7 @@ use crate::pipeline::fail::Fail;
 use crate::snapshot::Timeouts;
 use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
-use crate::worker::{Buffer, Deadline, Transport, turn};
+use crate::worker::{Buffer, Deadline, Transport, bulk, turn};
 
 /// The body is larger than the operation admits.
 pub const BODY_SIZE: Reason = Reason::client("body_size", 2060, 413, "The request body is too large");
@@ -62,6 +62,8 @@ pub struct Incoming {
     decoded: u64,
     /// Raw bytes received since this body began, what came with the head included.
     received: u64,
+    /// How many of them the last receive got.
+    last: usize,
     /// Most decoded bytes.
     limit: u64,
     /// Whether anything of the message has been given to the other side.
@@ -128,6 +130,7 @@ impl Incoming {
             body,
             origin,
             received: (buffer.len() - at) as u64,
+            last: 0,
             buffer,
             at,
             decoded: 0,
@@ -187,12 +190,19 @@ impl Incoming {
     /// The sender has gone, is too slow, or ended before its body did. The end of a body that lasts until the close is no
     /// error: [`Incoming::piece`] then says so.
     pub async fn receive(&mut self, from: &Transport, core: &Core) -> Result<(), Fail> {
-        let begun_ms = core.coarse_ms();
-        self.set_deadline(from, core);
-        let received = if self.at == self.buffer.len() {
-            // All of it is used: whoever keeps us waiting holds no buffer.
+        let used = self.at == self.buffer.len();
+        if used {
+            // All of it is used: whoever keeps us waiting, or waits for its turn, holds no buffer.
             self.buffer = Buffer::empty();
             self.at = 0;
+        }
+        turn::step().await;
+        if self.received >= bulk::LARGE_FROM {
+            bulk::share(self.last, core.driver).await;
+        }
+        let begun_ms = core.coarse_ms();
+        self.set_deadline(from, core);
+        let received = if used {
             let short = core.node.pressure.worst() > Level::Easy;
             let left = self.body.left().unwrap_or(u64::MAX);
             let lease = || match left {
@@ -221,6 +231,7 @@ impl Incoming {
             }
             Ok(count) => {
                 self.received += count as u64;
+                self.last = count;
                 // Whoever sends answers only for the time in which we wait for it, not for that in which we wait for the
                 // other side to take what it has sent.
                 from.socket().clear_deadline();
@@ -384,7 +395,6 @@ pub async fn transfer(
             }
             Piece::Wanting => {
                 sent += flush(incoming, out, to, core).await?;
-                turn::step().await;
                 incoming.receive(from, core).await?;
             }
             Piece::End => {

@@ -5,6 +5,7 @@
 
 pub mod bell;
 pub mod buffer;
+pub mod bulk;
 pub mod clock;
 pub mod core;
 pub mod desk;
