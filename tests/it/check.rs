@@ -1,11 +1,16 @@
 //! What `ringwall check` tells an operator: the examples pass, and each of over a hundred slips in them is reported with
 //! the right code at the right place, alone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::civil::Date;
 use ringwall::config::{Errors, Loaded, Loader};
+
+use crate::client_certificates::{Authority, now_s};
+use crate::examples::new_key;
+use crate::node::Place;
 
 const DROP_IN: &str = include_str!("../../config/examples/drop-in-proxy.yaml");
 const KEYS: &str = include_str!("../../config/examples/keys-and-limits.yaml");
@@ -13,13 +18,9 @@ const TOKENS: &str = include_str!("../../config/examples/tokens.yaml");
 const OBSERVE: &str = include_str!("../../config/examples/observe-first.yaml");
 const CLOSED: &str = include_str!("../../config/examples/closed-corner.yaml");
 const BALANCER: &str = include_str!("../../config/examples/behind-a-load-balancer.yaml");
-const LISTS: &str = include_str!("../../config/examples/address-lists.yaml");
 const BOUNDS: &str = include_str!("../../config/examples/bounds-on-clients.yaml");
-const LOCAL: &str = include_str!("../../config/examples/local-development.yaml");
 const CERTIFICATES: &str = include_str!("../../config/examples/client-certificates.yaml");
-
 const MAINTENANCE: &str = include_str!("../../config/examples/maintenance.yaml");
-const DISCOVERY: &str = include_str!("../../config/examples/discovery.yaml");
 const UPLOADS: &str = include_str!("../../config/examples/uploads.yaml");
 const SLASHES: &str = include_str!("../../config/examples/encoded-slash.yaml");
 
@@ -72,27 +73,84 @@ fn found(text: &str) -> Vec<(u16, usize)> {
     }
 }
 
+/// The files of `config/examples` and what stands in them: whoever adds one adds it to the tests of all.
+fn examples() -> BTreeMap<String, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read_to_string(&path).unwrap())
+    };
+    files.map(read).collect()
+}
+
+/// Those that are configurations.
+fn configurations() -> BTreeMap<String, String> {
+    let mut examples = examples();
+    examples.retain(|_, text| text.lines().any(|line| line == "ringwall: 1"));
+    assert!(examples.len() >= 16, "{:?}", examples.keys());
+    examples
+}
+
 #[test]
 fn the_examples_pass() {
-    for text in [
-        DROP_IN,
-        KEYS,
-        TOKENS,
-        OBSERVE,
-        CLOSED,
-        BALANCER,
-        LOCAL,
-        MAINTENANCE,
-        UPLOADS,
-        SLASHES,
-        CERTIFICATES,
-        DISCOVERY,
-        LISTS,
-        BOUNDS,
-    ] {
-        if let Err(errors) = check(text) {
-            panic!("{errors}");
+    for (name, text) in configurations() {
+        if let Err(errors) = check(&text) {
+            panic!("{name}: {errors}");
         }
+    }
+}
+
+/// What an example says that is beside it: certificates and keys by their names, lists, a store of keys, a schema.
+fn surroundings(place: &Place, examples: &BTreeMap<String, String>) {
+    let of_a_path = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let named = || {
+        let words = examples.values().flat_map(|text| text.split(|c| !of_a_path(c)));
+        words.filter(|word| !word.starts_with('.')).collect::<BTreeSet<_>>()
+    };
+    let domains = named().into_iter().filter(|word| word.ends_with(".example.com")).map(str::to_owned);
+    let server = rcgen::generate_simple_self_signed(domains.collect::<Vec<_>>()).unwrap();
+    let partners = Authority::root("partners");
+    place.write("pepper", "0123456789abcdef0123456789abcdef");
+    new_key(place.path(), "acme", &["reseller"]);
+    for name in named() {
+        let text = match name.rsplit_once('.').unwrap_or_default() {
+            (stem, "pem") if stem.ends_with("-ca") => partners.pem.clone(),
+            (_, "pem") => server.cert.pem(),
+            (_, "key") => server.signing_key.serialize_pem(),
+            (_, "crl") => partners.list(&[3], now_s() + 3_600),
+            (_, "list") => "192.0.2.0/24\n".to_owned(),
+            ("order.schema", "json") => include_str!("../../src/cli/demo/order.schema.json").to_owned(),
+            _ => continue,
+        };
+        place.write(name, &text);
+    }
+}
+
+#[test]
+fn every_example_compiles_with_what_stands_beside_it() {
+    let (examples, configurations) = (examples(), configurations());
+    let place = Place::new();
+    surroundings(&place, &examples);
+    for (name, text) in &examples {
+        // Only the place of what is not beside it differs, and the years: an example does not expire in a test.
+        place.write(name, &text.replace("/etc/ringwall/", "").replace("until: 20", "until: 29"));
+        let is_named = configurations.values().any(|text| text.contains(&format!("file:{name}")));
+        assert!(configurations.contains_key(name) || is_named, "{name} is no configuration nor named by one");
+    }
+    for name in configurations.keys() {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringwall"))
+            .args(["check", "-c", name])
+            .env("STICKY_KEY", "0123456789abcdef0123456789abcdef")
+            .env_remove("RINGWALL_CONFIG")
+            .current_dir(place.path())
+            .output()
+            .unwrap();
+        let (said, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{name}: {said}{errors}");
+        assert!(said.contains(&format!("{name} is ok")), "{name}: {said}");
+        assert_eq!(errors, "", "{name} has something to remark");
     }
 }
 
@@ -650,15 +708,15 @@ fn the_reference_file_and_the_examples_satisfy_the_schema_that_editors_use() {
     let schema = ringwall::config::json_schema::json_schema();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let reference = include_str!("../../config/ringwall.yaml");
-    for text in
-        [DROP_IN, KEYS, TOKENS, OBSERVE, CLOSED, BALANCER, LOCAL, CERTIFICATES, DISCOVERY, BOUNDS, reference]
+    for (name, text) in
+        configurations().into_iter().chain([("ringwall.yaml".to_owned(), reference.to_owned())])
     {
-        let value = to_json(text);
+        let value = to_json(&text);
         let errors: Vec<String> = validator
             .iter_errors(&value)
             .map(|error| format!("{}: {error}", error.instance_path()))
             .collect();
-        assert!(errors.is_empty(), "{errors:#?}");
+        assert!(errors.is_empty(), "{name}: {errors:#?}");
     }
     assert!(!validator.is_valid(&to_json(&DROP_IN.replace("allow:", "alow:"))));
     assert!(!validator.is_valid(&to_json(&DROP_IN.replace("ringwall: 1", "ringwall: 2"))));

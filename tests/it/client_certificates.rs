@@ -34,10 +34,10 @@ macro_rules! moment {
 }
 
 /// An authority, with what it says of itself.
-struct Authority {
+pub struct Authority {
     params: CertificateParams,
     key: KeyPair,
-    pem: String,
+    pub pem: String,
     /// The certificates between it and a root, its own first.
     above: String,
 }
@@ -51,7 +51,7 @@ impl Authority {
         params
     }
 
-    fn root(name: &str) -> Authority {
+    pub fn root(name: &str) -> Authority {
         let (params, key) = (Authority::params(name), KeyPair::generate().expect("a key"));
         let pem = params.self_signed(&key).expect("made").pem();
         Authority { params, key, pem, above: String::new() }
@@ -69,7 +69,7 @@ impl Authority {
     }
 
     /// A list that revokes these serial numbers and is good until `next_update_s`.
-    fn list(&self, serials: &[u64], next_update_s: u64) -> String {
+    pub fn list(&self, serials: &[u64], next_update_s: u64) -> String {
         let params = CertificateRevocationListParams {
             this_update: moment!(1),
             next_update: moment!(next_update_s),
@@ -105,7 +105,7 @@ fn write(place: &Place, name: &str, pem: &str, key: &KeyPair, above: &str) {
     }
 }
 
-fn now_s() -> u64 {
+pub fn now_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 

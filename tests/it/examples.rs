@@ -212,7 +212,7 @@ fn field(key: &str) -> String {
 }
 
 /// A key as `ringwall keys new` shows it.
-fn new_key(place: &Path, identity: &str, roles: &[&str]) -> String {
+pub fn new_key(place: &Path, identity: &str, roles: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwall"));
     command.args(["keys", "new", "--store", "partners.keys", "--identity", identity]);
     command.args(["--id", &format!("key-of-{identity}"), "--pepper", "secret:file:pepper"]);
