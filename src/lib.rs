@@ -10,6 +10,7 @@ pub mod accept;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod crc32;
 pub mod fuzzing;
 pub mod h1;
 pub mod http;

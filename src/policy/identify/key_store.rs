@@ -26,6 +26,7 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
+use crate::crc32::IEEE;
 use crate::http::Reason;
 use crate::jose::json::{self, Members, Value};
 
@@ -185,7 +186,7 @@ pub fn prefix_of(presented: &[u8]) -> Result<Prefix, &'static Reason> {
 
 /// CRC-32 (the one of IEEE 802.3) in base62, the greatest digit first.
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let mut rest = !bytes.iter().fold(!0u32, |crc, byte| CRC[usize::from(crc as u8 ^ byte)] ^ crc >> 8);
+    let mut rest = IEEE.of(&[bytes]);
     let mut digits = [b'0'; CHECKSUM_BYTES];
     for digit in digits.iter_mut().rev() {
         *digit = BASE62[(rest % 62) as usize];
@@ -193,22 +194,6 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     }
     digits
 }
-
-const CRC: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { 0xedb8_8320 ^ crc >> 1 } else { crc >> 1 };
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
 
 /// One key of a store. Nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
