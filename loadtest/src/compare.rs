@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,6 +26,7 @@ use crate::process::{Cpu, pss_bytes};
 use crate::report;
 use crate::scenario::{Answer, Per, Scenario};
 use crate::stats::{LatencySummary, Spread};
+use crate::suite::{self, Paths};
 use crate::sys;
 
 /// The common rate is this part of what the slowest contender reached, unless one is given.
@@ -196,25 +197,13 @@ impl Measured {
 /// Nothing could be measured, or it was interrupted; a contender that fails is a note, not an error.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     sys::raise_open_files();
-    let executable = std::env::current_exe().map_err(|error| error.to_string())?;
-    let directory = executable.parent().unwrap_or(Path::new("."));
-    let target = directory.parent().unwrap_or(directory);
-    let out = options.out.clone().unwrap_or_else(|| target.join("loadtest"));
-    let work = out.join("work");
-    std::fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
-    let work = std::fs::canonicalize(&work).map_err(|error| error.to_string())?;
-    // Contenders are started in folders of their own: a path must not depend on where this one was.
-    let ringwall = match &options.ringwall {
-        Some(path) => {
-            std::fs::canonicalize(path).map_err(|error| format!("--ringwall {}: {error}", path.display()))?
-        }
-        None => directory.join("ringwall"),
-    };
+    let Paths { ringwall, target, out } = Paths::find(options.ringwall.as_deref(), options.out.as_deref())?;
+    let work = suite::work(&out)?;
     let material = Material::make(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let places = Places {
         peers: options.configurations.clone(),
         work,
-        target: target.to_owned(),
+        target,
         ringwall,
         driver: options.driver.clone(),
         way: options.way.clone(),

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod scenario;
 mod stats;
+mod suite;
 #[expect(unsafe_code, reason = "the system calls that std does not offer; nowhere else")]
 mod sys;
 mod yaml;
@@ -92,4 +93,15 @@ fn stop_flag() -> Result<Arc<AtomicBool>, String> {
             .map_err(|error| error.to_string())?;
     }
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_one() {
+        CommandLine::command().debug_assert();
+    }
 }

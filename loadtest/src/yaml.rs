@@ -1,7 +1,7 @@
 //! YAML as JSON values: scenario files are read with the parser that the tree has already, then by serde.
 //!
 //! For: the small, trusted files of this harness. Not for: a gateway's configuration, which needs spans. Called by
-//! `scenario`.
+//! `suite`.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Number, Value};

@@ -11,9 +11,8 @@ mod report;
 mod scenario;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -31,6 +30,7 @@ use crate::contender::{Contender, Places, Running, start_backend};
 use crate::material::{HOST, Material};
 use crate::process::{Cpu, rss_bytes, waited_ns};
 use crate::stats::Latencies;
+use crate::suite::{self, Paths};
 use crate::sys;
 
 /// Good clients that keep their connections.
@@ -61,15 +61,9 @@ const DESCRIPTORS_LEFT: u64 = 1_000;
 /// Options of the `attack` subcommand.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Only these scenarios [default: all].
-    #[arg(value_name = "SCENARIO")]
-    pub scenarios: Vec<String>,
-    /// Ringwall's binary [default: beside this program].
-    #[arg(long, value_name = "PATH")]
-    pub ringwall: Option<PathBuf>,
-    /// Ringwall's `--driver`.
-    #[arg(long, default_value = "auto")]
-    pub driver: String,
+    /// Which scenarios, and how.
+    #[command(flatten)]
+    pub suite: suite::Choice,
     /// Attack nginx and HAProxy too, where they are installed.
     #[arg(long)]
     pub peer: bool,
@@ -79,18 +73,12 @@ pub struct Options {
     /// Rounds: a window without the attack and one with it.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
-    /// One round of half a second, with short ramps: for every change, not for figures.
-    #[arg(long)]
-    pub short: bool,
     /// How busy good requests alone keep the gateway's core: their rate follows.
     #[arg(long, default_value_t = 0.5)]
     pub busy: f64,
     /// The rate of good requests a second, instead.
     #[arg(long)]
     pub rate: Option<f64>,
-    /// What is about speed must hold too.
-    #[arg(long)]
-    pub strict: bool,
     /// CPU of the gateway.
     #[arg(long, default_value_t = 0)]
     pub proxy_cpu: usize,
@@ -100,18 +88,9 @@ pub struct Options {
     /// Run everything before all normal work of this machine (SCHED_FIFO): for machines that are not idle.
     #[arg(long)]
     pub real_time: bool,
-    /// Only print what there is.
-    #[arg(long)]
-    pub list: bool,
-    /// Folder of the scenarios.
-    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/attack"))]
-    pub folder: PathBuf,
     /// Folder of the configurations.
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))]
     pub configurations: PathBuf,
-    /// Folder for reports and raw figures [default: target/loadtest].
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
 }
 
 /// Runs it and writes the report.
@@ -120,37 +99,20 @@ pub struct Options {
 /// A law was broken, a scenario could not be run, or it was interrupted.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     let descriptors = sys::raise_open_files();
-    let all = Scenario::all(&options.folder)?;
-    let names: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
-    if let Some(unknown) = options.scenarios.iter().find(|name| !names.contains(&name.as_str())) {
-        return Err(format!("{unknown}: no such scenario; there are {}", names.join(", ")));
-    }
-    if options.list {
-        for scenario in &all {
-            println!("{:18} {}", scenario.name, scenario.title);
-        }
+    let suite = &options.suite;
+    let all = Scenario::all(&suite.folder("attack"))?;
+    let Some(chosen) = suite.chosen(all, |scenario| (&scenario.name, &scenario.title))? else {
         return Ok(());
-    }
-    let executable = std::env::current_exe().map_err(|error| error.to_string())?;
-    let directory = executable.parent().unwrap_or(Path::new("."));
-    let target = directory.parent().unwrap_or(directory);
-    let out = options.out.clone().unwrap_or_else(|| target.join("loadtest"));
-    let work = out.join("work");
-    fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
-    let work = fs::canonicalize(&work).map_err(|error| error.to_string())?;
-    let ringwall = match &options.ringwall {
-        Some(path) => {
-            fs::canonicalize(path).map_err(|error| format!("--ringwall {}: {error}", path.display()))?
-        }
-        None => directory.join("ringwall"),
     };
+    let Paths { ringwall, target, out } = Paths::find(suite.ringwall.as_deref(), suite.out.as_deref())?;
+    let work = suite::work(&out)?;
     let material = Material::make(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let places = Places {
         peers: options.configurations.clone(),
         work,
-        target: target.to_owned(),
+        target,
         ringwall,
-        driver: options.driver.clone(),
+        driver: suite.driver.clone(),
         way: "direct-ring".to_owned(),
         cpu: options.proxy_cpu,
     };
@@ -177,8 +139,8 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     sys::exact_timers();
     let certificate = material.certificate.clone();
     let bench = Bench {
-        seconds: if options.short { 0.5 } else { options.seconds },
-        rounds: if options.short { 1 } else { options.rounds },
+        seconds: if suite.short { 0.5 } else { options.seconds },
+        rounds: if suite.short { 1 } else { options.rounds },
         measuring: tls::for_measuring(certificate.clone()).map_err(|error| error.to_string())?,
         renegotiating: tls::for_renegotiating(certificate).map_err(|error| error.to_string())?,
         options,
@@ -187,7 +149,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
         descriptors,
         stop,
     };
-    let mut report = Report::new(options, &contenders, machine);
+    let mut report = Report::new(suite.short, &contenders, machine);
     report.print_head();
     for contender in &contenders {
         let peer = contender.kind.family != "ringwall";
@@ -199,9 +161,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
             contender.name
         );
         report::print_columns();
-        let chosen =
-            |scenario: &&Scenario| options.scenarios.is_empty() || options.scenarios.contains(&scenario.name);
-        for scenario in all.iter().filter(chosen).filter(|scenario| scenario.peers || !peer) {
+        for scenario in chosen.iter().filter(|scenario| scenario.peers || !peer) {
             let result = bench.scenario(contender, scenario, rate)?;
             result.print();
             report.results.push(result);
@@ -209,7 +169,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     }
     let written = report.write(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     println!("raw: {}", written.display());
-    report.verdict(options.strict)
+    report.verdict(suite.strict)
 }
 
 /// What good requests cost, and how many are sent.
@@ -321,7 +281,7 @@ impl Bench<'_> {
             hello: hello.map_err(|error| error.to_string())?.into(),
             token: self.material.tokens.first().cloned().unwrap_or_default(),
         };
-        let ramp = Duration::from_secs_f64(if self.options.short {
+        let ramp = Duration::from_secs_f64(if self.options.suite.short {
             scenario.ramp_seconds / 4.0
         } else {
             scenario.ramp_seconds
@@ -351,7 +311,7 @@ impl Bench<'_> {
             rss_peak = rss_peak.max(with.rss_peak);
             rounds.push(Round { without, with, done });
             running.trim_log();
-            std::thread::sleep(Duration::from_secs_f64(if self.options.short { 0.2 } else { 1.0 }));
+            std::thread::sleep(Duration::from_secs_f64(if self.options.suite.short { 0.2 } else { 1.0 }));
         }
         let after = self.window(&running, &backend, rate)?;
         let alive = running.runs();

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::attacker::Done;
 use super::scenario::{Kind, Scenario};
-use super::{KEPT_GROSS, KEPT_MIN, LOAD_BUSY_MAX, Options, WAITED_MAX};
+use super::{KEPT_GROSS, KEPT_MIN, LOAD_BUSY_MAX, WAITED_MAX};
 use crate::contender::Contender;
 use crate::stats::{LatencySummary, Spread};
 
@@ -276,13 +276,13 @@ pub fn print_columns() {
 
 impl Report {
     /// One without results.
-    pub fn new(options: &Options, contenders: &[Contender], machine: String) -> Self {
+    pub fn new(short: bool, contenders: &[Contender], machine: String) -> Self {
         Self {
             unix_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
             machine,
             versions: contenders.iter().map(|c| (c.name.clone(), c.version.clone())).collect(),
-            short: options.short,
+            short,
             rates: BTreeMap::new(),
             results: Vec::new(),
         }

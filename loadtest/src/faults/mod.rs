@@ -17,7 +17,7 @@ mod scenario;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -32,35 +32,15 @@ use self::member::Member;
 use self::report::{Outcome, Report};
 use self::scenario::{Act, Change, Scenario};
 use crate::contender::free_ports;
+use crate::suite::{self, Paths};
 use crate::sys;
 
 /// Options of the `faults` subcommand.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Only these scenarios [default: all].
-    #[arg(value_name = "SCENARIO")]
-    pub scenarios: Vec<String>,
-    /// Ringwall's binary [default: beside this program].
-    #[arg(long, value_name = "PATH")]
-    pub ringwall: Option<PathBuf>,
-    /// Ringwall's `--driver`.
-    #[arg(long, default_value = "auto")]
-    pub driver: String,
-    /// Shorter stretches: for every change, not for figures.
-    #[arg(long)]
-    pub short: bool,
-    /// What is about speed must hold too.
-    #[arg(long)]
-    pub strict: bool,
-    /// Only print what there is.
-    #[arg(long)]
-    pub list: bool,
-    /// Folder of the scenarios.
-    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/faults"))]
-    pub folder: PathBuf,
-    /// Folder for reports and raw figures [default: target/loadtest].
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    /// Which scenarios, and how.
+    #[command(flatten)]
+    pub suite: suite::Choice,
 }
 
 /// Runs it and writes the report.
@@ -69,41 +49,26 @@ pub struct Options {
 /// A law was broken, a scenario could not be run, or it was interrupted.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     sys::raise_open_files();
-    let executable = std::env::current_exe().map_err(|error| error.to_string())?;
-    let directory = executable.parent().unwrap_or(Path::new("."));
-    let out = options.out.clone().unwrap_or_else(|| directory.parent().unwrap_or(directory).join("loadtest"));
-    let ringwall = match &options.ringwall {
-        Some(path) => {
-            fs::canonicalize(path).map_err(|error| format!("--ringwall {}: {error}", path.display()))?
-        }
-        None => directory.join("ringwall"),
-    };
-    let all = Scenario::all(&options.folder)?;
-    let names: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
-    if let Some(unknown) = options.scenarios.iter().find(|name| !names.contains(&name.as_str())) {
-        return Err(format!("{unknown}: no such scenario; there are {}", names.join(", ")));
-    }
-    if options.list {
-        for scenario in &all {
-            println!("{:24} {}", scenario.name, scenario.title);
-        }
+    let suite = &options.suite;
+    let all = Scenario::all(&suite.folder("faults"))?;
+    let Some(mut chosen) = suite.chosen(all, |scenario| (&scenario.name, &scenario.title))? else {
         return Ok(());
-    }
-    let mut report = Report::new(options);
+    };
+    let Paths { ringwall, out, .. } = Paths::find(suite.ringwall.as_deref(), suite.out.as_deref())?;
+    let mut report = Report::new(suite);
     report.print_head();
-    // What is only about speed says nothing in the short form.
-    let left_out = |scenario: &Scenario| options.short && scenario.short == 0.0;
-    let named =
-        |scenario: &Scenario| options.scenarios.is_empty() || options.scenarios.contains(&scenario.name);
-    let chosen = |scenario: &&Scenario| named(scenario) && !left_out(scenario);
-    for scenario in all.iter().filter(chosen) {
-        let scenario = if options.short { scenario.clone().shortened() } else { scenario.clone() };
+    if suite.short {
+        // What is only about speed says nothing in the short form.
+        chosen.retain(|scenario| scenario.short > 0.0);
+        chosen = chosen.into_iter().map(Scenario::shortened).collect();
+    }
+    for scenario in &chosen {
         let variants = match scenario.variants.as_slice() {
             [] => vec![String::new()],
             variants => variants.to_vec(),
         };
         for variant in &variants {
-            let stage = Stage { options, ringwall: &ringwall, out: &out, scenario: &scenario, variant };
+            let stage = Stage { options: suite, ringwall: &ringwall, out: &out, scenario, variant };
             let outcome = stage.run(stop)?;
             outcome.print();
             report.outcomes.push(outcome);
@@ -111,12 +76,12 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     }
     let written = report.write(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     println!("raw: {}", written.display());
-    report.verdict(options.strict)
+    report.verdict(suite.strict)
 }
 
 /// One run of one scenario.
 struct Stage<'a> {
-    options: &'a Options,
+    options: &'a suite::Choice,
     ringwall: &'a Path,
     out: &'a Path,
     scenario: &'a Scenario,

@@ -10,9 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::fails;
 use super::measure::{Kind, NAMES, Run, Span, Verdict};
 use super::scenario::Scenario;
-use super::{Options, fails};
+use crate::suite::Choice;
 
 /// The columns of the table.
 const COLUMNS: [(&str, &str); 13] = [
@@ -168,12 +169,12 @@ fn said(verdict: &Verdict) -> String {
 
 impl Report {
     /// One without outcomes.
-    pub fn new(options: &Options) -> Self {
+    pub fn new(suite: &Choice) -> Self {
         Self {
             unix_time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
             machine: crate::compare::machine(),
-            short: options.short,
+            short: suite.short,
             outcomes: Vec::new(),
         }
     }

@@ -25,14 +25,13 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fate::Settings;
-use crate::yaml;
+use crate::suite;
 
 /// One scenario, as written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -226,29 +225,15 @@ fn methods() -> Vec<Method> {
 }
 
 impl Scenario {
-    /// Reads all scenarios of a directory, in the order of their files.
+    /// Reads all scenarios of a folder, in the order of their files.
     ///
     /// # Errors
     /// A file cannot be read or is no scenario: which, and why.
-    pub fn all(directory: &Path) -> Result<Vec<Self>, String> {
-        let entries = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-        paths.sort();
-        paths
-            .iter()
-            .map(|path| Self::read(path).map_err(|error| format!("{}: {error}", path.display())))
-            .collect()
-    }
-
-    fn read(path: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-        let mut scenario: Self =
-            serde_json::from_value(yaml::value(&text)?).map_err(|error| error.to_string())?;
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        scenario.name = stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
-        scenario.check()?;
-        Ok(scenario)
+    pub fn all(folder: &Path) -> Result<Vec<Self>, String> {
+        suite::read_all(folder, |scenario: &mut Self, name| {
+            scenario.name = name;
+            scenario.check()
+        })
     }
 
     fn check(&self) -> Result<(), String> {
