@@ -66,19 +66,61 @@ impl Cpu {
     }
 }
 
-/// Nanoseconds that the busiest thread of a process tree was ready to run and did not: others had its CPU.
-pub fn waited_ns(pid: u32) -> u64 {
-    let mut busiest = (0, 0);
-    for process in tree(pid) {
-        for task in tasks(process) {
-            let path = format!("/proc/{process}/task/{task}/schedstat");
-            let text = fs::read_to_string(path).unwrap_or_default();
-            let mut fields = text.split(' ').map(|field| field.parse::<u64>().unwrap_or(0));
-            let (Some(ran_ns), Some(waited_ns)) = (fields.next(), fields.next()) else { continue };
-            busiest = busiest.max((ran_ns, waited_ns));
+/// What a thread had of its CPU so far, and how long it was ready to run and had none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turns {
+    /// Nanoseconds on a CPU.
+    pub ran_ns: u64,
+    /// Nanoseconds in the queue of one.
+    pub waited_ns: u64,
+}
+
+impl Turns {
+    /// Those of the thread of a process tree that ran most.
+    pub fn of_busiest(pid: u32) -> Self {
+        let tasks = tree(pid).into_iter().flat_map(|process| {
+            tasks(process).into_iter().map(move |task| format!("/proc/{process}/task/{task}/schedstat"))
+        });
+        tasks.filter_map(|path| Self::read(&path)).max().unwrap_or_default()
+    }
+
+    /// Those of the calling thread.
+    pub fn of_this_thread() -> Self {
+        Self::read("/proc/thread-self/schedstat").unwrap_or_default()
+    }
+
+    fn read(path: &str) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        let mut fields = text.split_ascii_whitespace().map_while(|field| field.parse::<u64>().ok());
+        Some(Self { ran_ns: fields.next()?, waited_ns: fields.next()? })
+    }
+
+    /// What came since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            ran_ns: self.ran_ns.saturating_sub(earlier.ran_ns),
+            waited_ns: self.waited_ns.saturating_sub(earlier.waited_ns),
         }
     }
-    busiest.1
+
+    /// How long it waited for others at least, where all that is its own side's on the same CPU ran `side_ns`, itself
+    /// included: what it waited while its own side ran is nobody else's doing.
+    pub fn waited_for_others_ns(self, side_ns: u64) -> u64 {
+        self.waited_ns.saturating_sub(side_ns.saturating_sub(self.ran_ns))
+    }
+}
+
+/// Nanoseconds in which a CPU of this virtual machine had something to run and its host ran something else.
+pub fn stolen_ns(cpu: usize) -> u64 {
+    const NS_PER_TICK: u64 = 10_000_000;
+    stolen_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpu) * NS_PER_TICK
+}
+
+fn stolen_ticks(stat: &str, cpu: usize) -> u64 {
+    let name = format!("cpu{cpu}");
+    let mut lines = stat.lines().map(str::split_ascii_whitespace);
+    let line = lines.find_map(|mut fields| (fields.next() == Some(&name)).then_some(fields));
+    line.and_then(|mut fields| fields.nth(7)?.parse().ok()).unwrap_or(0)
 }
 
 /// Proportional set size of a process tree in bytes: its own memory, and its part of what it shares.
@@ -147,6 +189,29 @@ mod tests {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 12 34 0 0 20 0 1 0 1 2 3";
         assert_eq!(ticks(stat), Some((12, 34)));
         assert_eq!(ticks("nothing"), None);
+    }
+
+    #[test]
+    fn only_what_its_own_side_did_not_run_was_waited_for_others() {
+        let turns = Turns { ran_ns: 300, waited_ns: 500 };
+        assert_eq!(turns.waited_for_others_ns(300), 500);
+        assert_eq!(turns.waited_for_others_ns(600), 200);
+        assert_eq!(turns.waited_for_others_ns(900), 0);
+        // What was read of an ended thread is missing in the sum.
+        assert_eq!(turns.waited_for_others_ns(0), 500);
+        // The kernel adds up at its ticks.
+        let begun = std::time::Instant::now();
+        while Turns::of_this_thread().ran_ns == 0 {
+            assert!(begun.elapsed().as_secs() < 20);
+        }
+        assert!(Turns::of_busiest(std::process::id()).ran_ns > 0);
+    }
+
+    #[test]
+    fn stolen_time_is_that_of_one_cpu() {
+        let stat = "cpu  1 2 3 4 5 6 7 8 9 0\ncpu0 1 2 3 4 5 6 7 11 0 0\ncpu1 1 2 3 4 5 6 7 22 0 0\nintr 5\n";
+        assert_eq!([0, 1, 2].map(|cpu| stolen_ticks(stat, cpu)), [11, 22, 0]);
+        assert_eq!(stolen_ticks("", 0), 0);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::backend::SMALL_BODY;
 use crate::client::{Client, Expect, Pace, Tally, Target, Watch, tls};
 use crate::contender::{Contender, Places, Running, start_backend};
 use crate::material::{HOST, Material};
-use crate::process::{Cpu, rss_bytes, waited_ns};
+use crate::process::{Cpu, Turns, rss_bytes, stolen_ns};
 use crate::stats::Latencies;
 use crate::suite::{self, Paths};
 use crate::sys;
@@ -47,8 +47,14 @@ const NEW_CONNECTIONS: usize = 64;
 const LOAD_BUSY_MAX: f64 = 0.7;
 /// What it may use of it without an attack: the attacker needs the rest.
 const LOAD_BUSY_QUIET_MAX: f64 = 0.4;
-/// How much of a window the gateway may wait for its core: beyond that others had it, not the attack.
-const WAITED_MAX: f64 = 0.3;
+/// How long of a window others may have a core that gateway or load want: beyond that it is they who took the goodput.
+const OTHERS_MAX: f64 = 0.3;
+/// The same while good requests are weighed: what comes of it holds for all windows.
+const OTHERS_CALM: f64 = 0.1;
+/// How often a calmer moment is looked for.
+const WEIGHINGS: usize = 5;
+/// How much busier than was asked for good requests alone may keep the gateway's core: beyond that they were not weighed.
+const BUSY_BEYOND: f64 = 0.2;
 /// The first rate that is tried, of that at saturation.
 const FIRST_SHARE: f64 = 0.25;
 /// The part of their goodput that good clients must keep.
@@ -153,18 +159,28 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     report.print_head();
     for contender in &contenders {
         let peer = contender.kind.family != "ringwall";
-        let Calibrated { rate, saturated_us, alone_us } = bench.calibrate(contender)?;
+        let Calibrated { rate, saturated_us, alone_us, others } = bench.calibrate(contender)?;
         report.rates.insert(contender.name.clone(), rate);
         println!(
             "\n{}: a good request costs {saturated_us:.1} CPU µs at saturation, {alone_us:.1} at a quarter of that rate; \
-             {rate:.0}/s from here on",
-            contender.name
+             {rate:.0}/s from here on; others had a core for {:.0} % of that time",
+            contender.name,
+            others * 100.0
         );
         report::print_columns();
         for scenario in chosen.iter().filter(|scenario| scenario.peers || !peer) {
-            let result = bench.scenario(contender, scenario, rate)?;
-            result.print();
-            report.results.push(result);
+            match bench.scenario(contender, scenario, rate) {
+                Ok(result) => {
+                    result.print();
+                    report.results.push(result);
+                }
+                Err(why) if stop.load(Ordering::Relaxed) => return Err(why),
+                // The others are not kept from being run.
+                Err(why) => {
+                    println!("{:18} NOT DONE: {why}", scenario.name);
+                    report.not_done.push(format!("{}: {}: not done: {why}", contender.name, scenario.name));
+                }
+            }
         }
     }
     let written = report.write(&out).map_err(|error| format!("{}: {error}", out.display()))?;
@@ -180,6 +196,8 @@ struct Calibrated {
     saturated_us: f64,
     /// In the open loop.
     alone_us: f64,
+    /// How long others had a core meanwhile.
+    others: f64,
 }
 
 struct Bench<'a> {
@@ -233,25 +251,54 @@ impl Bench<'_> {
     }
 
     /// The rate of good requests at which the gateway's core is as busy as was asked for. It is not that part of the
-    /// rate at saturation: a request that comes alone costs more than one of many.
+    /// rate at saturation: a request that comes alone costs more than one of many. All that follows hangs on it: of
+    /// several moments the calmest counts.
     fn calibrate(&self, contender: &Contender) -> Result<Calibrated, String> {
         let (backend, running) = self.start(contender)?;
         let target = self.good(&running, Some(&running.tls), true);
-        let mut client =
-            Client::new(&target, KEPT_CONNECTIONS, self.stop).map_err(|error| error.to_string())?;
-        let mut meter = Meter::new(&running, None);
-        let spans = (Duration::from_millis(500), Duration::from_secs(1));
-        let tally = client.drive(Pace::Closed, KEPT_CONNECTIONS, spans, &mut meter).map_err(interrupted)?;
-        drop(client);
-        if tally.error_count() > 0 || tally.requests == 0 {
-            return Err(format!("{}: not calibrated: {:?}", contender.name, tally.errors));
+        let mut weighed: Option<(f64, f64)> = None;
+        let mut errors = BTreeMap::new();
+        for _ in 0..WEIGHINGS {
+            let mut client =
+                Client::new(&target, KEPT_CONNECTIONS, self.stop).map_err(|error| error.to_string())?;
+            let mut meter = self.meter(&running, None);
+            let spans = (Duration::from_millis(500), Duration::from_secs(1));
+            let tally =
+                client.drive(Pace::Closed, KEPT_CONNECTIONS, spans, &mut meter).map_err(interrupted)?;
+            meter.end();
+            if let Some(wrong) = tally.errors.keys().find(|error| report::is_wrong(error)) {
+                return Err(format!("{}: not attacked yet, and: {wrong}", contender.name));
+            }
+            if tally.error_count() > 0 || tally.requests == 0 {
+                errors = tally.errors;
+                continue;
+            }
+            let saturated_us = meter.spent_ns.0 as f64 / 1e3 / tally.requests as f64;
+            if weighed.is_none_or(|(_, others)| meter.others() < others) {
+                weighed = Some((saturated_us, meter.others()));
+            }
+            if meter.others() <= OTHERS_CALM {
+                break;
+            }
         }
-        let saturated_us = meter.spent_ns.0 as f64 / 1e3 / tally.requests as f64;
+        let Some((saturated_us, _)) = weighed else {
+            return Err(format!("{}: not calibrated: {errors:?}", contender.name));
+        };
         let first = self.options.rate.unwrap_or(FIRST_SHARE * 1e6 / saturated_us);
-        let window = self.window(&running, &backend, first)?;
+        let mut calmest: Option<Window> = None;
+        for _ in 0..WEIGHINGS {
+            let window = self.window(&running, &backend, first)?;
+            if calmest.as_ref().is_none_or(|calmest| window.others() < calmest.others()) {
+                calmest = Some(window);
+            }
+            if calmest.as_ref().is_some_and(|calmest| calmest.others() <= OTHERS_CALM) {
+                break;
+            }
+        }
+        let Some(window) = calmest else { return Err(format!("{}: not calibrated", contender.name)) };
         let more = (self.options.busy / window.busy).min(LOAD_BUSY_QUIET_MAX / window.load_busy);
         let rate = self.options.rate.unwrap_or(first * more.clamp(0.1, 2.0));
-        Ok(Calibrated { rate, saturated_us, alone_us: window.cpu_us })
+        Ok(Calibrated { rate, saturated_us, alone_us: window.cpu_us, others: window.others() })
     }
 
     fn scenario(
@@ -320,6 +367,7 @@ impl Bench<'_> {
             scenario: scenario.clone(),
             connections,
             rate,
+            busy_max: self.options.rate.map_or(self.options.busy + BUSY_BEYOND, |_| f64::INFINITY),
             rounds,
             after,
             alive,
@@ -327,6 +375,10 @@ impl Bench<'_> {
             rss: [rss_before, rss_peak, rss_bytes(running.pid())],
             words: if alive { String::new() } else { running.last_words() },
         })
+    }
+
+    fn meter<'a>(&self, gateway: &'a Running, backend: Option<&'a Running>) -> Meter<'a> {
+        Meter::new(gateway, backend, [self.options.proxy_cpu, self.options.load_cpu])
     }
 
     /// All good clients for the length of a window.
@@ -344,7 +396,7 @@ impl Bench<'_> {
             let mut client = Client::new(target, *connections, self.stop)?.undeterred();
             client.drive(Pace::Open(*rate), *connections, spans, watch)
         };
-        let mut meter = Meter::new(running, Some(backend));
+        let mut meter = self.meter(running, Some(backend));
         // A thread that has ended has no CPU time any more: all end together.
         let all_done = Barrier::new(targets.len());
         let tallies: std::io::Result<Vec<Tally>> = std::thread::scope(|scope| {
@@ -358,6 +410,7 @@ impl Bench<'_> {
             });
             let others: Vec<_> = others.collect();
             let mut tallies = vec![drive(kept, &mut meter)];
+            meter.end();
             all_done.wait();
             for other in others {
                 tallies
@@ -391,54 +444,129 @@ fn window_of(tallies: &[Tally], meter: &Meter<'_>, seconds: f64) -> Window {
         cpu_us: meter.spent_ns.0 as f64 / 1e3 / in_time.max(1) as f64,
         busy: meter.spent_ns.0 as f64 / 1e9 / seconds,
         load_busy: meter.spent_ns.1 as f64 / 1e9 / seconds,
-        waited: meter.waited_ns as f64 / 1e9 / seconds,
+        gateway_others: meter.others.gateway,
+        load_others: meter.others.load,
         rss_peak: meter.rss_peak,
     }
 }
 
-/// CPU time and memory over a window.
+/// CPU time and memory over a window, and what others had meanwhile.
 struct Meter<'a> {
     gateway: &'a Running,
     backend: Option<&'a Running>,
+    cpus: [usize; 2],
     before: (u64, u64),
     /// Of the gateway, and of all the rest.
     spent_ns: (u64, u64),
-    waited_ns: u64,
+    /// When it was made: what others have of the warm-up makes requests of the window late.
+    made: Moment,
+    opened: Moment,
+    others: Others,
     rss_peak: u64,
     looked: Instant,
 }
 
+/// The part of a span in which others had a core that somebody of ours wanted.
+#[derive(Clone, Copy, Default)]
+struct Others {
+    gateway: f64,
+    load: f64,
+}
+
+/// What everybody had of the two cores so far.
+#[derive(Clone, Copy)]
+struct Moment {
+    at: Instant,
+    gateway: Turns,
+    client: Turns,
+    backend: Turns,
+    /// Nanoseconds of the gateway, and of all the rest.
+    spent_ns: (u64, u64),
+    stolen_ns: [u64; 2],
+}
+
+impl Moment {
+    fn since(&self, earlier: &Self) -> Others {
+        let span_ns = (self.at - earlier.at).as_nanos().max(1) as f64;
+        let gateway_ns = self.spent_ns.0.saturating_sub(earlier.spent_ns.0);
+        let load_ns = self.spent_ns.1.saturating_sub(earlier.spent_ns.1);
+        let gateway = self.gateway.since(earlier.gateway).waited_for_others_ns(gateway_ns);
+        let client = self.client.since(earlier.client).waited_for_others_ns(load_ns);
+        let backend = self.backend.since(earlier.backend).waited_for_others_ns(load_ns);
+        let stolen = |cpu: usize| self.stolen_ns[cpu].saturating_sub(earlier.stolen_ns[cpu]);
+        Others {
+            gateway: gateway.max(stolen(0)) as f64 / span_ns,
+            load: client.max(backend).max(stolen(1)) as f64 / span_ns,
+        }
+    }
+}
+
 impl<'a> Meter<'a> {
-    fn new(gateway: &'a Running, backend: Option<&'a Running>) -> Self {
+    fn new(gateway: &'a Running, backend: Option<&'a Running>, cpus: [usize; 2]) -> Self {
+        let made = Self::moment(gateway, backend, cpus);
         Self {
             gateway,
             backend,
+            cpus,
             before: (0, 0),
             spent_ns: (0, 0),
-            waited_ns: 0,
+            made,
+            opened: made,
+            others: Others::default(),
             rss_peak: 0,
             looked: Instant::now(),
         }
     }
 
-    fn sample(&self) -> (u64, u64) {
+    fn moment(gateway: &Running, backend: Option<&Running>, cpus: [usize; 2]) -> Moment {
+        Moment {
+            at: Instant::now(),
+            gateway: Turns::of_busiest(gateway.pid()),
+            client: Turns::of_this_thread(),
+            backend: backend.map(|backend| Turns::of_busiest(backend.pid())).unwrap_or_default(),
+            spent_ns: Self::sample(gateway, backend),
+            stolen_ns: cpus.map(stolen_ns),
+        }
+    }
+
+    /// What others had: of the window, of it with its warm-up, and with the time until its last answer too. Whichever is
+    /// most: a stall before the window is over before much of it is measured, one in it is little of all.
+    fn look_at_others(&mut self) {
+        let now = Self::moment(self.gateway, self.backend, self.cpus);
+        for earlier in [self.made, self.opened] {
+            let others = now.since(&earlier);
+            self.others.gateway = self.others.gateway.max(others.gateway);
+            self.others.load = self.others.load.max(others.load);
+        }
+    }
+
+    /// The last answer has come.
+    fn end(&mut self) {
+        self.look_at_others();
+    }
+
+    fn others(&self) -> f64 {
+        self.others.gateway.max(self.others.load)
+    }
+
+    fn sample(gateway: &Running, backend: Option<&Running>) -> (u64, u64) {
         // The children of this process are the gateway and the backend: its own threads are counted alone.
         let own = Cpu::alone(std::process::id()).total_ns;
-        let backend = self.backend.map_or(0, |backend| Cpu::of(backend.pid()).total_ns);
-        (Cpu::of(self.gateway.pid()).total_ns, own + backend)
+        let backend = backend.map_or(0, |backend| Cpu::of(backend.pid()).total_ns);
+        (Cpu::of(gateway.pid()).total_ns, own + backend)
     }
 }
 
 impl Watch for Meter<'_> {
     fn window_opens(&mut self) {
-        self.before = self.sample();
-        self.waited_ns = waited_ns(self.gateway.pid());
+        self.opened = Self::moment(self.gateway, self.backend, self.cpus);
+        self.before = self.opened.spent_ns;
     }
 
     fn window_closes(&mut self) {
-        let after = self.sample();
+        let after = Self::sample(self.gateway, self.backend);
         self.spent_ns = (after.0.saturating_sub(self.before.0), after.1.saturating_sub(self.before.1));
-        self.waited_ns = waited_ns(self.gateway.pid()).saturating_sub(self.waited_ns);
+        self.look_at_others();
         self.rss_peak = self.rss_peak.max(rss_bytes(self.gateway.pid()));
     }
 

@@ -12,13 +12,18 @@ use serde::Serialize;
 
 use super::attacker::Done;
 use super::scenario::{Kind, Scenario};
-use super::{KEPT_GROSS, KEPT_MIN, LOAD_BUSY_MAX, WAITED_MAX};
+use super::{KEPT_GROSS, KEPT_MIN, LOAD_BUSY_MAX, OTHERS_MAX};
 use crate::contender::Contender;
 use crate::stats::{LatencySummary, Spread};
 
 /// Errors of good clients that must never be: another's bytes, or no HTTP.
 const WRONG: [&str; 4] =
     ["body differs", "malformed response head", "malformed chunk", "bytes that nobody asked for"];
+
+/// Whether an error of a good client is one that must never be.
+pub fn is_wrong(error: &str) -> bool {
+    WRONG.contains(&error)
+}
 
 /// All that was measured.
 #[derive(Serialize)]
@@ -37,6 +42,8 @@ pub struct Report {
     pub rates: BTreeMap<String, f64>,
     /// One for each contender and scenario.
     pub results: Vec<Result>,
+    /// What could not be run to its end, and why.
+    pub not_done: Vec<String>,
 }
 
 /// What came of one scenario.
@@ -50,6 +57,8 @@ pub struct Result {
     pub connections: usize,
     /// Good requests offered a second.
     pub rate: f64,
+    /// How busy good requests alone may keep the gateway's core: beyond that they were not weighed rightly.
+    pub busy_max: f64,
     /// Windows without and with the attack.
     pub rounds: Vec<Round>,
     /// One more window when it was over.
@@ -96,10 +105,67 @@ pub struct Window {
     pub busy: f64,
     /// Of the core of clients, backend and attacker.
     pub load_busy: f64,
-    /// The part of it in which the gateway's busiest thread was ready to run and others had its core.
-    pub waited: f64,
+    /// The part of the time in which the gateway's busiest thread was ready to run and others had its core: of the window,
+    /// of it with its warm-up or with the time until the last answer, whichever is most.
+    pub gateway_others: f64,
+    /// The same of the good clients and the backend, and their core.
+    pub load_others: f64,
     /// The gateway's resident memory, the most of several looks, bytes.
     pub rss_peak: u64,
+}
+
+impl Window {
+    /// How much of the time others had a core that somebody of ours wanted.
+    pub fn others(&self) -> f64 {
+        self.gateway_others.max(self.load_others)
+    }
+
+    /// The part of what was due that was answered in time.
+    fn share(&self) -> f64 {
+        self.in_time as f64 / self.due.max(1) as f64
+    }
+
+    /// The same of clients that come anew.
+    fn new_share(&self) -> f64 {
+        self.new_in_time as f64 / self.new_due.max(1) as f64
+    }
+
+    /// What is told of it where a law was broken.
+    fn words(&self) -> String {
+        let errors: Vec<String> =
+            self.errors.iter().map(|(error, count)| format!(", {count} × {error}")).collect();
+        format!(
+            "{} of {} in time, p99 {:.0} ms, core {:.0} %, load {:.0} %, others {:.0} and {:.0} %{}",
+            self.in_time,
+            self.due,
+            self.latency.p99_us / 1e3,
+            self.busy * 100.0,
+            self.load_busy * 100.0,
+            self.gateway_others * 100.0,
+            self.load_others * 100.0,
+            errors.concat()
+        )
+    }
+}
+
+impl Round {
+    /// Nobody else had a core for so long that it could be felt.
+    fn is_calm(&self) -> bool {
+        self.without.others().max(self.with.others()) <= OTHERS_MAX
+    }
+}
+
+/// The median of a figure over rounds.
+fn median(rounds: &[&Round], figure: impl Fn(&Round) -> f64) -> f64 {
+    Spread::of(rounds.iter().map(|round| figure(round))).map_or(f64::NAN, |spread| spread.median)
+}
+
+/// Goodput with the attack by that without; of all, and of those that come anew.
+fn ratios(rounds: &[&Round]) -> (f64, f64) {
+    (
+        median(rounds, |round| round.with.share() / round.without.share()),
+        median(rounds, |round| round.with.new_share() / round.without.new_share()),
+    )
 }
 
 /// What is to be said of a result.
@@ -113,31 +179,14 @@ enum Verdict {
 }
 
 impl Result {
-    /// The median over the rounds.
-    fn median(&self, figure: impl Fn(&Round) -> f64) -> f64 {
-        Spread::of(self.rounds.iter().map(figure)).map_or(f64::NAN, |spread| spread.median)
-    }
-
-    /// Goodput with the attack by that without; of all, and of those that come anew.
-    fn ratios(&self) -> (f64, f64) {
-        let share = |in_time: u64, due: u64| in_time as f64 / due.max(1) as f64;
-        let all = |round: &Round| {
-            share(round.with.in_time, round.with.due) / share(round.without.in_time, round.without.due)
-        };
-        let new = |round: &Round| {
-            share(round.with.new_in_time, round.with.new_due)
-                / share(round.without.new_in_time, round.without.new_due)
-        };
-        (self.median(all), self.median(new))
+    /// The rounds from which something can be learned.
+    fn calm(&self) -> Vec<&Round> {
+        self.rounds.iter().filter(|round| round.is_calm()).collect()
     }
 
     fn wrong(&self) -> u64 {
         let windows = self.rounds.iter().flat_map(|round| [&round.without, &round.with]).chain([&self.after]);
-        windows
-            .flat_map(|window| &window.errors)
-            .filter(|(error, _)| WRONG.contains(&error.as_str()))
-            .map(|(_, n)| n)
-            .sum()
+        windows.flat_map(|window| &window.errors).filter(|(error, _)| is_wrong(error)).map(|(_, n)| n).sum()
     }
 
     /// Good requests refused with 429: their addresses and callers were known before.
@@ -146,31 +195,37 @@ impl Result {
         windows.filter_map(|window| window.errors.get("status 429")).sum()
     }
 
+    /// What must never be is broken on the busiest machine. What is lost while others had a core that somebody of ours wanted
+    /// is lost to them: of that nothing is known.
     fn verdict(&self) -> Verdict {
-        let (all, new) = self.ratios();
-        let load_busy = self.median(|round| round.with.load_busy);
-        let share = |window: &Window| window.in_time as f64 / window.due.max(1) as f64;
-        let without = self.median(|round| share(&round.without));
         if !self.alive {
-            Verdict::Broken("the process has ended")
-        } else if self.wrong() > 0 {
-            Verdict::Broken("a good client got what is not its answer")
-        } else if matches!(self.scenario.kind, Kind::FreshPrefixes | Kind::FreshAddresses)
-            && self.limited() > 0
-        {
-            Verdict::Broken("fresh addresses made known ones refused")
-        } else if self.median(|round| round.without.waited.max(round.with.waited)) > WAITED_MAX
-            || self.after.waited > WAITED_MAX
-        {
-            Verdict::Void("others had the gateway's core")
-        } else if without < KEPT_MIN {
+            return Verdict::Broken("the process has ended");
+        }
+        if self.wrong() > 0 {
+            return Verdict::Broken("a good client got what is not its answer");
+        }
+        if matches!(self.scenario.kind, Kind::FreshPrefixes | Kind::FreshAddresses) && self.limited() > 0 {
+            return Verdict::Broken("fresh addresses made known ones refused");
+        }
+        let calm = self.calm();
+        if calm.is_empty() {
+            return Verdict::Void("others had a core");
+        }
+        let of_calm = |figure: fn(&Round) -> f64| median(&calm, figure);
+        let (all, new) = ratios(&calm);
+        let after_is_calm = self.after.others() <= OTHERS_MAX;
+        if of_calm(|round| round.without.share()) < KEPT_MIN {
             Verdict::Void("the machine is too busy even without the attack")
-        } else if share(&self.after) < KEPT_GROSS {
+        } else if of_calm(|round| round.without.busy) > self.busy_max {
+            Verdict::Void("good requests alone keep the core too busy")
+        } else if self.after.share() < KEPT_GROSS && after_is_calm {
             Verdict::Broken("good clients are not served after the attack")
-        } else if load_busy > LOAD_BUSY_MAX {
+        } else if of_calm(|round| round.with.load_busy) > LOAD_BUSY_MAX {
             Verdict::Void("the load used more than 70 % of its core")
-        } else if all.min(new) < KEPT_GROSS || all.is_nan() {
+        } else if all.min(new) < KEPT_GROSS || all.is_nan() || new.is_nan() {
             Verdict::Broken("less than half of the goodput is left")
+        } else if !after_is_calm {
+            Verdict::Void("others had a core after the attack")
         } else if all.min(new) < KEPT_MIN {
             Verdict::Missed
         } else {
@@ -178,11 +233,20 @@ impl Result {
         }
     }
 
+    /// The figures that a broken law was judged by.
+    fn words(&self) -> String {
+        let rounds = self.rounds.iter().map(|round| {
+            format!("\n    without: {}\n    with:    {}", round.without.words(), round.with.words())
+        });
+        rounds.chain([format!("\n    after:   {}", self.after.words())]).collect()
+    }
+
     /// Its lines of the table.
     pub fn print(&self) {
-        let (all, new) = self.ratios();
-        let median = |figure: &dyn Fn(&Round) -> f64| self.median(figure);
-        let per_second = |window: &Window| window.in_time as f64 / window.due.max(1) as f64 * self.rate;
+        let rounds: Vec<&Round> = self.rounds.iter().collect();
+        let (all, new) = ratios(&rounds);
+        let median = |figure: &dyn Fn(&Round) -> f64| median(&rounds, figure);
+        let per_second = |window: &Window| window.share() * self.rate;
         let attack_us = |round: &Round| {
             let acts = (round.done.acts + round.done.opened) as f64;
             (round.with.busy - round.without.busy) * 1e6 * round.done.seconds / acts
@@ -240,6 +304,11 @@ impl Result {
         if !errors.is_empty() {
             println!("    good clients, attacked: {}", told(&errors));
         }
+        println!(
+            "    others had {:.0} % of the gateway's core, {:.0} % of the load's, while it was wanted",
+            median(&|round| round.without.gateway_others.max(round.with.gateway_others)) * 100.0,
+            median(&|round| round.without.load_others.max(round.with.load_others)) * 100.0
+        );
         if !self.words.is_empty() {
             println!("    {}", self.words);
         }
@@ -285,6 +354,7 @@ impl Report {
             short,
             rates: BTreeMap::new(),
             results: Vec::new(),
+            not_done: Vec::new(),
         }
     }
 
@@ -314,25 +384,33 @@ impl Report {
     /// What was broken, or missed if `strict`.
     pub fn verdict(&self, strict: bool) -> std::result::Result<(), String> {
         let own = || self.results.iter().filter(|result| result.contender == "ringwall");
+        let void = own().filter(|result| matches!(result.verdict(), Verdict::Void(_))).count();
         let count = |verdict: Verdict| own().filter(|result| result.verdict() == verdict).count();
         let failed = own().filter_map(|result| match result.verdict() {
-            Verdict::Broken(why) => Some(format!("{}: {why}", result.scenario.name)),
+            Verdict::Broken(why) => Some(format!("{}: {why}{}", result.scenario.name, result.words())),
             Verdict::Missed if strict => {
                 Some(format!("{}: goodput below {:.0} %", result.scenario.name, KEPT_MIN * 100.0))
             }
             Verdict::Void(why) if strict => Some(format!("{}: void: {why}", result.scenario.name)),
             _ => None,
         });
-        let failed: Vec<String> = failed.collect();
+        let failed: Vec<String> = self.not_done.iter().cloned().chain(failed).collect();
         println!(
-            "ringwall: {} attacks, {} kept {:.0} % of the goodput, {} missed it, {} void, {} broken",
+            "ringwall: {} attacks, {} kept {:.0} % of the goodput, {} missed it, {} void, {} broken; {} not done",
             own().count(),
             count(Verdict::Kept),
             KEPT_MIN * 100.0,
             count(Verdict::Missed),
-            own().filter(|result| matches!(result.verdict(), Verdict::Void(_))).count(),
-            own().filter(|result| matches!(result.verdict(), Verdict::Broken(_))).count()
+            void,
+            own().filter(|result| matches!(result.verdict(), Verdict::Broken(_))).count(),
+            self.not_done.len()
         );
+        if void > 0 {
+            println!(
+                "NOT RUN: attack: {void} of {} tell nothing of goodput; their rows say why",
+                own().count()
+            );
+        }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("\n  ")) }
     }
 }
@@ -353,7 +431,8 @@ mod tests {
             cpu_us: 10.0,
             busy: 0.5,
             load_busy,
-            waited: 0.0,
+            gateway_others: 0.0,
+            load_others: 0.0,
             rss_peak: 0,
         }
     }
@@ -365,6 +444,7 @@ mod tests {
             scenario: serde_json::from_value(scenario).unwrap(),
             connections: 1,
             rate: 1_000.0,
+            busy_max: 0.7,
             rounds: vec![Round { without: window(1_000, 0.3, None), with, done: Done::default() }],
             after: window(after, 0.3, None),
             alive,
@@ -383,9 +463,6 @@ mod tests {
         let mut busy = result(window(100, 0.3, None), 1_000, true);
         busy.rounds[0].without.in_time = 900;
         assert!(matches!(busy.verdict(), Verdict::Void(_)));
-        let mut starved = result(window(100, 0.3, None), 1_000, true);
-        starved.rounds[0].with.waited = 0.5;
-        assert!(matches!(starved.verdict(), Verdict::Void(_)));
         for broken in [
             verdict(window(400, 0.6, None), 1_000, true),
             verdict(window(960, 0.6, None), 400, true),
@@ -395,6 +472,77 @@ mod tests {
         ] {
             assert!(matches!(broken, Verdict::Broken(_)), "{broken:?}");
         }
+    }
+
+    /// A window like that one, with others on the gateway's core or on that of the load for half of it.
+    fn disturbed(of_gateway: bool, window: Window) -> Window {
+        let others = if of_gateway { (0.5, 0.0) } else { (0.0, 0.5) };
+        Window { gateway_others: others.0, load_others: others.1, ..window }
+    }
+
+    #[test]
+    fn what_was_lost_while_others_had_a_core_is_not_known() {
+        let void = |result: &Result| matches!(result.verdict(), Verdict::Void(_));
+        for of_gateway in [true, false] {
+            let lost = result(disturbed(of_gateway, window(100, 0.3, None)), 1_000, true);
+            assert!(void(&lost), "in the window");
+            let mut lost = result(window(1_000, 0.3, None), 1_000, true);
+            lost.after = disturbed(of_gateway, window(100, 0.3, None));
+            assert!(void(&lost), "after the attack");
+            // What good clients had without the attack is what the rest is measured by.
+            let mut lost = result(window(400, 0.3, None), 1_000, true);
+            lost.rounds[0].without = disturbed(of_gateway, window(1_000, 0.3, None));
+            assert!(void(&lost), "before the attack");
+        }
+        let mut heavy = result(window(400, 0.6, None), 1_000, true);
+        heavy.rounds[0].without.busy = 0.9;
+        assert!(void(&heavy), "weighed in a busy moment, the rate is too high");
+        // A little of it takes no goodput.
+        let mut lost = result(window(400, 0.6, None), 1_000, true);
+        (lost.rounds[0].with.gateway_others, lost.rounds[0].with.load_others) = (0.2, 0.2);
+        assert!(matches!(lost.verdict(), Verdict::Broken(_)));
+    }
+
+    #[test]
+    fn no_noise_excuses_what_must_never_be() {
+        for of_gateway in [true, false] {
+            for (error, alive) in [
+                (Some("body differs"), true),
+                (Some("malformed chunk"), true),
+                (Some("status 429"), true),
+                (None, false),
+            ] {
+                let mut broken = result(disturbed(of_gateway, window(100, 0.9, error)), 1_000, alive);
+                broken.after = disturbed(of_gateway, window(100, 0.9, None));
+                assert!(matches!(broken.verdict(), Verdict::Broken(_)), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_calm_round_is_enough_to_break_a_law() {
+        let mut lost = result(window(400, 0.6, None), 1_000, true);
+        for _ in 0..2 {
+            lost.rounds.push(Round {
+                without: window(1_000, 0.3, None),
+                with: disturbed(true, window(1_000, 0.3, None)),
+                done: Done::default(),
+            });
+        }
+        assert!(matches!(lost.verdict(), Verdict::Broken(_)));
+        // That the moment after it was busy changes nothing of it.
+        lost.after = disturbed(true, window(100, 0.3, None));
+        assert!(matches!(lost.verdict(), Verdict::Broken(_)));
+        // Two busy rounds in which nothing was left say nothing of the one in which all was.
+        let mut kept = result(window(1_000, 0.6, None), 1_000, true);
+        for _ in 0..2 {
+            kept.rounds.push(Round {
+                without: window(1_000, 0.3, None),
+                with: disturbed(false, window(0, 0.3, None)),
+                done: Done::default(),
+            });
+        }
+        assert_eq!(kept.verdict(), Verdict::Kept);
     }
 
     #[test]
@@ -408,6 +556,7 @@ mod tests {
                 short: false,
                 rates: BTreeMap::new(),
                 results: vec![result],
+                not_done: Vec::new(),
             };
             (report.verdict(false).is_ok(), report.verdict(true).is_ok())
         };
@@ -415,5 +564,13 @@ mod tests {
         assert_eq!(options(result(window(900, 0.6, None), 1_000, true)), (true, false));
         assert_eq!(options(result(window(900, 0.9, None), 1_000, true)), (true, false));
         assert_eq!(options(result(window(900, 0.6, None), 0, true)), (false, false));
+        let mut report = Report::new(true, &[], String::new());
+        report.not_done.push("ringwall: slowloris: not done: it does not listen".to_owned());
+        assert_eq!(report.verdict(false).unwrap_err(), report.not_done[0]);
+        // Whoever reads the end of a log alone must see what it was.
+        report.results.push(result(window(400, 0.6, Some("connection reset")), 1_000, true));
+        let said = report.verdict(false).unwrap_err();
+        assert!(said.contains("less than half") && said.contains("400 of 1000"), "{said}");
+        assert!(said.contains("connection reset"), "{said}");
     }
 }

@@ -69,9 +69,18 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
         };
         for variant in &variants {
             let stage = Stage { options: suite, ringwall: &ringwall, out: &out, scenario, variant };
-            let outcome = stage.run(stop)?;
-            outcome.print();
-            report.outcomes.push(outcome);
+            match stage.run(stop) {
+                Ok(outcome) => {
+                    outcome.print();
+                    report.outcomes.push(outcome);
+                }
+                Err(why) if stop.load(Ordering::Relaxed) => return Err(why),
+                // The others are not kept from being run.
+                Err(why) => {
+                    println!("\n{}: NOT DONE: {why}", scenario.name);
+                    report.not_done.push(format!("{}: not done: {why}", scenario.name));
+                }
+            }
         }
     }
     let written = report.write(&out).map_err(|error| format!("{}: {error}", out.display()))?;

@@ -45,6 +45,8 @@ pub struct Report {
     pub short: bool,
     /// One for each scenario and variant.
     pub outcomes: Vec<Outcome>,
+    /// What could not be run to its end, and why.
+    pub not_done: Vec<String>,
 }
 
 /// What came of one run.
@@ -176,6 +178,7 @@ impl Report {
             machine: crate::compare::machine(),
             short: suite.short,
             outcomes: Vec::new(),
+            not_done: Vec::new(),
         }
     }
 
@@ -202,7 +205,7 @@ impl Report {
     /// The laws that were broken.
     pub fn verdict(&self, strict: bool) -> Result<(), String> {
         let ran = self.outcomes.iter().filter(|outcome| outcome.not_run.is_none());
-        let (mut laws, mut missed, mut broken) = (0, 0, Vec::new());
+        let (mut laws, mut missed, mut broken) = (0, 0, self.not_done.clone());
         for outcome in ran.clone() {
             for verdict in &outcome.verdicts {
                 laws += 1;
