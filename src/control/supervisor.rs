@@ -360,7 +360,7 @@ fn start_with(
         Source::Text { .. } => None,
     };
 
-    let mut kept = Kept::default();
+    let mut kept = Kept::of(cores.len());
     let generation = inheritance.generation + 1;
     let mut snapshot = compile(config, generation, &mut kept, Some(control.parts()))
         .map_err(|errors| refused(&loaded, errors))?;

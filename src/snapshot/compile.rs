@@ -76,6 +76,8 @@ pub const TICKETS_STAY: LogCode = LogCode::new(6015, "no randomness for new tick
 #[derive(Debug, Default)]
 pub struct Kept {
     upstreams: HashMap<String, (UpstreamKey, Arc<Upstream>)>,
+    /// Cores of the node; 0 is as good as 1.
+    cores: usize,
     /// The counters of all limits: they survive every reload.
     tables: Option<Arc<Tables>>,
     /// Ticket keys by the address of the listener.
@@ -97,6 +99,11 @@ pub struct Kept {
 struct UpstreamKey(String);
 
 impl Kept {
+    /// For a node of so many cores.
+    pub fn of(cores: usize) -> Kept {
+        Kept { cores, ..Kept::default() }
+    }
+
     /// Changes the keys of session tickets where it is time, and frees what is no longer used. Called every second or so.
     pub fn tend(&mut self) {
         self.lists.tend();
@@ -398,7 +405,8 @@ impl Compiler<'_> {
                 Some((before, upstream)) if *before == key => Arc::clone(upstream),
                 before => {
                     let before = before.map(|(_, upstream)| Arc::clone(upstream));
-                    let compiled = Arc::new(self.upstream(&name.value, upstream, before.as_deref()));
+                    let compiled =
+                        Arc::new(self.upstream(&name.value, upstream, before.as_deref(), kept.cores));
                     if let Some(parts) = self.parts {
                         parts.membership.keep(&compiled);
                     }
@@ -411,7 +419,13 @@ impl Compiler<'_> {
         (upstreams, next)
     }
 
-    fn upstream(&mut self, name: &str, upstream: &written::Upstream, before: Option<&Upstream>) -> Upstream {
+    fn upstream(
+        &mut self,
+        name: &str,
+        upstream: &written::Upstream,
+        before: Option<&Upstream>,
+        cores: usize,
+    ) -> Upstream {
         let defaults = Timeouts::default();
         let maker = Origins::new(upstream, self.parts);
         let mut origins = Vec::with_capacity(upstream.targets.len());
@@ -463,6 +477,7 @@ impl Compiler<'_> {
             },
             connections_max: u32::try_from(upstream.pool.connections_in_force()).unwrap_or(u32::MAX),
             idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
+            cores,
             introduction,
         };
         Upstream::new(parts, before)

@@ -288,6 +288,7 @@ mod tests {
             timeouts: Default::default(),
             connections_max: 1,
             idle_max: 1,
+            cores: 1,
             introduction: crate::upstream::Introduction::default(),
         };
         CoreUpstream::new(Arc::new(Upstream::new(parts, None)), 0, None)

@@ -125,8 +125,10 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// Most connections per member, all cores together.
     pub connections_max: u32,
-    /// Most idle connections per member and core.
+    /// Most idle connections per member, all cores together.
     pub idle_max: usize,
+    /// Cores that share it.
+    pub cores: usize,
     /// How it is told whose a request is.
     pub introduction: Introduction,
     members: ArcSwap<Members>,
@@ -195,8 +197,10 @@ pub struct Parts {
     pub timeouts: Timeouts,
     /// Most connections per member, all cores together.
     pub connections_max: u32,
-    /// Most idle connections per member and core.
+    /// Most idle connections per member, all cores together.
     pub idle_max: usize,
+    /// Cores that share it; at least 1.
+    pub cores: usize,
     /// How it is told whose a request is.
     pub introduction: Introduction,
 }
@@ -275,6 +279,7 @@ impl Upstream {
             timeouts: parts.timeouts,
             connections_max: parts.connections_max,
             idle_max: parts.idle_max,
+            cores: parts.cores.max(1),
             introduction: parts.introduction,
             members: ArcSwap::from_pointee(members),
             generation: AtomicU64::new(1),
@@ -283,6 +288,12 @@ impl Upstream {
 
     fn choosing(&self) -> Choosing<'_> {
         Choosing { balance: self.balance, key: &self.key, slow_start_ms: self.slow_start_ms }
+    }
+
+    /// Of the idle connections per member, those that are this core's: the shares of all cores are the whole. Where there are
+    /// fewer than cores, some keep none: a count that cores share would be one more contended word per request.
+    pub fn idle_share(&self, core: usize) -> usize {
+        self.idle_max / self.cores + usize::from(core < self.idle_max % self.cores)
     }
 
     /// A request to `member` went wrong. Whether it is left out from now on for it.
@@ -323,5 +334,47 @@ impl Upstream {
         // After the members: who sees the new number sees them too.
         self.generation.fetch_add(1, Ordering::Release);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(idle_max: usize, cores: usize) -> Upstream {
+        let parts = Parts {
+            name: "a".into(),
+            origins: Vec::new(),
+            prober: None,
+            balance: Balance::default(),
+            key: ChoiceKey::default(),
+            retry: Default::default(),
+            eject: Default::default(),
+            slow_start_ms: 0,
+            queue_wait_ms: 0,
+            breaker: None,
+            requests: None,
+            queue_max: 0,
+            timeouts: Timeouts::default(),
+            connections_max: 1_024,
+            idle_max,
+            cores,
+            introduction: Introduction::default(),
+        };
+        Upstream::new(parts, None)
+    }
+
+    #[test]
+    fn idle_connections_of_all_cores_are_what_is_configured_however_many_cores_there_are() {
+        for idle_max in [0, 1, 2, 3, 7, 8, 9, 255, 256, 65_535] {
+            for cores in [1, 2, 3, 8, 64, 256] {
+                let upstream = upstream(idle_max, cores);
+                let shares: Vec<usize> = (0..cores).map(|core| upstream.idle_share(core)).collect();
+                assert_eq!(shares.iter().sum::<usize>(), idle_max, "{idle_max} over {cores}");
+                let (most, least) = (shares.iter().max(), shares.iter().min());
+                assert!(most <= least.map(|least| least + 1).as_ref(), "{shares:?}");
+            }
+        }
+        assert_eq!(upstream(5, 0).idle_share(0), 5, "nobody said how many");
     }
 }

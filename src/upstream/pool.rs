@@ -131,6 +131,8 @@ pub struct CoreUpstream {
     pub upstream: Arc<Upstream>,
     /// The number of the core.
     pub core: usize,
+    /// Most idle connections per member on this core.
+    idle_max: usize,
     /// What may be sent again.
     pub budget: Budget,
     /// Who waits for a place.
@@ -153,6 +155,7 @@ impl CoreUpstream {
         let view = view_of(upstream.members(), known.as_deref());
         CoreUpstream {
             core,
+            idle_max: upstream.idle_share(core),
             budget: Budget::default(),
             line: Line::default(),
             turn: Turn::new(core),
@@ -210,10 +213,10 @@ impl CoreUpstream {
     /// Keeps a connection whose last exchange was complete on both sides.
     pub fn keep(&self, member: &CoreMember, mut connection: Connection, now_ms: u64) {
         let mut idle = member.idle.borrow_mut();
-        if member.retired.get() || self.upstream.idle_max == 0 {
+        if member.retired.get() || self.idle_max == 0 {
             return;
         }
-        if idle.len() >= self.upstream.idle_max {
+        if idle.len() >= self.idle_max {
             // One client's connections are of no use to the next: the oldest makes room.
             match connection.whose {
                 Some(_) => drop(idle.remove(0)),

@@ -144,6 +144,20 @@ fn what_fails_altogether_is_not_asked_much_more_often() {
 }
 
 #[test]
+fn connections_that_are_kept_unused_are_bounded_over_all_cores() {
+    let busy = Busy::start(Duration::from_millis(30));
+    let node = node(&[&busy.origin], "pool: { idle: 3 }");
+    assert!(crowd(&node, 24, 2).iter().all(|(status, _)| *status == 200));
+    // Two of the first core, one of the second.
+    let open = || {
+        let page = crate::node::fetch(&node, "/metrics");
+        let line = page.lines().find(|line| line.starts_with("ringwall_upstream_connections{"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(-1.0)
+    };
+    crate::node::comes_to(3.0, open);
+}
+
+#[test]
 fn a_failing_upstream_is_left_alone_and_comes_back_when_it_is_well() {
     let well = Arc::new(AtomicBool::new(false));
     let is_well = Arc::clone(&well);

@@ -163,7 +163,7 @@ impl UpstreamTimeouts {
 pub struct Pool {
     /// The most connections; 1024.
     pub connections: Option<u64>,
-    /// The most that are kept unused; 256.
+    /// The most that are kept unused; 256. Each core keeps its share.
     pub idle: Option<u64>,
     /// An older connection serves no further request; 1 h.
     pub age: Option<Duration>,
@@ -265,7 +265,7 @@ pub static POOL: Table = Table {
         Key::optional("connections", Shape::Int, "the most connections to one target")
             .default("1024")
             .bounds("1", "65535"),
-        Key::optional("idle", Shape::Int, "the most that are kept unused")
+        Key::optional("idle", Shape::Int, "the most that are kept unused; each core keeps its share")
             .default("256")
             .bounds("0", "65535"),
         Key::optional("age", Duration::SHAPE, "an older connection serves no further request")
