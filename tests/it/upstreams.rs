@@ -139,8 +139,8 @@ fn what_fails_altogether_is_not_asked_much_more_often() {
         assert_eq!(node.ask(GET).refusal(), (502, "upstream_closed".to_owned()));
     }
     let asked = paths(&one).len() + paths(&two).len();
-    // A fifth, and three for each of the two cores in each of the windows that this may touch.
-    assert!((REQUESTS + 20..=REQUESTS * 12 / 10 + 18).contains(&asked), "{asked}");
+    // A fifth, or three for a core that was asked less than fifteen times.
+    assert!((REQUESTS + 20..=REQUESTS * 12 / 10 + 6).contains(&asked), "{asked}");
 }
 
 #[test]
