@@ -132,10 +132,6 @@ pub async fn forward(
     };
     // From here on it is the upstream's time: what was waited for a place says nothing of how long it takes.
     x.facts.forwarded_ns = core.clock.now_ns();
-    if admitted.has_waited() {
-        // What it waited here is ours, not the upstream's.
-        x.facts.forwarded_ns = core.clock.now_ns();
-    }
     route.upstream.budget.asked(core.coarse_ms());
     let key = choice_key(x, &upstream.key);
     let mut tried = Tried::default();

@@ -27,7 +27,6 @@ pub struct Admitted {
     upstream: Option<Rc<CoreUpstream>>,
     place: bool,
     probe: bool,
-    waited: bool,
 }
 
 /// Why it may not be asked.
@@ -48,8 +47,7 @@ pub async fn admit(upstream: &Rc<CoreUpstream>, now_ms: u64, latest_ms: u64) -> 
     if shared.breaker.is_none() && shared.slots.is_none() {
         return Ok(Admitted::default());
     }
-    let mut admitted =
-        Admitted { upstream: Some(Rc::clone(upstream)), place: false, probe: false, waited: false };
+    let mut admitted = Admitted { upstream: Some(Rc::clone(upstream)), place: false, probe: false };
     match shared.breaker.as_ref().map_or(Pass::Yes, |breaker| breaker.ask(now_ms)) {
         Pass::Yes => {}
         Pass::Probe => admitted.probe = true,
@@ -60,7 +58,6 @@ pub async fn admit(upstream: &Rc<CoreUpstream>, now_ms: u64, latest_ms: u64) -> 
             // In a box: hardly any exchange ever waits, and those that do not stay small.
             let grant_ms = shared.queue_wait_ms.min(latest_ms.saturating_sub(now_ms));
             Box::pin(wait(upstream, grant_ms)).await?;
-            admitted.waited = true;
         }
         admitted.place = true;
     }
@@ -68,11 +65,6 @@ pub async fn admit(upstream: &Rc<CoreUpstream>, now_ms: u64, latest_ms: u64) -> 
 }
 
 impl Admitted {
-    /// Whether a place had to be waited for.
-    pub fn has_waited(&self) -> bool {
-        self.waited
-    }
-
     /// How asking went. `failed`: there was no answer, or one that is none.
     pub fn tell(&mut self, failed: bool, now_ms: u64) {
         let Some(breaker) = self.upstream.as_ref().and_then(|upstream| upstream.upstream.breaker.as_ref())
