@@ -27,8 +27,11 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Remembers a member by its number.
+    /// Remembers a member by its number, once.
     pub fn add(&mut self, number: u64) {
+        if self.has(number) {
+            return;
+        }
         if let Some(place) = self.numbers.get_mut(self.count) {
             *place = number;
             self.count += 1;
@@ -313,6 +316,18 @@ mod tests {
         let mut tried = Tried::default();
         indices.iter().for_each(|&index| tried.add(upstream.view().pools[index].member.number));
         tried
+    }
+
+    #[test]
+    fn a_member_that_was_tried_twice_takes_one_place() {
+        let mut tried = Tried::default();
+        for number in 1..=TRIED_MAX as u64 {
+            assert!(tried.has_room());
+            (0..3).for_each(|_| tried.add(number));
+        }
+        assert!(!tried.has_room() && (1..=TRIED_MAX as u64).all(|number| tried.has(number)));
+        tried.add(99);
+        assert!(!tried.has(99), "there was no room for it");
     }
 
     #[test]
