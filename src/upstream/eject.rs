@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::upstream::Members;
 
-/// A member is out for at most so many times the first time.
-const FACTOR_MAX: u64 = 30;
+/// A member is out for at most so many times the first time, and so many times are all that is remembered of it.
+const TIMES_MAX: u32 = 30;
 
 /// The time over which shares and times are taken, in milliseconds.
 pub const WINDOW_MS: u64 = 5_000;
@@ -201,8 +201,11 @@ impl Judge {
             }
         }
         if may {
-            let times = record.times.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-            let until_ms = now_ms + settings.time_ms * u64::from(times).min(FACTOR_MAX);
+            let next = |times: u32| times.saturating_add(1).min(TIMES_MAX);
+            let before =
+                record.times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| Some(next(times)));
+            let (Ok(before) | Err(before)) = before;
+            let until_ms = now_ms + settings.time_ms * u64::from(next(before));
             record.out_until_ms.store(until_ms, Ordering::Relaxed);
             record.in_since_ms.store(until_ms, Ordering::Relaxed);
             record.out_since_ms.store(now_ms, Ordering::Relaxed);
@@ -297,6 +300,25 @@ mod tests {
         assert_eq!(record.times.load(Ordering::Relaxed), 0);
         fail(&judge, &members, 0, 3, 10_000);
         assert_eq!(record.out_until_ms(), 11_000, "as long as the first time");
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_bad_night_is_forgiven_in_as_long_as_it_is_punished() {
+        let (judge, members) = (Judge::default(), members(2));
+        let record = &members.seats[0].member.record;
+        let mut now_ms = 0;
+        for _ in 0..1_000 {
+            assert!(fail(&judge, &members, 0, 3, now_ms));
+            now_ms = record.out_until_ms();
+        }
+        let punished_ms = now_ms - 1;
+        for _ in 0..u64::from(TIMES_MAX) {
+            now_ms += SETTINGS.time_ms;
+            record.succeeded(&SETTINGS, now_ms);
+        }
+        assert_eq!(record.times.load(Ordering::Relaxed), 0, "after {punished_ms} ms of it");
+        fail(&judge, &members, 0, 3, now_ms);
+        assert_eq!(record.out_until_ms() - now_ms, SETTINGS.time_ms, "as long as the first time");
     }
 
     #[test]
