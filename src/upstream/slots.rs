@@ -138,7 +138,12 @@ fn mark(core: usize) -> u64 {
 #[derive(Debug, Default)]
 pub struct Line {
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
+    /// The length from which those who have left are cleared away.
+    clear_at: Cell<usize>,
 }
+
+/// Those who have left a line stand in it until they are met; at least so many may.
+const GONE_MAX: usize = 32;
 
 /// Somebody who waits for a place.
 #[derive(Debug, Default)]
@@ -164,7 +169,14 @@ impl Line {
             return None;
         }
         let waiter = Rc::new(Waiter::default());
-        self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= self.clear_at.get().max(GONE_MAX) {
+            // Somebody patient in front, and behind him many who come and go: never more of them than twice those who wait.
+            waiting.retain(|waiter| waiter.state.get() == State::Waits);
+            self.clear_at.set(waiting.len() * 2);
+        }
+        waiting.push_back(Rc::clone(&waiter));
+        drop(waiting);
         // A place may have become free since it was looked for: the look and the mark are one step.
         self.look(slots, core, &mut |_| {});
         Some(waiter)
@@ -261,6 +273,22 @@ mod tests {
         line.look(&slots, 0, &mut |_| panic!("nobody waits"));
         assert_eq!((slots.in_flight(), slots.waiting()), (1, 0));
         assert!(slots.take() && !slots.concerns(0));
+    }
+
+    #[test]
+    fn who_comes_and_goes_behind_one_who_waits_leaves_nothing_behind() {
+        let (slots, line) = (Slots::new(1, 4), Line::default());
+        assert!(slots.take());
+        let patient = line.stand(&slots, 0).expect("room");
+        for _ in 0..10_000 {
+            let waiter = line.stand(&slots, 0).expect("room");
+            assert!(!waiter.leave(&slots));
+        }
+        assert!(line.waiting.borrow().len() <= GONE_MAX + 1, "{} stand there", line.waiting.borrow().len());
+        assert_eq!(slots.give_back(0), Given::To(0));
+        slots.grant(0);
+        line.look(&slots, 0, &mut |_| panic!("it is wanted here"));
+        assert!(poll(&patient), "he has not been forgotten");
     }
 
     #[test]
