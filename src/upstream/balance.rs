@@ -136,7 +136,7 @@ impl Turn {
     ) -> Option<usize> {
         let weight = |index: usize| view.members.weight(index, now_ns / 1_000_000);
         let in_flight =
-            |index: usize| f64::from(view.pools[index].in_flight() + 1) / f64::from(weight(index));
+            |index: usize| f64::from(view.pools[index].in_flight() + 1) / weight(index) as f64;
         match balance {
             Balance::RoundRobin if view.members.is_weighted() => self.next_owed(among, fit, weight),
             Balance::RoundRobin => self.next_fit(among, fit),
@@ -182,7 +182,7 @@ impl Turn {
         &self,
         among: Range<usize>,
         fit: &impl Fn(usize) -> bool,
-        weight: impl Fn(usize) -> u32,
+        weight: impl Fn(usize) -> u64,
     ) -> Option<usize> {
         let mut owed = self.owed.borrow_mut();
         if owed.len() < among.end {
@@ -190,7 +190,8 @@ impl Turn {
         }
         let (mut total, mut best) = (0_i64, None);
         for index in among.filter(|&index| fit(index)) {
-            let share = i64::from(weight(index));
+            // At most `WEIGHT_MAX` hundredfold, of `MEMBERS_MAX` members.
+            let share = weight(index) as i64;
             total += share;
             owed[index] += share;
             if best.is_none_or(|best: usize| owed[index] > owed[best]) {

@@ -18,7 +18,7 @@ pub struct Maglev {
 
 impl Maglev {
     /// A table over members with these names and weights.
-    pub fn new<'n>(members: impl Iterator<Item = (&'n str, u16)>) -> Maglev {
+    pub fn new<'n>(members: impl Iterator<Item = (&'n str, u32)>) -> Maglev {
         let members: Vec<(u64, u64, u64)> = members
             .map(|(name, weight)| {
                 let hash = hash(name.as_bytes());

@@ -26,6 +26,8 @@ use crate::upstream::{Balance, ChoiceKey, Choosing};
 pub const MEMBERS_MAX: usize = 1_024;
 /// The greatest share that the weights of a service (RFC 2782) come to.
 const SHARE_MAX: f64 = 1_000.0;
+/// The greatest weight of a member: that of a file, that of a target in it, and that of a host of its service, 1,000 each.
+pub const WEIGHT_MAX: u32 = 1_000_000_000;
 
 /// A name leads to an address that no member of the upstream may have.
 pub const ADDRESS_REFUSED: Code = Code::new(6111, "a name leads to an address that is refused");
@@ -91,8 +93,8 @@ pub struct Prober {
 pub struct Seat {
     /// Who sits there.
     pub member: Arc<Member>,
-    /// Its share of the requests beside that of the others.
-    pub weight: u16,
+    /// Its share of the requests beside that of the others; at most [`WEIGHT_MAX`].
+    pub weight: u32,
     /// It gets requests only when those of lower numbers are all down.
     pub priority: u8,
     /// The same for all addresses of one host, and only for those.
@@ -178,13 +180,13 @@ impl Members {
     }
 
     /// The share of a member among the others, in hundredths.
-    pub fn weight(&self, index: usize, now_ms: u64) -> u32 {
+    pub fn weight(&self, index: usize, now_ms: u64) -> u64 {
         let Some(seat) = self.seats.get(index) else { return 100 };
         let warmth = match self.slow_start_ms {
             0 => 100,
             slow_start_ms => seat.member.record.warmth_percent(slow_start_ms, now_ms),
         };
-        u32::from(seat.weight).max(1) * warmth
+        u64::from(seat.weight.clamp(1, WEIGHT_MAX)) * u64::from(warmth)
     }
 
     /// Whether their shares differ, or may.
@@ -208,7 +210,7 @@ impl Members {
 struct Draft {
     key: MemberKey,
     tls: Option<Arc<ClientProfile>>,
-    weight: u16,
+    weight: u32,
     priority: u8,
     host: u32,
 }
@@ -226,9 +228,9 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     /// Of a file the weight counts for all that is in it, and so does the priority.
-    fn origin(&mut self, origin: &Origin, weight: u16, priority: u8) {
+    fn origin(&mut self, origin: &Origin, weight: u32, priority: u8) {
         self.host += 1;
-        let weight = weight.saturating_mul(origin.weight);
+        let weight = weight.saturating_mul(u32::from(origin.weight));
         let priority = priority.saturating_add(origin.priority);
         match &origin.whence {
             Whence::Fixed(address) => {
@@ -251,7 +253,7 @@ impl Gathering<'_> {
     }
 
     /// RFC 2782: those of the lowest number are contacted first, within it by weight.
-    fn service(&mut self, origin: &Origin, services: &Services, weight: u16, priority: u8) {
+    fn service(&mut self, origin: &Origin, services: &Services, weight: u32, priority: u8) {
         let hosts = services.current();
         self.members.unresolved |= hosts.is_empty();
         let mut rank = priority;
@@ -269,7 +271,7 @@ impl Gathering<'_> {
             let shares = shares(found.iter().map(|(host, at)| (host.weight, at.len())));
             for ((host, at), share) in found.iter().zip(shares) {
                 self.host += 1;
-                self.addresses(origin, at, host.port, share.saturating_mul(weight), rank);
+                self.addresses(origin, at, host.port, weight.saturating_mul(u32::from(share)), rank);
             }
             rank = rank.saturating_add(1);
         }
@@ -289,14 +291,14 @@ impl Gathering<'_> {
         interleaved(&admitted)
     }
 
-    fn addresses(&mut self, origin: &Origin, at: &[IpAddr], port: u16, weight: u16, priority: u8) {
+    fn addresses(&mut self, origin: &Origin, at: &[IpAddr], port: u16, weight: u32, priority: u8) {
         for &ip in at {
             let at = SocketAddr::new(ip, port);
             self.seat(origin, &origin.name_at(at), at.into(), weight, priority);
         }
     }
 
-    fn seat(&mut self, origin: &Origin, name: &str, address: Address, weight: u16, priority: u8) {
+    fn seat(&mut self, origin: &Origin, name: &str, address: Address, weight: u32, priority: u8) {
         let key = origin.key(name, address, self.prober);
         if self.drafts.len() < MEMBERS_MAX && self.taken.insert(key.clone()) {
             let (tls, host) = (origin.tls.clone(), self.host);
@@ -431,6 +433,34 @@ mod tests {
         assert_eq!(interleaved(&sorted), turns);
         assert_eq!(interleaved(&sorted[..2]), sorted[..2]);
         assert!(interleaved(&[]).is_empty());
+    }
+
+    #[test]
+    fn weights_of_a_file_and_of_what_is_in_it_are_multiplied_to_the_end() {
+        let target = |port: u16, weight| Origin {
+            name: format!("http://127.0.0.1:{port}").into(),
+            whence: Whence::Fixed(SocketAddr::from(([127, 0, 0, 1], port)).into()),
+            authority: "a".into(),
+            tls: None,
+            trust: 0,
+            weight,
+            priority: 0,
+            guard: Arc::default(),
+        };
+        let mut gathering = Gathering {
+            upstream: "a",
+            prober: None,
+            taken: HashSet::new(),
+            drafts: Vec::new(),
+            host: 0,
+            members: Members::default(),
+        };
+        // Two in a file of the greatest weight.
+        gathering.origin(&target(1, 1_000), 1_000, 0);
+        gathering.origin(&target(2, 250), 1_000, 0);
+        let members = gathering.seated(&HashMap::new());
+        assert_eq!(members.seats[0].weight, 4 * members.seats[1].weight);
+        assert_eq!(members.weight(0, 0), 100_000_000);
     }
 
     #[test]
