@@ -35,7 +35,7 @@ use crate::h1::downstream::{self, Link, Stretch};
 use crate::http::Reason;
 use crate::observe::{Handshake, ListenerId};
 use crate::pipeline::fail::CLIENT_HANDSHAKE_TIMEOUT;
-use crate::sys::socket::{accept, begin_nothing, reset_on_close};
+use crate::sys::socket::{accept, begin_nothing, is_exhaustion, reset_on_close};
 use crate::sys::stream::listener_fd;
 use crate::tls::client_certificates::{self, ClientTrust};
 use crate::tls::hello::{Alert, Look, look};
@@ -443,10 +443,6 @@ impl Drop for Open {
         self.core.connections.set(self.core.connections.get() - 1);
         self.core.state.borrow().metrics.connection_closed(self.listener);
     }
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

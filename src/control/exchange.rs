@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::sys::address::Address;
 use crate::sys::file::read_regular;
+use crate::sys::socket::is_exhaustion;
 
 /// The most fields of a response head.
 const FIELDS_MAX: usize = 100;
@@ -44,6 +45,8 @@ pub struct Answered {
 pub enum ExchangeError {
     /// No TCP connection: the system's words.
     Connect(String),
+    /// No descriptor or memory for one, which says nothing of the other side: the system's words.
+    Exhausted(String),
     /// No TLS: bad certificate, wrong name, no common version.
     Tls(String),
     /// Not HTTP/1.1, or cut short.
@@ -59,6 +62,7 @@ impl fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ExchangeError::Connect(why) => write!(f, "cannot connect: {why}"),
+            ExchangeError::Exhausted(why) => write!(f, "no connection could be made: {why}"),
             ExchangeError::Tls(why) => write!(f, "TLS failed: {why}"),
             ExchangeError::Http(why) => write!(f, "HTTP failed: {why}"),
             ExchangeError::TooLarge { bytes_max } => write!(f, "the body is longer than {bytes_max} bytes"),
@@ -82,13 +86,16 @@ pub struct TlsTo {
 /// Connects to `address`, sends `first`, with TLS on top where asked.
 ///
 /// # Errors
-/// [`ExchangeError::Connect`] or [`ExchangeError::Tls`].
+/// [`ExchangeError::Connect`], [`ExchangeError::Exhausted`] or [`ExchangeError::Tls`].
 pub async fn connect(
     address: &Address,
     first: &[u8],
     tls: Option<&TlsTo>,
 ) -> Result<Box<dyn Stream>, ExchangeError> {
-    let refused = |error: std::io::Error| ExchangeError::Connect(error.to_string());
+    let refused = |error: std::io::Error| match is_exhaustion(&error) {
+        true => ExchangeError::Exhausted(error.to_string()),
+        false => ExchangeError::Connect(error.to_string()),
+    };
     let mut stream: Box<dyn Stream> = match address {
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await.map_err(refused)?;

@@ -1,6 +1,8 @@
 //! Active health: one prober per target and node, here, never on the data threads; under TLS, and verified as requests are,
 //! where the target is `https`.
 //!
+//! A probe that cannot be sent, because this node has no descriptor or memory for it, says nothing of its target.
+//!
 //! Each target is asked for an answer to a GET, a connection, or a TLS handshake, every so often: the nth probe is due n
 //! intervals after the first, a tenth of one more or less by chance, so the rate is the configured one whatever probes
 //! take. Two failures in a row take a target down, one success brings it up again (both can be set). The verdict is one
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::exchange::{self, AbortOnDrop, TlsTo};
+use super::exchange::{self, AbortOnDrop, ExchangeError, TlsTo};
 use super::jitter::Jitter;
 use super::process_log::{Code, Line};
 use crate::accept::proxy_protocol::{self, Announced, Version};
@@ -121,6 +123,42 @@ struct Shared {
     up: AtomicBool,
     probes: AtomicU64,
     failures: AtomicU64,
+}
+
+impl Shared {
+    /// One more result.
+    fn tell(&self, judge: &mut Judge, result: Result<(), String>) {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+        if result.is_err() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(up) = judge.record(result.is_ok()) else { return };
+        self.up.store(up, Ordering::Relaxed);
+        let line = if up { Line::info(TARGET_UP) } else { Line::warn(TARGET_DOWN) };
+        let line = line.with("upstream", &self.probe.upstream).with("target", &self.probe.destination);
+        match result {
+            Ok(()) => line.emit(),
+            Err(why) => line.with("why", why).emit(),
+        }
+    }
+}
+
+/// Why a probe came to nothing.
+#[derive(Debug)]
+enum Failed {
+    /// Its target did not do what was asked of it.
+    Target(String),
+    /// There was nothing to send it with.
+    Unsent,
+}
+
+impl From<ExchangeError> for Failed {
+    fn from(error: ExchangeError) -> Failed {
+        match error {
+            ExchangeError::Exhausted(_) => Failed::Unsent,
+            error => Failed::Target(error.to_string()),
+        }
+    }
 }
 
 impl Target {
@@ -228,19 +266,12 @@ async fn keep(shared: Arc<Shared>, tls: Option<TlsTo>, start: Start) {
     let mut schedule = Schedule { base: tokio::time::Instant::now(), every: plan.every };
     loop {
         let result = exchange::within(plan.timeout, probe_once(probe, tls.as_ref())).await;
-        let result = result.unwrap_or_else(|| Err("no answer in time".to_owned()));
-        shared.probes.fetch_add(1, Ordering::Relaxed);
-        if result.is_err() {
-            shared.failures.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(up) = judge.record(result.is_ok()) {
-            shared.up.store(up, Ordering::Relaxed);
-            let line = if up { Line::info(TARGET_UP) } else { Line::warn(TARGET_DOWN) };
-            let line = line.with("upstream", &probe.upstream).with("target", &probe.destination);
-            match result {
-                Ok(()) => line.emit(),
-                Err(why) => line.with("why", why).emit(),
-            }
+        let result = result.unwrap_or_else(|| Err(Failed::Target("no answer in time".to_owned())));
+        match result {
+            Ok(()) => shared.tell(&mut judge, Ok(())),
+            Err(Failed::Target(why)) => shared.tell(&mut judge, Err(why)),
+            // What the node is short of is told where it takes clients in.
+            Err(Failed::Unsent) => {}
         }
         let next = schedule.next(tokio::time::Instant::now());
         // 0.9–1.1 of the interval.
@@ -265,7 +296,7 @@ impl Schedule {
 }
 
 /// One probe. A redirect is not followed: what it leads to says nothing of the target.
-async fn probe_once(probe: &Probe, tls: Option<&TlsTo>) -> Result<(), String> {
+async fn probe_once(probe: &Probe, tls: Option<&TlsTo>) -> Result<(), Failed> {
     let at = match (&probe.destination, probe.plan.port) {
         (Address::Tcp(address), Some(port)) => Address::Tcp((address.ip(), port).into()),
         (destination, _) => destination.clone(),
@@ -278,14 +309,14 @@ async fn probe_once(probe: &Probe, tls: Option<&TlsTo>) -> Result<(), String> {
     if let (Some(version), None) = (probe.plan.proxy, probe.plan.port) {
         proxy_protocol::write(&mut first, version, &Announced::Nobody);
     }
-    let stream = exchange::connect(&at, &first, tls).await.map_err(|error| error.to_string())?;
+    let stream = exchange::connect(&at, &first, tls).await?;
     let Ask::Get { target, host, statuses } = &probe.plan.ask else { return Ok(()) };
     let authority = host.as_deref().unwrap_or(&probe.authority);
     let answered = exchange::get(stream, authority, target, "*/*", BODY_BYTES_MAX).await;
-    let status = answered.map_err(|error| error.to_string())?.status.as_u16();
+    let status = answered?.status.as_u16();
     match statuses.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
         true => Ok(()),
-        false => Err(format!("status {status}")),
+        false => Err(Failed::Target(format!("status {status}"))),
     }
 }
 

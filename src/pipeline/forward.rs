@@ -18,7 +18,7 @@ use crate::http::head::ResponseTable;
 use crate::http::{BodyLength, HeadLimits, Reason, Version, forward as law};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{
-    EXCHANGE_TIMEOUT, Fail, NODE_DRAINED, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET,
+    EXCHANGE_TIMEOUT, Fail, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET,
 };
 use crate::pipeline::gather::{invite, push_beginning};
 use crate::pipeline::respond;
@@ -27,7 +27,7 @@ use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
 use crate::upstream::admission::admit;
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::{NOBODY, UPSTREAM_CONNECTIONS, connect};
+use crate::upstream::connect::{NOBODY, NODE_EXHAUSTED, connect, is_our_own};
 use crate::upstream::maglev::hash;
 use crate::upstream::pool::{Connection, CoreMember, CoreUpstream, InFlight};
 use crate::upstream::retry::pause_ms;
@@ -105,6 +105,15 @@ struct Lost {
     again: bool,
     /// Another attempt needs no budget.
     free: bool,
+    /// The upstream failed: it was asked, or nobody could be reached, and not for want of something of ours.
+    counts: bool,
+}
+
+impl Lost {
+    /// An attempt that says nothing of the upstream, and after which there is no other.
+    fn aside(fail: Fail) -> Lost {
+        Lost { fail, again: false, free: false, counts: false }
+    }
 }
 
 /// Forwards the request and sends the response back. Says whether the client's connection may be kept.
@@ -164,7 +173,7 @@ pub async fn forward(
                 return respond::respond(x, client, incoming, lent, route, core).await;
             }
             Err(lost) => {
-                if matches!(lost.fail, Fail::Upstream(_)) {
+                if lost.counts {
                     admitted.tell(true, core.coarse_ms());
                 }
                 if !lost.again || !(lost.free || may_again(x, route, total_ms, core)) {
@@ -302,7 +311,7 @@ async fn attempt(
     let upstream = &route.upstream.upstream;
     let Some(mut member) = route.upstream.choose(tried, key, core.clock.coarse_ns()) else {
         let reason = upstream.members().absence().unwrap_or(UPSTREAM_EMPTY);
-        return Err(Lost { fail: Fail::Upstream(reason), again: false, free: false });
+        return Err(Lost { counts: true, ..Lost::aside(Fail::Upstream(reason)) });
     };
     let mut guard = member.begin();
     x.facts.target = member.target;
@@ -321,18 +330,23 @@ async fn attempt(
             let announced = whose.map(|source| announced(source, client));
             let connected = connect(route.upstream, &member, announced.as_ref(), core, total_ms).await;
             let (reached, connection) = connected.map_err(|reason| {
-                if reason != UPSTREAM_CONNECTIONS {
+                let counts = !is_our_own(reason);
+                if counts {
                     route.upstream.failed(&member, core.clock.now_ns());
                 }
+                // Without descriptors nobody is reached, but over a connection that is there already.
+                let lacks = reason == NODE_EXHAUSTED;
                 // No budget either: it bounds what upstreams in trouble are given to do, and this one was given nothing. Nor
                 // does it count as a try while there is a member that was not asked: kept connections of a member that
                 // died may have taken them all.
                 let members = &route.upstream.view().pools;
-                let untried = tried.has_room() && members.iter().any(|other| !tried.has(other.member.number));
+                let promises = |other: &CoreMember| !tried.has(other.member.number) && (!lacks || other.idle() > 0);
+                let untried = tried.has_room() && members.iter().any(|other| promises(other));
                 let may = upstream.retry.tries_max > 1 && core.coarse_ms() < total_ms;
                 // One of which only a kept connection was found closed may well be alive.
-                let free = may && (untried || (has_others() && x.facts.tries < upstream.retry.tries_max));
-                Lost { fail: Fail::Upstream(reason), again: free, free }
+                let alive = !lacks && has_others() && x.facts.tries < upstream.retry.tries_max;
+                let free = may && (untried || alive);
+                Lost { fail: Fail::Upstream(reason), again: free, free, counts }
             })?;
             if !Rc::ptr_eq(&reached, &member) {
                 // Another address of its host was there first.
@@ -380,11 +394,12 @@ async fn attempt(
             connection.transport.socket().set_open_ended(true);
             // Interim responses count: what has begun to answer has begun to work.
             let untouched = x.facts.answered_ns == 0;
-            let Fail::Upstream(reason) = fail else { return Err(Lost { fail, again: false, free: false }) };
+            let Fail::Upstream(reason) = fail else { return Err(Lost::aside(fail)) };
+            let counts = !is_our_own(reason);
             let closed = reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET;
             let stale = reused && closed && untouched;
             // A kept connection that was closed under the request says nothing of its member.
-            if !stale && reason != EXCHANGE_TIMEOUT && reason != NODE_DRAINED {
+            if !stale && counts && reason != EXCHANGE_TIMEOUT {
                 route.upstream.failed(&member, core.clock.now_ns());
             }
             let too_late = reason == UPSTREAM_FIRST_BYTE && per_try_ms.is_some();
@@ -395,7 +410,7 @@ async fn attempt(
             tried.add(member.member.number);
             let again = safe && ((closed && (reused || has_others())) || too_late);
             // The member closed a connection that it had kept long enough: no attempt at all, and no load on anybody.
-            Err(Lost { fail, again, free: stale && again && x.facts.tries < upstream.retry.tries_max })
+            Err(Lost { fail, again, free: stale && again && x.facts.tries < upstream.retry.tries_max, counts })
         }
     }
 }

@@ -163,6 +163,12 @@ pub fn shares_its_address(socket: &std::net::TcpListener) -> bool {
     option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
 }
 
+/// Whether an operation failed because this process or this machine has no more descriptors or memory: that says nothing of
+/// whom it was meant for.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// Starts a connection without waiting: the socket becomes writable when it is there or has failed
 /// (then [`take_error`] tells). It is non-blocking; what the driver wants of it afterwards is the caller's to set.
 ///

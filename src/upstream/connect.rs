@@ -12,10 +12,10 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::accept::proxy_protocol::{self, Announced};
-use crate::http::Reason;
+use crate::http::{Fault, Reason};
 use crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT;
 use crate::sys::address::Address;
-use crate::sys::socket::{Shutdown, connect_start};
+use crate::sys::socket::{Shutdown, connect_start, is_exhaustion};
 use crate::upstream::Permit;
 use crate::upstream::pool::{Connection, CoreMember, CoreUpstream};
 use crate::worker::core::Core;
@@ -35,6 +35,13 @@ pub const UPSTREAM_CONNECTIONS: Reason =
 pub const UPSTREAM_ADDRESS: Reason =
     Reason::upstream("upstream_address", 4030, 502, "The upstream's name leads to a refused address");
 
+/// There is no descriptor or no memory for a connection.
+pub const NODE_EXHAUSTED: Reason =
+    Reason::ringwall("node_exhausted", 4031, 503, "The gateway is short of resources");
+/// There is no local address, or no free port of it, from which the upstream could be reached.
+pub const UPSTREAM_PORTS: Reason =
+    Reason::ringwall("upstream_ports", 4032, 503, "The gateway has no free port towards the upstream");
+
 /// RFC 8305 §5, "Connection Attempt Delay": a rival starts so much later; the recommended value.
 pub const HEAD_START_MS: u64 = 250;
 /// Whose a connection is that begins with a header that names nobody.
@@ -48,7 +55,7 @@ const QUEUE_FULL_PAUSE_MS: u64 = 5;
 ///
 /// # Errors
 /// `upstream_connections` at the cap, `upstream_connect_timeout` past the deadline, `upstream_refused` when it cannot be
-/// reached, and what its TLS has to say.
+/// reached, and what its TLS has to say. What [`is_our_own`] says nothing of the member.
 pub async fn connect(
     from: &CoreUpstream,
     member: &Rc<CoreMember>,
@@ -68,10 +75,12 @@ pub async fn connect(
     let rival = rival(from, member, core.coarse_ms());
     let (member, permit, socket) = match (started, rival) {
         (Ok(socket), None) => {
-            stands(&socket, core).await.map_err(|_| reason(&socket))?;
+            stands(&socket, core).await.map_err(|error| reason(&socket, &error))?;
             (Rc::clone(member), permit, socket)
         }
         (Err(error), None) => return Err(reason_of(&error)),
+        // Where this one has no descriptor, a rival has none either.
+        (Err(error), Some(_)) if is_exhaustion(&error) => return Err(NODE_EXHAUSTED),
         (started, Some(rival)) => {
             let first = Runner { member: Rc::clone(member), permit, socket: started };
             // The race is large and rare: it does not make every exchange larger.
@@ -83,7 +92,7 @@ pub async fn connect(
         // It leaves with what comes first behind it.
         let mut header = Buffer::head();
         proxy_protocol::write(&mut header, version, announced);
-        socket.post(&mut header).await.map_err(|_| reason(&socket))?;
+        socket.post(&mut header).await.map_err(|error| reason(&socket, &error))?;
     }
     let mut connection = secure(socket, &member, permit, core).await?;
     connection.whose = header.map(|(_, announced)| announced.source(NOBODY));
@@ -123,15 +132,23 @@ async fn stands(socket: &Socket, core: &Core) -> io::Result<()> {
     }
 }
 
-fn reason(socket: &Socket) -> Reason {
+/// Whether a connection came to nothing for want of something of ours: the member, its breaker and whoever leaves it out have
+/// nothing to do with it.
+pub fn is_our_own(reason: Reason) -> bool {
+    reason == UPSTREAM_CONNECTIONS || reason.fault == Fault::Ringwall
+}
+
+fn reason(socket: &Socket, error: &io::Error) -> Reason {
     match socket.expired() {
         Some(_) => UPSTREAM_CONNECT_TIMEOUT,
-        None => UPSTREAM_REFUSED,
+        None => reason_of(error),
     }
 }
 
 fn reason_of(error: &io::Error) -> Reason {
     match error.kind() {
+        _ if is_exhaustion(error) => NODE_EXHAUSTED,
+        io::ErrorKind::AddrNotAvailable => UPSTREAM_PORTS,
         io::ErrorKind::TimedOut => UPSTREAM_CONNECT_TIMEOUT,
         _ => UPSTREAM_REFUSED,
     }
@@ -173,8 +190,8 @@ async fn race(
         }
         Ok(socket) => match within_head_start(&socket, core).await {
             Some(Ok(())) => return Ok((first.member, first.permit, socket)),
-            Some(Err(_)) => {
-                failure = Some(reason(&socket));
+            Some(Err(error)) => {
+                failure = Some(reason(&socket, &error));
                 None
             }
             None => Some(socket),
@@ -192,25 +209,25 @@ async fn race(
         (None, None) => Err(failure.unwrap_or(UPSTREAM_REFUSED)),
         (Some(socket), None) => match stands(&socket, core).await {
             Ok(()) => Ok((first.member, first.permit, socket)),
-            Err(_) => Err(reason(&socket)),
+            Err(error) => Err(reason(&socket, &error)),
         },
         (None, Some((permit, socket))) => match stands(&socket, core).await {
             Ok(()) => Ok((rival, permit, socket)),
-            Err(_) => Err(failure.unwrap_or_else(|| reason(&socket))),
+            Err(error) => Err(failure.unwrap_or_else(|| reason(&socket, &error))),
         },
         (Some(one), Some((permit, two))) => {
             let winner = either(&one, &two, core).await;
             // Whoever lost may still be under way: its end is not waited for.
             match winner {
-                Some(Winner::First) => {
+                Ok(Winner::First) => {
                     two.shutdown(Shutdown::Both);
                     Ok((first.member, first.permit, one))
                 }
-                Some(Winner::Second) => {
+                Ok(Winner::Second) => {
                     one.shutdown(Shutdown::Both);
                     Ok((rival, permit, two))
                 }
-                None => Err(reason(&one)),
+                Err(error) => Err(reason(&one, &error)),
             }
         }
     }
@@ -232,24 +249,32 @@ enum Winner {
     Second,
 }
 
-/// Which of the two stands first; `None` when neither does.
-async fn either(one: &Socket, two: &Socket, core: &Core) -> Option<Winner> {
+/// Which of the two stands first; when neither does, what became of the first one.
+async fn either(one: &Socket, two: &Socket, core: &Core) -> io::Result<Winner> {
     let (mut one, mut two) = (pin!(stands(one, core)), pin!(stands(two, core)));
-    let (mut one_failed, mut two_failed) = (false, false);
+    let (mut one_failed, mut two_failed) = (None, false);
     poll_fn(|context| {
-        if !one_failed && let Poll::Ready(result) = one.as_mut().poll(context) {
-            if result.is_ok() {
-                return Poll::Ready(Some(Winner::First));
+        if one_failed.is_none()
+            && let Poll::Ready(result) = one.as_mut().poll(context)
+        {
+            match result {
+                Ok(()) => return Poll::Ready(Ok(Winner::First)),
+                Err(error) => one_failed = Some(error),
             }
-            one_failed = true;
         }
         if !two_failed && let Poll::Ready(result) = two.as_mut().poll(context) {
             if result.is_ok() {
-                return Poll::Ready(Some(Winner::Second));
+                return Poll::Ready(Ok(Winner::Second));
             }
             two_failed = true;
         }
-        if one_failed && two_failed { Poll::Ready(None) } else { Poll::Pending }
+        match one_failed.take() {
+            Some(error) if two_failed => Poll::Ready(Err(error)),
+            failed => {
+                one_failed = failed;
+                Poll::Pending
+            }
+        }
     })
     .await
 }
@@ -265,4 +290,25 @@ async fn secure(
         Some(profile) => Transport::Tls(Box::new(profile.connect(socket).await?)),
     };
     Ok(Connection::new(transport, permit, core.coarse_ms()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_lack_is_not_the_members_fault() {
+        let reason = |number| reason_of(&io::Error::from_raw_os_error(number));
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            assert_eq!(reason(number), NODE_EXHAUSTED, "{number}");
+        }
+        assert_eq!(reason(libc::EADDRNOTAVAIL), UPSTREAM_PORTS);
+        assert_eq!(reason(libc::ETIMEDOUT), UPSTREAM_CONNECT_TIMEOUT);
+        for number in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EPERM] {
+            assert_eq!(reason(number), UPSTREAM_REFUSED, "{number}");
+        }
+        let own = [NODE_EXHAUSTED, UPSTREAM_PORTS, UPSTREAM_CONNECTIONS].map(is_our_own);
+        let theirs = [UPSTREAM_REFUSED, UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_ADDRESS].map(is_our_own);
+        assert_eq!((own, theirs), ([true; 3], [false; 3]));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::TcpListener;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -361,6 +362,60 @@ fn a_member_that_refuses_is_left_out() {
         page.lines().any(|line| line.starts_with("ringwall_upstream_ejected") && line.ends_with(" 1")),
         "{page}"
     );
+}
+
+/// An answer after which the connection ends: the next request needs another one.
+fn parting() -> Origin {
+    Origin::start(|_| {
+        Reply::Last(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx".to_vec())
+    })
+}
+
+/// How many descriptors the node may have from now on.
+fn descriptors(node: &Node, most: u32) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &node.child.id().to_string(), &format!("--nofile={most}:")]);
+    assert!(command.status().expect("prlimit").success());
+}
+
+#[test]
+fn a_node_without_descriptors_blames_nobody() {
+    let origins = [parting(), parting()];
+    let text = config(
+        &origins.iter().map(url).collect::<Vec<_>>(),
+        "health: { get: /healthz, every: 100ms }, eject: { after: 1, time: 1h }, \
+         breaker: { failures: 1%, least: 1, rest: 1min }",
+    );
+    let mut node = Node::start_on_one_core(&text);
+    let ask = |client: &mut Client| {
+        client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.answer()
+    };
+    let mut clients: Vec<Client> = (0..6).map(|_| node.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(ask(client).status, 200));
+    descriptors(&node, 3);
+    for client in &mut clients {
+        assert_eq!(ask(client).refusal(), (503, "node_exhausted".to_owned()));
+    }
+    // Probes come to nothing as well, more of them than take a member down.
+    thread::sleep(Duration::from_millis(500));
+    descriptors(&node, 1_024);
+    for _ in 0..6 {
+        assert_eq!(node.ask(GET).status, 200);
+    }
+    node.read_lines();
+    let blamed = |line: &&str| ["RW-6042", "RW-6160", "RW-6162"].iter().any(|code| line.contains(code));
+    assert_eq!(node.lines_so_far().find(blamed), None);
+    let lines = node.log(18);
+    let (refused, tries): (Vec<_>, Vec<_>) = lines
+        .iter()
+        .filter(|line| line["reason"] == "node_exhausted")
+        .map(|line| (line["code"].clone(), line["tries"].as_u64().unwrap_or(1)))
+        .unzip();
+    assert!(refused.iter().all(|code| code == "RW-4031") && refused.len() == 6, "{refused:?}");
+    assert_eq!(tries, [1; 6], "the other member is not asked with what is not there");
+    let page = crate::node::fetch(&node, "/metrics");
+    assert!(page.lines().any(|line| line.contains("node_exhausted") && line.ends_with(" 6")), "{page}");
 }
 
 #[test]
