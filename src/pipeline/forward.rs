@@ -331,7 +331,7 @@ async fn attempt(
             let connected = connect(route.upstream, &member, announced.as_ref(), core, total_ms).await;
             let (reached, connection) = connected.map_err(|reason| {
                 let counts = !is_our_own(reason);
-                if counts {
+                if counts && reason != EXCHANGE_TIMEOUT {
                     route.upstream.failed(&member, core.clock.now_ns());
                 }
                 // Without descriptors nobody is reached, but over a connection that is there already.
@@ -398,9 +398,18 @@ async fn attempt(
             let counts = !is_our_own(reason);
             let closed = reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET;
             let stale = reused && closed && untouched;
-            // A kept connection that was closed under the request says nothing of its member.
-            if !stale && counts && reason != EXCHANGE_TIMEOUT {
-                route.upstream.failed(&member, core.clock.now_ns());
+            let now_ns = core.clock.now_ns();
+            // Half of the whole time, with all of the request, and not a byte: the whole time is shorter than that for a first
+            // byte, and who hangs would never be noticed.
+            let hangs =
+                || untouched && replayable && now_ns.saturating_sub(asked_ns) / 500_000 >= route.operation.timeouts.total;
+            let at_fault = match reason {
+                EXCHANGE_TIMEOUT => hangs(),
+                // A kept connection that was closed under the request says nothing of its member.
+                _ => counts && !stale,
+            };
+            if at_fault {
+                route.upstream.failed(&member, now_ns);
             }
             let too_late = reason == UPSTREAM_FIRST_BYTE && per_try_ms.is_some();
             // RFC 9110 §9.2.2: a request is sent again only if doing it twice is doing it once, and only here, where all of it

@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use crate::accept::proxy_protocol::{self, Announced};
 use crate::http::{Fault, Reason};
-use crate::pipeline::fail::UPSTREAM_CONNECT_TIMEOUT;
+use crate::pipeline::fail::{EXCHANGE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT};
 use crate::sys::address::Address;
 use crate::sys::socket::{Shutdown, connect_start, is_exhaustion};
 use crate::upstream::Permit;
@@ -55,13 +55,29 @@ const QUEUE_FULL_PAUSE_MS: u64 = 5;
 ///
 /// # Errors
 /// `upstream_connections` at the cap, `upstream_connect_timeout` past the deadline, `upstream_refused` when it cannot be
-/// reached, and what its TLS has to say. What [`is_our_own`] says nothing of the member.
+/// reached, and what its TLS has to say. What [`is_our_own`] says nothing of the member, nor does `exchange_timeout`: it was
+/// not given the time that it has.
 pub async fn connect(
     from: &CoreUpstream,
     member: &Rc<CoreMember>,
     announced: Option<&Announced>,
     core: &Core,
     latest_ms: u64,
+) -> Result<(Rc<CoreMember>, Connection), Reason> {
+    let whole_ms = core.now_ms() + from.upstream.timeouts.connect;
+    let connected = connect_by(from, member, announced, core, whole_ms.min(latest_ms)).await;
+    connected.map_err(|reason| match reason {
+        UPSTREAM_CONNECT_TIMEOUT if latest_ms < whole_ms => EXCHANGE_TIMEOUT,
+        reason => reason,
+    })
+}
+
+async fn connect_by(
+    from: &CoreUpstream,
+    member: &Rc<CoreMember>,
+    announced: Option<&Announced>,
+    core: &Core,
+    deadline_ms: u64,
 ) -> Result<(Rc<CoreMember>, Connection), Reason> {
     let most = from.upstream.connections_max;
     // What is kept for other clients is of no use here.
@@ -70,7 +86,6 @@ pub async fn connect(
         false => None,
     });
     let permit = permit.ok_or(UPSTREAM_CONNECTIONS)?;
-    let deadline_ms = (core.now_ms() + from.upstream.timeouts.connect).min(latest_ms);
     let started = start(&member.member.key.address, core, deadline_ms).await;
     let rival = rival(from, member, core.coarse_ms());
     let (member, permit, socket) = match (started, rival) {

@@ -93,6 +93,18 @@ fn a_member_that_does_not_answer_in_its_time_is_given_up_for_another() {
 }
 
 #[test]
+fn a_member_that_hangs_for_the_whole_time_is_left_out_too() {
+    let (silent, well) = (Origin::start(|_| Reply::Silence), Origin::plain());
+    let text = config(&[url(&silent), url(&well)], "balance: round_robin, eject: { after: 2, time: 1h }")
+        .replace("raw: \"a test\"", "raw: \"a test\", timeouts: { total: 150ms }");
+    let mut node = Node::start_on_one_core(&text);
+    let answers: Vec<u16> = (0..12).map(|_| node.ask(GET).status).collect();
+    assert_eq!(answers.iter().filter(|status| **status == 504).count(), 2, "{answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 10, "{answers:?}");
+    node.wait_for("RW-6160");
+}
+
+#[test]
 fn a_status_can_mean_ask_again() {
     let (busy, well) = (Origin::start(|_| Reply::Bytes(response("503 Busy", "no"))), Origin::plain());
     let node = node(&[&busy, &well], "balance: round_robin, retry: { on: [503], budget: 100% }");
