@@ -85,7 +85,11 @@ async fn connect_by(
         true => member.member.admit(most),
         false => None,
     });
-    let permit = permit.ok_or(UPSTREAM_CONNECTIONS)?;
+    let permit = permit.ok_or_else(|| {
+        // Another core may keep some that it does not use.
+        member.member.want();
+        UPSTREAM_CONNECTIONS
+    })?;
     let started = start(&member.member.key.address, core, deadline_ms).await;
     let rival = rival(from, member, core.coarse_ms());
     let (member, permit, socket) = match (started, rival) {

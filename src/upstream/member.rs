@@ -4,7 +4,7 @@
 //! that what is known of it is not lost: its health, its open connections, what it did to the last requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 
@@ -48,6 +48,8 @@ pub struct Member {
     named: ArcSwapOption<(TargetId, Arc<()>)>,
     /// Connections open to it, all cores together.
     open: Arc<AtomicU32>,
+    /// A core found no place for one more connection.
+    wanted: AtomicBool,
 }
 
 impl std::fmt::Debug for Member {
@@ -74,6 +76,7 @@ impl Member {
             record: Record::default(),
             named: ArcSwapOption::empty(),
             open: Arc::new(AtomicU32::new(0)),
+            wanted: AtomicBool::new(false),
         }
     }
 
@@ -115,6 +118,16 @@ impl Member {
         }
         self.open.fetch_sub(1, Ordering::Relaxed);
         None
+    }
+
+    /// A core has no place for a connection, and none that it could let go of.
+    pub fn want(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether some core has found no place since somebody asked last.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
     }
 
     /// Connections open to it now, all cores together.

@@ -291,14 +291,18 @@ impl CoreUpstream {
         }
     }
 
-    /// Ten times a second: closes what has been idle for too long, what the member has closed, and what leads to members
-    /// that are none any more.
+    /// Ten times a second: closes what has been idle for too long, what the member has closed, what leads to members that are
+    /// none any more, and one that is kept here while another core has no place for any.
     pub fn expire(&self, now_ms: u64) {
         for member in &self.view().pools {
             let fit = |connection: &mut Connection| {
                 self.is_fresh(connection, now_ms) && connection.transport.is_quiet()
             };
-            member.idle.borrow_mut().retain_mut(fit);
+            let mut idle = member.idle.borrow_mut();
+            idle.retain_mut(fit);
+            if !idle.is_empty() && member.member.is_wanted() {
+                idle.remove(0);
+            }
         }
     }
 

@@ -171,6 +171,28 @@ fn connections_that_are_kept_unused_are_bounded_over_all_cores() {
 }
 
 #[test]
+fn a_core_does_not_keep_what_another_one_needs() {
+    let origin = Origin::plain();
+    let node = node(&[&origin], "pool: { connections: 1 }");
+    // Some on each core; who has been served has left a kept connection there.
+    let mut clients: Vec<Client> = (0..12).map(|_| node.connect()).collect();
+    for round in 0..2 {
+        for client in &mut clients {
+            let served = (0..40).any(|_| {
+                client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+                let answer = client.answer();
+                if answer.status == 503 {
+                    assert_eq!(answer.reason(), "upstream_connections");
+                    thread::sleep(Duration::from_millis(25));
+                }
+                answer.status == 200
+            });
+            assert!(served, "round {round}: not within a second");
+        }
+    }
+}
+
+#[test]
 fn a_failing_upstream_is_left_alone_and_comes_back_when_it_is_well() {
     let well = Arc::new(AtomicBool::new(false));
     let is_well = Arc::clone(&well);
