@@ -1,4 +1,5 @@
-//! What a charge costs, in nanoseconds: the shared table, alone and contended, leases, and a map per core.
+//! What a charge costs, in nanoseconds: the shared table, alone and contended, leases, and a map per core; and what is counted of a
+//! connection before it is let in.
 //!
 //! `cargo bench --bench limiter [-- --once | --callgrind NAME]`: medians over rounds in which the contenders take
 //! turns; `--callgrind NAME` runs one of them a fixed number of times, to count its instructions.
@@ -6,6 +7,7 @@
 use std::{
     hash::BuildHasher,
     hint::black_box,
+    net::IpAddr,
     sync::{
         Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,6 +16,8 @@ use std::{
     time::Instant,
 };
 
+use ringwall::accept::arrivals::{ArrivalRate, Arrivals};
+use ringwall::accept::caps::{Bounds, Caps};
 use ringwall::policy::limit::{Fingerprint, Leases, LimitId, Rate, Table, fingerprint::FingerprintKey};
 
 const S: u64 = 1_000_000_000;
@@ -150,6 +154,39 @@ fn contenders() -> Vec<Contender> {
             }),
         );
     }
+    let cap = Bounds { all: 1 << 16, core: 1 << 16, address: 1 << 15 };
+    add("caps/a connection comes and goes", {
+        let caps = Caps::new(cap, cap.all);
+        Box::new(move |operations| {
+            timed(operations, |step| {
+                caps.enter(0, Some(subscriber(step % 10_000))).map(|seat| caps.leave(seat)).is_ok()
+            })
+        })
+    });
+    let v6 = |number: u64| IpAddr::from(((0x2001_0db8_u128 << 32 | u128::from(number)) << 64).to_be_bytes());
+    let addresses: [(&str, fn(u64) -> IpAddr); 3] = [
+        ("arrivals/10,000 addresses", |step| subscriber(step % 10_000)),
+        ("arrivals/a fresh address each", subscriber),
+        ("arrivals/an IPv6 /64 each", v6),
+    ];
+    for (name, address) in addresses {
+        let (arrivals, mut now_ns) = (Arrivals::default(), S);
+        let rate = ArrivalRate::new(S / 100, S, S / 100).unwrap();
+        add(
+            name,
+            Box::new(move |operations| {
+                timed(operations, |step| {
+                    // Two cores' worth of connections.
+                    now_ns += 20_000;
+                    arrivals.admit(&rate, address(step), now_ns).is_ok()
+                })
+            }),
+        );
+    }
+    add("arrivals/refused", {
+        let (arrivals, rate) = (Arrivals::default(), ArrivalRate::new(1, 1_000 * S, 1).unwrap());
+        Box::new(move |operations| timed(operations, |_| arrivals.admit(&rate, subscriber(1), S).is_ok()))
+    });
     add("fingerprint of 16 bytes", {
         let (table, limit) = (self::table(1), LimitId::new("bench"));
         Box::new(move |operations| {
@@ -168,6 +205,11 @@ fn contenders() -> Vec<Contender> {
 /// A table that lives as long as the benchmark.
 fn table(bytes: usize) -> &'static Table {
     Box::leak(Box::new(Table::new(bytes)))
+}
+
+/// An IPv4 address.
+fn subscriber(number: u64) -> IpAddr {
+    IpAddr::from((number as u32).to_be_bytes())
 }
 
 /// So many numbers, in no order.

@@ -19,7 +19,8 @@
 //! Per connection: two cache lines, one compare-and-swap to enter, one to leave, and the same for the count of all. Nothing
 //! per request.
 //!
-//! Not for: rates (`policy::limit`), lists of addresses, what becomes of who is turned away. Called by the accept loop.
+//! Not for: how often an address connects ([`super::arrivals`]), lists of addresses, what becomes of who is turned away. Called
+//! by the accept loop.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::accept::pressure::CONNECTION_SPARED;
 use crate::http::Reason;
+use crate::policy::admit::blocks::ADDRESS_BLOCKED;
 use crate::worker::core::Core;
 use crate::worker::transport::Agreed;
+use crate::worker::{Deadline, Socket};
 
 /// A connection was opened and nothing asked on it.
 pub const CLIENT_SILENT: Reason =
@@ -108,6 +111,16 @@ impl Visit {
     /// One that has just come.
     pub fn begun(peer: SocketAddr, listener: u32) -> Visit {
         Visit { peer, listener, duration_ms: 0, agreed: Agreed::default() }
+    }
+}
+
+/// Why we have ended a connection that was shaking hands or announcing somebody, if we have: `late` where its time was up.
+pub fn cause(socket: &Socket, late: Reason) -> Option<Reason> {
+    match socket.expired()? {
+        Deadline::Handshake => Some(late),
+        Deadline::Spared => Some(CONNECTION_SPARED),
+        Deadline::Blocked => Some(ADDRESS_BLOCKED),
+        _ => None,
     }
 }
 

@@ -1,11 +1,13 @@
 //! A connection arrives: one listening socket per core and address, a bounded accept loop, drain.
 //!
-//! Who is let in is decided by [`caps`], whether anybody is by [`pressure`]; who is turned away is reset without a word, and
-//! told of by [`ends`].
+//! Who is let in is decided by [`gate`] (whence), [`arrivals`] (how often) and [`caps`] (how many), in this order, before
+//! anything is done for the connection; whether anybody is, by [`pressure`]. Who is turned away is reset without a word, and told
+//! of by [`ends`].
 //!
 //! No accept operation is ever in flight: dropping one would leak the accepted socket, and one in flight keeps the listening
 //! socket alive. We wait for readiness and call `accept4` until it would block.
 
+pub mod arrivals;
 pub mod caps;
 pub mod ends;
 pub mod gate;
@@ -25,11 +27,11 @@ use std::task::Poll;
 
 use monoio::net::TcpListener;
 
-use crate::accept::caps::Seat;
+use crate::accept::caps::{CONNECTIONS_ADDRESS, Seat};
 use crate::accept::ends::{
     CLIENT_HANDSHAKE_FAILED, CLIENT_HANDSHAKE_LEFT, CLIENT_HELLO, CLIENT_SERVER_NAME, Visit,
 };
-use crate::accept::pressure::CONNECTION_SPARED;
+use crate::accept::pressure::MEMORY_SHORT;
 use crate::accept::proxy_protocol::Announced;
 use crate::h1::downstream::{self, Link, Stretch};
 use crate::http::Reason;
@@ -112,6 +114,8 @@ where
     if core.node.pressure.is_paused() && !core.is_closed(index) {
         return Err(Exhausted);
     }
+    // One look at the clock for all of them: their rates, and their deadlines.
+    core.clock.now_ns();
     for _ in 0..most {
         match accept(listener_fd(listener), core.driver.wants_nonblocking()) {
             Ok((stream, peer)) => open(core, stream, peer, index, stretches),
@@ -175,11 +179,7 @@ fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index
 where
     S: Run<Stretch, Output = Option<Link>> + 'static,
 {
-    let let_in = gate::admit(core, index, peer).and_then(|()| {
-        core.make_room();
-        Open::new(core, peer, index)
-    });
-    let open = match let_in {
+    let open = match gate::admit(core, index, peer).and_then(|()| Open::new(core, peer, index)) {
         Ok(open) => open,
         Err(reason) => {
             // A reset costs neither side anything more; whatever could be said would have to be sent, and waited for.
@@ -188,9 +188,14 @@ where
             return ends::tell(core, &Visit::begun(peer, index), &reason);
         }
     };
-    let Ok(socket) = Socket::new(stream, core.driver) else { return };
+    // epoll has no room for it; a ring is told nothing yet.
+    let Ok(socket) = Socket::new(stream, core.driver) else {
+        return ends::tell(core, &Visit::begun(peer, index), &MEMORY_SHORT);
+    };
     socket.set_newcomer();
-    let life = life(Rc::clone(core), open, socket, peer, index, Rc::clone(stretches));
+    // Entered before anything else can happen on this core: whom a block names from now on, it finds.
+    let visitor = core.visitors.enter(&socket, peer.ip());
+    let life = life(open, visitor, socket, peer, index, Rc::clone(stretches));
     monoio::spawn(Guarded::new(life, crate::worker::core::count_panic));
 }
 
@@ -198,8 +203,8 @@ where
 /// costs, so it is kept small: see the test below.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` may keep what it was called with twice")]
 fn life<S>(
-    core: Rc<Core>,
     open: Open,
+    visitor: Visitor,
     socket: Socket,
     peer: SocketAddr,
     index: u32,
@@ -210,7 +215,7 @@ where
 {
     async move {
         let mut open = open;
-        let visitor = core.visitors.enter(&socket, peer.ip());
+        let core = Rc::clone(&open.core);
         let announced = match gate::is_spoken_for(&core, index) {
             false => None,
             true => match Box::pin(introduced(&mut open, &visitor, &socket, &peer, index)).await {
@@ -251,16 +256,17 @@ async fn introduced(
 /// Makes the connection private, where the listener wants that. Its session lives in a box, so that the task of a plain
 /// connection stays small.
 async fn secure(socket: Socket, peer: &SocketAddr, index: u32, core: &Core) -> Option<Transport> {
-    let begun_ms = core.now_ms();
-    {
+    let begun_ms = {
         let view = core.view();
         let listener = view.snapshot.listener(index)?;
         if listener.tls.is_none() {
             return Some(Transport::Plain(socket));
         }
+        let begun_ms = core.now_ms();
         socket.set_deadline(&core.sweep, Deadline::Handshake, begun_ms + listener.handshake_ms);
         core.waits_for(&socket);
-    }
+        begun_ms
+    };
     let shaken = Box::pin(shake_hands(socket, index, core)).await;
     let how = match &shaken {
         Err(_) => Handshake::Failed,
@@ -338,6 +344,8 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsS
                 Err(error) => Err(error),
             };
             match result {
+                // Its last bytes came as its time ended: the socket is shut, and whatever waits on it next would be told.
+                Ok(()) if stream.socket().expired().is_some() => Err(why(stream.socket(), None)),
                 Ok(()) => asked.map_or(Ok(()), |asked| asked.keep(&stream)).map(|()| stream).map_err(Some),
                 Err(error) => {
                     let seen = match error.kind() {
@@ -387,13 +395,9 @@ fn refused_certificate(error: &io::Error) -> Option<Reason> {
     client_certificates::reason_of_handshake(error).copied()
 }
 
-/// Why a handshake ended: its deadline, or what was seen.
+/// Why a handshake ended: what ended it, or what was seen.
 fn why(socket: &Socket, seen: Option<Reason>) -> Option<Reason> {
-    match socket.expired() {
-        Some(Deadline::Handshake) => Some(CLIENT_HANDSHAKE_TIMEOUT),
-        Some(Deadline::Spared) => Some(CONNECTION_SPARED),
-        _ => seen,
-    }
+    ends::cause(socket, CLIENT_HANDSHAKE_TIMEOUT).or(seen)
 }
 
 /// Counts a connection while it is open.
@@ -404,25 +408,42 @@ struct Open {
 }
 
 impl Open {
-    /// Lets the connection in, if there is room for it.
+    /// Lets the connection in, if its address does not come too often and there is room for it.
     fn new(core: &Rc<Core>, peer: SocketAddr, index: u32) -> Result<Open, Reason> {
         let view = core.view();
         // Through a proxy that is trusted come the connections of many.
         let shared = is_shared(core, peer.ip(), index);
         let address = (!shared).then_some(peer.ip());
-        let seat = core.node.caps.enter(core.connections.get(), address)?;
+        if let (Some(address), Some(rate)) = (address, &view.snapshot.arrival_rate) {
+            core.node.arrivals.admit(rate, address, core.clock.coarse_ns())?;
+        }
+        let seat = core.node.caps.enter(core.connections.get(), address);
+        match seat {
+            // Nobody goes for one more of an address that has enough, or may turn out to.
+            Err(CONNECTIONS_ADDRESS) => {}
+            Ok(_) if gate::is_spoken_for(core, index) => {}
+            _ => core.make_room(),
+        }
+        let seat = seat?;
         let listener = view.snapshot.listener_name(index);
         core.connections.set(core.connections.get() + 1);
         core.state.borrow().metrics.connection_opened(listener);
         Ok(Open { core: Rc::clone(core), listener, seat })
     }
 
-    /// Counts the connection under the address that it turned out to come from.
+    /// Counts the connection under the address that it turned out to come from, if that does not come too often and has room
+    /// for it.
     fn count(&mut self, source: IpAddr, index: u32) -> Result<(), Reason> {
-        match is_shared(&self.core, source, index) {
-            true => Ok(()),
-            false => self.core.node.caps.count(&mut self.seat, source),
+        // It has waited for its header: what follows is timed from now.
+        let now_ns = self.core.clock.now_ns();
+        if !is_shared(&self.core, source, index) {
+            if let Some(rate) = &self.core.view().snapshot.arrival_rate {
+                self.core.node.arrivals.admit(rate, source, now_ns)?;
+            }
+            self.core.node.caps.count(&mut self.seat, source)?;
         }
+        self.core.make_room();
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::accept::ends;
 use crate::crc32::CASTAGNOLI;
 use crate::http::Reason;
 use crate::worker::{Buffer, Socket};
@@ -220,7 +221,7 @@ fn extensions(header: &[u8], from: usize) -> Result<(), Malformed> {
 /// # Errors
 /// The reason to refuse the connection with; none where the peer left without a word, or its connection broke.
 pub async fn receive(socket: &Socket, versions: Versions) -> Result<Announced, Option<Reason>> {
-    let lost = |_: io::Error| socket.expired().map(|_| PROXY_TIMEOUT);
+    let lost = |_: io::Error| ends::cause(socket, PROXY_TIMEOUT);
     // No memory for who says nothing.
     socket.readable().await.map_err(lost)?;
     let mut header = Buffer::head();
@@ -229,15 +230,14 @@ pub async fn receive(socket: &Socket, versions: Versions) -> Result<Announced, O
         // Looked at first, so that of what is taken all is ours.
         let seen = socket.peek(&mut header).await.map_err(lost)?;
         if seen == 0 {
-            return Err(match socket.expired() {
-                Some(_) => Some(PROXY_TIMEOUT),
-                None => (before > 0).then_some(PROXY_MALFORMED),
-            });
+            let seen = (before > 0).then_some(PROXY_MALFORMED);
+            return Err(ends::cause(socket, PROXY_TIMEOUT).or(seen));
         }
         match parse(&header, versions) {
             Ok(Parse::Complete { bytes, announced }) => {
                 socket.pass_over(bytes - before).map_err(lost)?;
-                return Ok(announced);
+                // It may have come as its time ended: the socket is shut, and whatever waits on it next would be told.
+                return ends::cause(socket, PROXY_TIMEOUT).map_or(Ok(announced), |reason| Err(Some(reason)));
             }
             Ok(Parse::Partial) => socket.pass_over(seen).map_err(lost)?,
             Err(Malformed) => return Err(Some(PROXY_MALFORMED)),

@@ -207,7 +207,7 @@ impl Told {
                 continue;
             }
             let line = match code {
-                2205..=2207 => Line::warn(CONNECTIONS_REFUSED),
+                2205..=2207 | 2217 => Line::warn(CONNECTIONS_REFUSED),
                 _ => Line::info(CONNECTIONS_ENDED),
             };
             line.with("reason", kind.token)

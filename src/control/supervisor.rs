@@ -1306,9 +1306,13 @@ fn add_sources(
             }
         }
         let now_ns = crate::sys::thread::monotonic_ns();
-        let tables = [("address", &snapshot.tables.minted), ("identity", &snapshot.tables.identities)];
-        for (keys, table) in tables {
-            samples.push(Family::LimitTableUsed, &[("policy", keys)], table.used_ratio(now_ns));
+        let tables = [
+            ("address", snapshot.tables.minted.used_ratio(now_ns)),
+            ("identity", snapshot.tables.identities.used_ratio(now_ns)),
+            ("connection", node.arrivals.used_ratio(now_ns)),
+        ];
+        for (keys, used_ratio) in tables {
+            samples.push(Family::LimitTableUsed, &[("policy", keys)], used_ratio);
         }
         for upstream in &snapshot.upstreams {
             if let Some(valid) = upstream.files_are_valid() {

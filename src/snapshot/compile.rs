@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustls::sign::CertifiedKey;
 
 use self::origins::Origins;
+use crate::accept::arrivals::ArrivalRate;
 use crate::accept::proxy_protocol::Version;
 use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
@@ -181,6 +182,7 @@ pub fn compile(
     compiler.widest = compiler.head_limits();
     let listeners = compiler.listeners(kept);
     let (upstreams, known) = compiler.upstreams(kept);
+    let arrival_rate = compiler.arrival_rate();
     let (apis, operations, router) = compiler.apis();
     let encoded_slash = match operations.iter().any(|operation| operation.keeps_encoded_slash) {
         true => EncodedSlash::Keep,
@@ -205,6 +207,7 @@ pub fn compile(
             logins: config.login.names().map(Box::from).collect(),
             watched: compiler.watched,
             tables,
+            arrival_rate,
             encoded_slash,
             refuse_unrecorded: config
                 .audit
@@ -232,6 +235,19 @@ struct Compiler<'c> {
 }
 
 impl Compiler<'_> {
+    /// How often one address may connect.
+    fn arrival_rate(&mut self) -> Option<ArrivalRate> {
+        let connections = &self.config.node.connections;
+        let rate = connections.address_rate.as_ref()?;
+        let burst = connections.address_burst_in_force()?;
+        let compiled = ArrivalRate::new(rate.value.count, rate.value.period.nanos(), burst);
+        if compiled.is_err() {
+            let span = connections.address_burst.as_ref().map_or(rate.span, |burst| burst.span);
+            self.errors.push(rate::burst_span(span));
+        }
+        compiled.ok()
+    }
+
     fn listeners(&mut self, kept: &mut Kept) -> Vec<Arc<Listener>> {
         let sizes = self.widest.clone();
         let config = self.config;

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::accept::arrivals::ArrivalRate;
 use crate::accept::gate::Gate;
 use crate::accept::prefixes::AddressSet;
 use crate::accept::proxy_protocol::Versions;
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub watched: Vec<Subscription>,
     /// The counters of all limits, the same over all snapshots.
     pub tables: Arc<Tables>,
+    /// How often one address may connect, if that is bounded.
+    pub arrival_rate: Option<ArrivalRate>,
     /// Whether some operation takes `%2F` in its path, so that the router has to see it.
     pub encoded_slash: EncodedSlash,
     /// `audit.on_full: refuse`: a refusal that cannot be put on record is answered 503.

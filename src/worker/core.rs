@@ -9,6 +9,7 @@ use std::task::Waker;
 
 use arc_swap::ArcSwap;
 
+use crate::accept::arrivals::Arrivals;
 use crate::accept::caps::{Bounds, Caps};
 use crate::accept::ends::Ends;
 use crate::accept::pressure::{Level, Patience, Pressure};
@@ -50,6 +51,8 @@ pub struct Node {
     pub desks: Vec<Desk>,
     /// Client connections, and how many there may be.
     pub caps: Caps,
+    /// Addresses that have connected of late, where there is a rate for it.
+    pub arrivals: Arrivals,
     /// What the node is short of.
     pub pressure: Pressure,
     /// What there is to tell of connections that have ended.
@@ -69,6 +72,7 @@ impl Node {
             panics: AtomicU64::new(0),
             desks: Vec::new(),
             caps: Caps::new(bounds, CONNECTIONS),
+            arrivals: Arrivals::default(),
             pressure: Pressure::default(),
             ends: Ends::default(),
         }

@@ -41,7 +41,7 @@ fn whole(listen: &str, node: &str, config: &str) -> String {
 }
 
 /// Connects from an address of one's own.
-fn connect_from(source: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
     connect_with(source, to, None)
 }
 
@@ -66,7 +66,7 @@ fn address(number: usize) -> Ipv4Addr {
 }
 
 /// Whether the other side has ended the connection by now, or does within a second.
-fn is_ended(stream: &mut TcpStream) -> bool {
+pub fn is_ended(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
     match stream.read(&mut [0; 1]) {
         Ok(count) => count == 0,
@@ -75,7 +75,7 @@ fn is_ended(stream: &mut TcpStream) -> bool {
 }
 
 /// Records of the access log with this reason, once there are so many.
-fn records(node: &Node, reason: &str, count: usize) -> Vec<serde_json::Value> {
+pub fn records(node: &Node, reason: &str, count: usize) -> Vec<serde_json::Value> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found: Vec<_> =
@@ -89,7 +89,7 @@ fn records(node: &Node, reason: &str, count: usize) -> Vec<serde_json::Value> {
 }
 
 /// The sum of a metric over its samples that hold `labels`.
-fn metric(node: &Node, name: &str, labels: &str) -> f64 {
+pub fn metric(node: &Node, name: &str, labels: &str) -> f64 {
     let page = fetch(node, "/metrics");
     let samples = page.lines().filter(|line| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(labels)

@@ -23,13 +23,13 @@ use ringwall::worker::{Buffer, Deadline, Driver, Socket, Sweep, Transport, Wante
 use crate::node::PATIENCE;
 
 /// The driver that is tested: one named by the environment, else the best.
-fn wanted() -> Wanted {
+pub fn wanted() -> Wanted {
     let name = std::env::var("RINGWALL_TEST_DRIVER").unwrap_or_else(|_| "auto".to_owned());
     Wanted::parse(&name).expect("a driver")
 }
 
 /// Runs `work` on a loop of this thread.
-fn on_loop<F: Future>(wanted: Wanted, work: impl FnOnce(Driver) -> F) -> F::Output {
+pub fn on_loop<F: Future>(wanted: Wanted, work: impl FnOnce(Driver) -> F) -> F::Output {
     let (mut event_loop, choice) = Loop::build(wanted).expect("a driver");
     let output = event_loop.block_on(work(choice.driver));
     // As a core does it: there may be operations in flight.
@@ -38,7 +38,7 @@ fn on_loop<F: Future>(wanted: Wanted, work: impl FnOnce(Driver) -> F) -> F::Outp
 }
 
 /// Fails where `work` does not end. A timer would not do: some of these tests are about timers that never come.
-fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, end) = mpsc::channel();
     let thread = thread::spawn(move || {
         let output = work();
@@ -53,7 +53,7 @@ fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
 }
 
 /// An accepted socket on the loop, and its peer.
-fn connected(driver: Driver) -> (Socket, TcpStream) {
+pub fn connected(driver: Driver) -> (Socket, TcpStream) {
     let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 8).expect("a port");
     let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
     peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use super::Maintenance;
 use crate::config::bind::{Bind, FromNode, Spanned, malformed};
-use crate::config::error::Code;
+use crate::config::error::{Code, ConfigError};
 use crate::config::node::Node;
 use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
-use crate::config::unit::{Address, ByteSize, FilePath};
+use crate::config::unit::{Address, ByteSize, FilePath, Rate};
 
 /// Not the address of a resolver.
 pub const RESOLVER: Code = Code::new(1806);
+
+/// A burst of connections without a rate.
+pub const CONNECTIONS_BURST: Code = Code::new(1842);
 
 /// The process; every `None` takes the default of the table.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +42,7 @@ pub struct NodeSettings {
     pub maintenance: Option<Maintenance>,
     /// Memory of the whole process, past which nobody is accepted; what its cgroup or the machine has.
     pub memory: Option<Spanned<ByteSize>>,
-    /// How many client connections there may be.
+    /// How many client connections there may be, and how often one may come.
     pub connections: Connections,
     /// The whole map.
     pub span: Span,
@@ -57,7 +60,7 @@ impl NodeSettings {
     }
 }
 
-/// How many client connections there may be; `None` takes the default.
+/// How many client connections there may be, and how often one may come; `None` takes the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Connections {
     /// In all; as many as the descriptors allow.
@@ -66,6 +69,18 @@ pub struct Connections {
     pub core: Option<Spanned<u64>>,
     /// From one IPv4 address or IPv6 /64; a quarter of all.
     pub address: Option<Spanned<u64>>,
+    /// New ones from one IPv4 address or IPv6 /64 in which time, in the long run; `None`: as many as come.
+    pub address_rate: Option<Spanned<Rate>>,
+    /// How many of them at once, after a rest; `None`: the count of the rate.
+    pub address_burst: Option<Spanned<u64>>,
+}
+
+impl Connections {
+    /// [`Connections::address_burst`], or its default; `None` without a rate.
+    pub fn address_burst_in_force(&self) -> Option<u64> {
+        let rate = self.address_rate.as_ref()?;
+        Some(self.address_burst.as_ref().map_or(rate.value.count, |burst| burst.value))
+    }
 }
 
 /// How data threads wait for the kernel.
@@ -169,7 +184,11 @@ pub static NODE: Table = Table {
         )
         .default("that of its cgroup, or of the machine")
         .bounds("32MiB", "1024GiB"),
-        Key::optional("connections", Connections::SHAPE, "how many client connections there may be"),
+        Key::optional(
+            "connections",
+            Connections::SHAPE,
+            "how many client connections there may be, and how often one may come",
+        ),
     ],
 };
 
@@ -191,6 +210,15 @@ pub static CONNECTIONS: Table = Table {
         )
         .default("a quarter of all")
         .bounds("1", "65535"),
+        Key::optional(
+            "address_rate",
+            Rate::SHAPE,
+            "new ones from one IPv4 address or IPv6 /64, 16 times as many from a /48; `trusted_proxies` are not counted",
+        )
+        .default("no bound"),
+        Key::optional("address_burst", Shape::Int, "how many of those at once, after a rest")
+            .default("the count of `address_rate`")
+            .bounds("1", "1000000000"),
     ],
 };
 
@@ -248,10 +276,24 @@ impl FromNode for Connections {
 
     fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
         bind.map(node, &CONNECTIONS, |m| {
+            let address_burst: Option<Spanned<u64>> = m.optional("address_burst");
+            if let (Some(burst), false) = (&address_burst, m.attempted("address_rate")) {
+                let error =
+                    ConfigError::new(CONNECTIONS_BURST, "`address_burst` without `address_rate`", burst.span)
+                        .expected("both, or neither")
+                        .fix(format!(
+                            "say how many may come in the long run: `address_rate: {}/min`",
+                            burst.value
+                        ))
+                        .why("a burst is what may come at once of a rate; how many may be open is `address`");
+                m.error(error);
+            }
             Some(Connections {
                 all: m.optional("all"),
                 core: m.optional("core"),
                 address: m.optional("address"),
+                address_rate: m.optional("address_rate"),
+                address_burst,
             })
         })
     }

@@ -109,6 +109,26 @@ fn insert_insert_the_last_cell_is_given_once() {
 }
 
 #[test]
+fn insert_insert_who_finds_no_cell_passes_and_who_finds_one_pays() {
+    explore(|| {
+        let table = model(1);
+        for key in 10..16 {
+            assert!(table.charge_if_room(who(key), &rate(1), S).is_admitted());
+        }
+        // One cell is left: its key is charged, the others are not, and none is refused for another.
+        let threads: Vec<_> = (1..=3)
+            .map(|key| {
+                let table = table.clone();
+                thread::spawn(move || table.charge_if_room(who(key), &rate(1), S).is_admitted())
+            })
+            .collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+        let again = (1..=3).filter(|&key| table.charge_if_room(who(key), &rate(1), S).is_admitted()).count();
+        assert_eq!(again, 2);
+    });
+}
+
+#[test]
 fn insert_evict_a_key_that_comes_back_is_not_forgotten() {
     explore(|| {
         let table = model(1);

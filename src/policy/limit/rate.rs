@@ -37,6 +37,7 @@ use std::sync::Arc;
 
 use crate::config::error::{Code, ConfigError};
 use crate::config::model as written;
+use crate::config::source::Span;
 use crate::http::Reason;
 use crate::pipeline::exchange::Exchange;
 use crate::policy::identify::LoginId;
@@ -248,6 +249,12 @@ fn one_each(demands: &[Demand], now_ns: u64) -> impl Iterator<Item = &Demand> {
     })
 }
 
+/// Says that a burst would take decades to come back.
+pub fn burst_span(span: Span) -> ConfigError {
+    ConfigError::new(BURST_SPAN, "an empty bucket would take more than 73 years to fill", span)
+        .fix("a smaller burst, or a faster rate")
+}
+
 impl Limit {
     fn compile(
         api: &str,
@@ -260,11 +267,8 @@ impl Limit {
     ) -> Result<Limit, ConfigError> {
         let (count, period_ns, burst) =
             (limit.rate.value.count, limit.rate.value.period.nanos(), limit.burst_in_force());
-        let too_slow = |_: RateError| {
-            let span = limit.burst.as_ref().map_or(limit.rate.span, |burst| burst.span);
-            ConfigError::new(BURST_SPAN, "an empty bucket would take more than 73 years to fill", span)
-                .fix("a smaller `burst`, or a faster `rate`")
-        };
+        let too_slow =
+            |_: RateError| burst_span(limit.burst.as_ref().map_or(limit.rate.span, |burst| burst.span));
         let rate = Rate::new(count, period_ns, burst).map_err(too_slow)?;
         let wide_count = count.saturating_mul(WIDE_FACTOR).min(period_ns);
         let wide = Rate::new(wide_count, period_ns, burst.saturating_mul(WIDE_FACTOR)).map_err(too_slow)?;

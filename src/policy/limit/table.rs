@@ -29,7 +29,8 @@
 //! allocation.
 //!
 //! Not for: what a limit is (`rate`), nor what it may cost to be wrong ([`super::gcra`] has the law). Called by
-//! the limit policies on every core; one instance for keys that anybody can mint, another for identities.
+//! the limit policies on every core; one instance for keys that anybody can mint, another for identities. A third
+//! counts new connections by address, and charges no overflow ([`Table::charge_if_room`]).
 
 use std::{fmt, sync::atomic::Ordering};
 
@@ -102,6 +103,15 @@ impl Charge {
     pub fn is_admitted(self) -> bool {
         matches!(self, Charge::Admitted(_))
     }
+}
+
+/// What becomes of a key that has no cell and finds none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crowded {
+    /// It is charged to the overflow of its home.
+    Shares,
+    /// It is admitted, and charged nothing.
+    Passes,
 }
 
 /// Where a key's cell is.
@@ -187,12 +197,25 @@ impl<M: Memory> Table<M> {
 
     /// Takes `tokens` at once, all or none.
     pub fn charge_many(&self, who: Fingerprint, rate: &Rate, tokens: u32, now_ns: u64) -> Charge {
+        self.charge_as(who, rate, tokens, Crowded::Shares, now_ns)
+    }
+
+    /// As [`Table::charge`], but where all cells of both sets are live a new key is admitted and charged nothing. In a table
+    /// that is charged by nothing else nobody is refused for another: for those in which whoever could fill it gains nothing
+    /// by what is not counted then.
+    #[inline]
+    pub fn charge_if_room(&self, who: Fingerprint, rate: &Rate, now_ns: u64) -> Charge {
+        self.charge_as(who, rate, 1, Crowded::Passes, now_ns)
+    }
+
+    #[inline]
+    fn charge_as(&self, who: Fingerprint, rate: &Rate, tokens: u32, crowded: Crowded, now_ns: u64) -> Charge {
         loop {
             if let Some((place, word)) = self.find(who) {
                 if let Some(charge) = self.advance(place, word, who, rate, (tokens, 0), now_ns) {
                     return charge;
                 }
-            } else if let Some(charge) = self.insert(who, rate, tokens, now_ns) {
+            } else if let Some(charge) = self.insert(who, rate, tokens, crowded, now_ns) {
                 return charge;
             }
             // The cell was re-keyed under our hands, or the key inserted: look again.
@@ -330,10 +353,16 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// Gives the key a cell and charges it, or charges the overflow of its home; `None`: the key has a cell
-    /// by now.
+    /// Gives the key a cell and charges it; where there is none, as `crowded` says. `None`: the key has a cell by now.
     #[cold]
-    fn insert(&self, who: Fingerprint, rate: &Rate, tokens: u32, now_ns: u64) -> Option<Charge> {
+    fn insert(
+        &self,
+        who: Fingerprint,
+        rate: &Rate,
+        tokens: u32,
+        crowded: Crowded,
+        now_ns: u64,
+    ) -> Option<Charge> {
         let (home, refuge) = self.sets_of(who);
         let overflow_ns = self.take_gate(home);
         // Nobody else inserts this key from here on: if it is not here now, it will not come.
@@ -360,6 +389,10 @@ impl<M: Memory> Table<M> {
                     return Some(charged(step, rate, tokens, false, now_ns));
                 }
             }
+        }
+        if crowded == Crowded::Passes {
+            self.leave_gate(home, overflow_ns, overflow_ns);
+            return Some(charged(Ok(overflow_ns), rate, 0, true, now_ns));
         }
         let step = rate.advance(overflow_ns, tokens, 0, now_ns);
         self.leave_gate(home, overflow_ns, step.unwrap_or(overflow_ns));
@@ -544,6 +577,23 @@ mod tests {
         assert!(admitted.iter().all(|admitted| admitted.shared));
         assert!((0..7).all(|key| !table.charge(who(key), &rate, S).is_admitted()));
         assert!(!table.read(who(100), &rate, S).is_admitted());
+    }
+
+    #[test]
+    fn where_a_full_set_charges_nobody_new_keys_pass_and_owe_nothing_later() {
+        let (table, rate) = (one_set(), rate(1, 2));
+        for key in 0..7 {
+            assert_eq!((0..3).filter(|_| table.charge_if_room(who(key), &rate, S).is_admitted()).count(), 2);
+        }
+        for key in 100..200 {
+            let admitted = table.charge_if_room(who(key), &rate, S).admitted().unwrap();
+            assert_eq!((admitted.shared, admitted.cost_ns), (true, 0));
+            table.refund(who(key), &admitted, S);
+        }
+        assert!((0..7).all(|key| !table.charge_if_room(who(key), &rate, S).is_admitted()));
+        // Free again: a key that passed before starts with a whole bucket.
+        let later = 3 * S + CLOCK_LAG_NS_MAX;
+        assert_eq!((0..3).filter(|_| table.charge_if_room(who(100), &rate, later).is_admitted()).count(), 2);
     }
 
     #[test]
