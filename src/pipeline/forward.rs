@@ -17,9 +17,7 @@ use crate::http::field::Known;
 use crate::http::head::ResponseTable;
 use crate::http::{BodyLength, HeadLimits, Reason, Version, forward as law};
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::fail::{
-    EXCHANGE_TIMEOUT, Fail, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET,
-};
+use crate::pipeline::fail::{EXCHANGE_TIMEOUT, Fail, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET};
 use crate::pipeline::gather::{invite, push_beginning};
 use crate::pipeline::respond;
 use crate::pipeline::serve::Client;
@@ -340,7 +338,8 @@ async fn attempt(
                 // does it count as a try while there is a member that was not asked: kept connections of a member that
                 // died may have taken them all.
                 let members = &route.upstream.view().pools;
-                let promises = |other: &CoreMember| !tried.has(other.member.number) && (!lacks || other.idle() > 0);
+                let promises =
+                    |other: &CoreMember| !tried.has(other.member.number) && (!lacks || other.idle() > 0);
                 let untried = tried.has_room() && members.iter().any(|other| promises(other));
                 let may = upstream.retry.tries_max > 1 && core.coarse_ms() < total_ms;
                 // One of which only a kept connection was found closed may well be alive.
@@ -401,8 +400,11 @@ async fn attempt(
             let now_ns = core.clock.now_ns();
             // Half of the whole time, with all of the request, and not a byte: the whole time is shorter than that for a first
             // byte, and who hangs would never be noticed.
-            let hangs =
-                || untouched && replayable && now_ns.saturating_sub(asked_ns) / 500_000 >= route.operation.timeouts.total;
+            let hangs = || {
+                untouched
+                    && replayable
+                    && now_ns.saturating_sub(asked_ns) / 500_000 >= route.operation.timeouts.total
+            };
             let at_fault = match reason {
                 EXCHANGE_TIMEOUT => hangs(),
                 // A kept connection that was closed under the request says nothing of its member.
@@ -419,7 +421,12 @@ async fn attempt(
             tried.add(member.member.number);
             let again = safe && ((closed && (reused || has_others())) || too_late);
             // The member closed a connection that it had kept long enough: no attempt at all, and no load on anybody.
-            Err(Lost { fail, again, free: stale && again && x.facts.tries < upstream.retry.tries_max, counts })
+            Err(Lost {
+                fail,
+                again,
+                free: stale && again && x.facts.tries < upstream.retry.tries_max,
+                counts,
+            })
         }
     }
 }

@@ -135,8 +135,7 @@ impl Turn {
         now_ns: u64,
     ) -> Option<usize> {
         let weight = |index: usize| view.members.weight(index, now_ns / 1_000_000);
-        let in_flight =
-            |index: usize| f64::from(view.pools[index].in_flight() + 1) / weight(index) as f64;
+        let in_flight = |index: usize| f64::from(view.pools[index].in_flight() + 1) / weight(index) as f64;
         match balance {
             Balance::RoundRobin if view.members.is_weighted() => self.next_owed(among, fit, weight),
             Balance::RoundRobin => self.next_fit(among, fit),
