@@ -21,6 +21,7 @@ use crate::pipeline::fail::{EXCHANGE_TIMEOUT, Fail, UPSTREAM_CLOSED, UPSTREAM_FI
 use crate::pipeline::gather::{invite, push_beginning};
 use crate::pipeline::respond;
 use crate::pipeline::serve::Client;
+use crate::policy::respond::headers::drop_banners;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
 use crate::upstream::admission::admit;
@@ -603,13 +604,20 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
     if x.response.table.status == 100 || x.request.table.version == Version::Http10 {
         return Ok(());
     }
+    let (fields, bytes) = (&x.response.table.fields, &x.response.bytes[..head_bytes]);
+    // What the final response may not tell, this one may not either. Nothing is added: it has no fields of its own.
+    let mut skip = law::response_skip(&x.response.table);
+    drop_banners(fields, &mut skip);
+    if let Some(operation) = x.operation(&client.view.snapshot) {
+        operation.response_edits.drop_from(fields, bytes, &mut skip);
+    }
     let mut out = Buffer::of(head_bytes + HEAD_ROOM);
     crate::h1::encode::encode_response(
         &mut out,
         x.response.table.status,
-        &x.response.bytes[..head_bytes],
-        &x.response.table.fields,
-        &law::response_skip(&x.response.table),
+        bytes,
+        fields,
+        &skip,
         b"",
         BodyLength::None,
     );

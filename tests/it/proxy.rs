@@ -464,6 +464,28 @@ fn interim_responses_reach_the_clients_that_know_them() {
 }
 
 #[test]
+fn what_a_response_may_not_tell_its_interim_ones_do_not_tell_either() {
+    let origin = Origin::start(|_| {
+        let fields = "Link: </a.css>\r\nServer: Origin/1.0\r\nX-Powered-By: it\r\nX-Inside: 10.0.0.7\r\n\
+             X-Set: theirs\r\nConnection: x-hop\r\nX-Hop: 1\r\n";
+        let text = format!(
+            "HTTP/1.1 103 Early Hints\r\n{fields}\r\nHTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok"
+        );
+        Reply::Bytes(text.into_bytes())
+    });
+    let edits = ", headers: { response: { remove: [X-Inside], set: { X-Set: ours } } }";
+    let node = Node::start(&raw(&origin, edits));
+    let mut client = node.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.head(), "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+    let last = client.answer();
+    assert_eq!(
+        (last.field("x-set"), last.field("x-inside"), last.field("server")),
+        (Some("ours"), None, None)
+    );
+}
+
+#[test]
 fn routes_methods_hosts_and_closed_corners() {
     let origin =
         Origin::start(|seen| Reply::Bytes(response("200 OK", seen.head.lines().next().unwrap_or_default())));

@@ -71,6 +71,12 @@ impl Edits {
 
     /// Marks what is dropped in `skip` and appends what is added to `inserts`.
     pub fn apply(&self, fields: &FieldTable, bytes: &[u8], skip: &mut FieldSet, inserts: &mut Vec<u8>) {
+        self.drop_from(fields, bytes, skip);
+        inserts.extend_from_slice(&self.lines);
+    }
+
+    /// Marks what is dropped, or would be replaced, in `skip`.
+    pub fn drop_from(&self, fields: &FieldTable, bytes: &[u8], skip: &mut FieldSet) {
         for (known, name) in &self.drop {
             match known {
                 Known::Other => {
@@ -88,7 +94,6 @@ impl Edits {
         if !fields.odd().is_empty() {
             self.drop_twins(fields, bytes, skip);
         }
-        inserts.extend_from_slice(&self.lines);
     }
 
     /// Whoever takes `X_Debug` for `X-Debug` (CGI, WSGI) must not get the one where the other was dropped.
@@ -97,6 +102,18 @@ impl Edits {
         for field in fields.iter(bytes) {
             if self.drop.iter().any(|(_, name)| are_twins(name, field.name)) {
                 skip.insert(field.index);
+            }
+        }
+    }
+}
+
+/// Marks the fields that tell what an upstream is made of in `skip`.
+pub fn drop_banners(fields: &FieldTable, skip: &mut FieldSet) {
+    const DISCLOSING: KnownSet = KnownSet::of(&[Known::Server, Known::XPoweredBy]);
+    if fields.has_any(&DISCLOSING) {
+        for known in [Known::Server, Known::XPoweredBy] {
+            for (index, _) in fields.find_all(known) {
+                skip.insert(index);
             }
         }
     }
@@ -113,14 +130,7 @@ pub fn secure_response(
     skip: &mut FieldSet,
     inserts: &mut Vec<u8>,
 ) {
-    const DISCLOSING: KnownSet = KnownSet::of(&[Known::Server, Known::XPoweredBy]);
-    if fields.has_any(&DISCLOSING) {
-        for known in [Known::Server, Known::XPoweredBy] {
-            for (index, _) in fields.find_all(known) {
-                skip.insert(index);
-            }
-        }
-    }
+    drop_banners(fields, skip);
     const SENT: KnownSet = KnownSet::of(&[
         Known::XContentTypeOptions,
         Known::ReferrerPolicy,
