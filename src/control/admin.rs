@@ -1,6 +1,6 @@
 //! The listener for metrics and health: `/metrics`, `/livez`, `/readyz`.
 //!
-//! On 127.0.0.1:9901 by default; plain HTTP/1.1 by hyper on the control thread. What it says comes from two
+//! On 127.0.0.1:9901 by default, or on a Unix socket; plain HTTP/1.1 by hyper on the control thread. What it says comes from two
 //! closures; it knows no metric. It changes nothing: verbs go over the Unix socket. Connections, their life and
 //! the time for a head are bounded, so that a scraper gone wild cannot take the control thread's time.
 //!
@@ -10,6 +10,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +21,15 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::listeners::unix_socket;
 use super::process_log::{Code, Line};
+use super::socket::SocketFile;
+use crate::sys::address::Address;
+use crate::sys::socket::start_listening;
 
 /// The most connections at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 32;
@@ -32,6 +39,10 @@ pub const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 pub const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
 /// The most bytes of a request head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Who may connect to a Unix socket beside root: the user that Ringwall runs as, and its group.
+const MODE: u32 = 0o660;
+/// Connections that wait at a Unix socket to be accepted.
+const BACKLOG: i32 = 128;
 
 /// The metrics listener is ready.
 pub const ADMIN_LISTENS: Code = Code::new(6025, "metrics and health are served");
@@ -106,32 +117,62 @@ pub struct Pages {
 /// A bound listener, not yet served: so that it can be bound before privileges are dropped.
 pub struct Admin {
     listener: StdListener,
-    address: SocketAddr,
+    address: Address,
+    /// Of a Unix socket; goes away with its last holder.
+    file: Option<Arc<SocketFile>>,
 }
 
 impl Admin {
-    /// Binds `address`. Port 0 takes a free one.
+    /// Binds `address`. Port 0 takes a free one. A Unix socket replaces a file that nobody listens on, and nothing else; it
+    /// belongs to `owner` (user and group) where privileges are about to be dropped.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub fn bind(address: SocketAddr) -> io::Result<Admin> {
-        let listener = StdListener::bind(address)?;
+    pub fn bind(address: &Address, owner: Option<(u32, u32)>) -> io::Result<Admin> {
+        match address {
+            Address::Tcp(address) => Admin::of(StdListener::bind(address)?, None),
+            Address::Unix(path) => {
+                let listener = unix_socket(path, MODE, owner)?;
+                start_listening(&listener, BACKLOG)?;
+                Admin::of(listener, Some((Arc::clone(path), SocketFile::at(path)?)))
+            }
+        }
+    }
+
+    /// Takes a socket over that another process has bound at `address` and listens on. Its file stays that one's until
+    /// [said otherwise](SocketFile::set_lent).
+    ///
+    /// # Errors
+    /// Those of `fcntl`, `getsockname` and `lstat`.
+    pub fn adopt(listener: StdListener, address: &Address) -> io::Result<Admin> {
+        let file = match address {
+            Address::Tcp(_) => None,
+            Address::Unix(path) => {
+                let file = SocketFile::at(path)?;
+                file.set_lent(true);
+                Some((Arc::clone(path), file))
+            }
+        };
+        Admin::of(listener, file)
+    }
+
+    fn of(listener: StdListener, file: Option<(Arc<std::path::Path>, SocketFile)>) -> io::Result<Admin> {
         listener.set_nonblocking(true)?;
-        Ok(Admin { address: listener.local_addr()?, listener })
+        let (address, file) = match file {
+            Some((path, file)) => (Address::Unix(path), Some(Arc::new(file))),
+            None => (Address::Tcp(listener.local_addr()?), None),
+        };
+        Ok(Admin { listener, address, file })
     }
 
     /// The bound address.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
-    /// Takes a socket over that another process has bound and listens on.
-    ///
-    /// # Errors
-    /// Those of `fcntl` and `getsockname`.
-    pub fn adopt(listener: StdListener) -> io::Result<Admin> {
-        listener.set_nonblocking(true)?;
-        Ok(Admin { address: listener.local_addr()?, listener })
+    /// The file of a Unix socket.
+    pub fn file(&self) -> Option<Arc<SocketFile>> {
+        self.file.clone()
     }
 
     /// A second handle on the listening socket.
@@ -147,35 +188,60 @@ impl Admin {
     /// # Errors
     /// The runtime does not take the listener.
     pub async fn serve(self, pages: Pages) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener)?;
+        let Admin { listener, address, file: _file } = self;
+        let pages = Served { pages, names_refused: address.ip().is_some_and(|ip| ip.is_loopback()) };
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let names_refused = self.address.ip().is_loopback();
-        Line::info(ADMIN_LISTENS).with("address", self.address).emit();
-        loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { return Ok(()) };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(_) => {
-                    // Out of descriptors, most likely: give others time to close some.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
+        let listens = || Line::info(ADMIN_LISTENS).with("address", &address).emit();
+        match address {
+            Address::Tcp(_) => {
+                let listener = TcpListener::from_std(listener)?;
+                listens();
+                while let Ok(permit) = permits.clone().acquire_owned().await {
+                    pages.attend(listener.accept().await.map(|(stream, _)| stream), permit).await;
                 }
-            };
-            let pages = pages.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let response = answer(&request, &pages, names_refused);
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIME_MAX)
-                    .max_buf_size(HEAD_BYTES_MAX)
-                    .serve_connection(TokioIo::new(stream), service);
-                let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
-                drop(permit);
-            });
+            }
+            Address::Unix(_) => {
+                let listener = UnixListener::from_std(StdUnixListener::from(OwnedFd::from(listener)))?;
+                listens();
+                while let Ok(permit) = permits.clone().acquire_owned().await {
+                    pages.attend(listener.accept().await.map(|(stream, _)| stream), permit).await;
+                }
+            }
         }
+        Ok(())
+    }
+}
+
+/// What is said, and to whom.
+struct Served {
+    pages: Pages,
+    names_refused: bool,
+}
+
+impl Served {
+    /// Serves whoever was accepted, aside.
+    async fn attend<S>(&self, accepted: io::Result<S>, permit: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Ok(stream) = accepted else {
+            // Out of descriptors, most likely: give others time to close some.
+            return tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let (pages, names_refused) = (self.pages.clone(), self.names_refused);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&request, &pages, names_refused);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME_MAX)
+                .max_buf_size(HEAD_BYTES_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection).await;
+            drop(permit);
+        });
     }
 }
 

@@ -16,7 +16,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -64,10 +64,19 @@ const COMPLAINT_BYTES_MAX: usize = 512;
 enum Message {
     Hello { protocol: u32, version: String, process: u32, generation: u64, sockets: usize },
     Parcel { items: Vec<Item> },
-    Ready { protocol: u32, version: String, process: u32, control: bool },
+    Ready { protocol: u32, version: String, process: u32, takes: Takes },
     Failed { errors: Vec<Complaint> },
     Go,
     Stop,
+}
+
+/// Which sockets of the old process the new one serves: their files are then its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takes {
+    /// The control socket.
+    pub control: bool,
+    /// That of metrics and health.
+    pub metrics: bool,
 }
 
 /// What a descriptor is.
@@ -81,8 +90,8 @@ pub enum Item {
         /// The service manager listens on it as well.
         by_manager: bool,
     },
-    /// The listening socket of metrics and health.
-    Metrics(SocketAddr),
+    /// The listening socket of metrics and health, and its address as the configuration has it.
+    Metrics(String),
     /// The control socket.
     Control(PathBuf),
 }
@@ -110,8 +119,8 @@ pub struct Successor {
     child: Child,
     /// What it says of its version.
     pub version: String,
-    /// Whether it serves the control socket that it was given.
-    pub takes_control: bool,
+    /// What it serves of what it was given.
+    pub takes: Takes,
 }
 
 /// Why there is no successor.
@@ -190,7 +199,7 @@ impl Program {
             .spawn()
             .map_err(|error| Failure::new(format!("{}: {error}", self.path.display())))?;
         match negotiate(&link, estate, Instant::now() + patience) {
-            Ok((version, takes_control)) => Ok(Successor { link, child, version, takes_control }),
+            Ok((version, takes)) => Ok(Successor { link, child, version, takes }),
             Err(mut failure) => {
                 // It may be about to end by itself, and then says best why.
                 drop(link);
@@ -210,7 +219,7 @@ impl Program {
     }
 }
 
-fn negotiate(link: &UnixStream, estate: &Estate, deadline: Instant) -> Result<(String, bool), Failure> {
+fn negotiate(link: &UnixStream, estate: &Estate, deadline: Instant) -> Result<(String, Takes), Failure> {
     let lost = |error: io::Error| Failure::new(format!("the new process could not be told: {error}"));
     let hello = Message::Hello {
         protocol: PROTOCOL,
@@ -226,7 +235,7 @@ fn negotiate(link: &UnixStream, estate: &Estate, deadline: Instant) -> Result<(S
         say(link, &Message::Parcel { items }, &descriptors, deadline).map_err(lost)?;
     }
     match hear(link, deadline) {
-        Ok(Some((Message::Ready { protocol: PROTOCOL, version, control, .. }, _))) => Ok((version, control)),
+        Ok(Some((Message::Ready { protocol: PROTOCOL, version, takes, .. }, _))) => Ok((version, takes)),
         Ok(Some((Message::Failed { errors }, _))) => {
             let why = errors.first().map_or("it said nothing", |first| &first.message);
             Err(Failure { why: format!("the new process cannot start: {why}"), errors })
@@ -301,7 +310,7 @@ pub struct Inheritance {
     /// Listening sockets for requests.
     pub lent: Vec<Lent>,
     /// The listening socket of metrics and health, and the address as the configuration had it.
-    pub metrics: Option<(SocketAddr, TcpListener)>,
+    pub metrics: Option<(Address, TcpListener)>,
     /// The control socket and its path.
     pub control: Option<(PathBuf, UnixListener)>,
     /// The generation that the old process runs.
@@ -366,7 +375,10 @@ impl Inheritance {
                 };
                 self.lent.push(Lent { wanted, bound, socket, by_manager });
             }
-            Item::Metrics(wanted) => self.metrics = Some((wanted, TcpListener::from(descriptor))),
+            Item::Metrics(wanted) => {
+                let wanted = wanted.parse().map_err(io::Error::other)?;
+                self.metrics = Some((wanted, TcpListener::from(descriptor)));
+            }
             Item::Control(path) => self.control = Some((path, UnixListener::from(descriptor))),
         }
         Ok(())
@@ -374,16 +386,16 @@ impl Inheritance {
 }
 
 impl Predecessor {
-    /// Says that this process is ready, and waits to be told to go on. `control`: it serves the control socket that it was given.
+    /// Says that this process is ready, and waits to be told to go on. `takes`: what it serves of what it was given.
     ///
     /// # Errors
     /// A sentence: it is not to go on.
-    pub fn ready(&self, control: bool) -> Result<(), String> {
+    pub fn ready(&self, takes: Takes) -> Result<(), String> {
         let ready = Message::Ready {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
-            control,
+            takes,
         };
         // Where nobody hears it: what was said before is still to be read.
         let _ = say(&self.link, &ready, &[], Instant::now() + GO_TIME_MAX);
@@ -439,7 +451,11 @@ fn left_until(deadline: Instant) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+
+    const TAKES: Takes = Takes { control: true, metrics: false };
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
@@ -454,7 +470,7 @@ mod tests {
             estate.sockets.push((item, socket.into()));
         }
         let metrics = TcpListener::bind(nowhere).expect("a port");
-        estate.sockets.push((Item::Metrics(nowhere), metrics.into()));
+        estate.sockets.push((Item::Metrics(nowhere.to_string()), metrics.into()));
         estate
     }
 
@@ -462,7 +478,7 @@ mod tests {
     fn between(
         sockets: usize,
         then: impl FnOnce(Inheritance) + Send + 'static,
-    ) -> (Result<(String, bool), Failure>, UnixStream) {
+    ) -> (Result<(String, Takes), Failure>, UnixStream) {
         let (ours, theirs) = pair().expect("a pair");
         let (ours, theirs) = (UnixStream::from(ours), UnixStream::from(theirs));
         let heir = std::thread::spawn(move || then(Inheritance::receive(theirs).expect("received")));
@@ -481,10 +497,10 @@ mod tests {
             assert!(inheritance.lent.iter().all(|lent| lent.bound.port() != 0 && lent.wanted.port() == 0));
             assert!(inheritance.metrics.is_some() && inheritance.control.is_none());
             assert_eq!(inheritance.generation, 7);
-            inheritance.predecessor.expect("somebody").ready(true).expect("told to go on");
+            inheritance.predecessor.expect("somebody").ready(TAKES).expect("told to go on");
         });
-        let (version, control) = result.expect("ready");
-        assert_eq!((version.as_str(), control), (env!("CARGO_PKG_VERSION"), true));
+        let (version, takes) = result.expect("ready");
+        assert_eq!((version.as_str(), takes), (env!("CARGO_PKG_VERSION"), TAKES));
     }
 
     #[test]
@@ -519,7 +535,7 @@ mod tests {
             drop(ours);
             let predecessor =
                 Predecessor { link: UnixStream::from(theirs), process: 1, version: String::new() };
-            assert_eq!(predecessor.ready(false).is_ok(), goes_on);
+            assert_eq!(predecessor.ready(TAKES).is_ok(), goes_on);
         }
     }
 

@@ -302,7 +302,7 @@ impl Door {
 }
 
 /// A Unix socket at `path`, in the place of one that nobody listens on any more, and of nothing else.
-fn unix_socket(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<TcpListener> {
+pub(super) fn unix_socket(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<TcpListener> {
     let in_use = |what: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

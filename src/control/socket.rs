@@ -190,6 +190,16 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
+    /// The socket's file at `path`, ours from now on.
+    ///
+    /// # Errors
+    /// Those of `lstat`.
+    pub(super) fn at(path: &Path) -> io::Result<SocketFile> {
+        let metadata = fs::symlink_metadata(path)?;
+        let inode = (metadata.dev(), metadata.ino());
+        Ok(SocketFile { path: path.to_owned(), inode, lent: AtomicBool::new(false) })
+    }
+
     /// Says whether the file is another process's to remove.
     pub fn set_lent(&self, lent: bool) {
         self.lent.store(lent, Ordering::Relaxed);
@@ -298,9 +308,9 @@ impl ControlSocket {
     /// Those of `fcntl` and `lstat`.
     pub fn adopt(listener: StdListener, path: &Path) -> io::Result<ControlSocket> {
         listener.set_nonblocking(true)?;
-        let metadata = fs::symlink_metadata(path)?;
-        let (inode, lent) = ((metadata.dev(), metadata.ino()), AtomicBool::new(true));
-        Ok(ControlSocket { listener, file: Arc::new(SocketFile { path: path.to_owned(), inode, lent }) })
+        let file = SocketFile::at(path)?;
+        file.set_lent(true);
+        Ok(ControlSocket { listener, file: Arc::new(file) })
     }
 
     /// The path.

@@ -25,8 +25,8 @@ use crate::control::admin::{Admin, Format, Pages};
 use crate::control::block::Blocklist;
 use crate::control::guard::{ROOM, ROOM_LESS};
 use crate::control::handover::{
-    self, Estate, Failure, HANDED_OVER, Inheritance, Item, Program, READY_TIME_MAX, Successor, UPGRADE_BEGUN,
-    UPGRADE_FAILED,
+    self, Estate, Failure, HANDED_OVER, Inheritance, Item, Program, READY_TIME_MAX, Successor, Takes,
+    UPGRADE_BEGUN, UPGRADE_FAILED,
 };
 use crate::control::keys::KeySource;
 use crate::control::listeners::{Doors, Plan, Refused};
@@ -243,8 +243,18 @@ impl Upgrade {
 #[derive(Default)]
 struct FacesKept {
     serving: Option<Serving>,
-    metrics: Option<(SocketAddr, TcpListener)>,
+    metrics: Option<MetricsKept>,
     control: Option<(Arc<SocketFile>, PathBuf, UnixListener)>,
+}
+
+/// Where metrics and health are served.
+struct MetricsKept {
+    /// As the configuration has it.
+    wanted: Address,
+    bound: Address,
+    listener: TcpListener,
+    /// Of a Unix socket.
+    file: Option<Arc<SocketFile>>,
 }
 
 /// Numbers of the supervisor, for the metrics.
@@ -289,8 +299,8 @@ pub fn start(settings: Settings) -> Result<Running, StartError> {
         false => Inheritance::default(),
     };
     let predecessor = inheritance.predecessor.take();
-    let ready = |control: bool| match &predecessor {
-        Some(predecessor) => predecessor.ready(control).map_err(StartError::System),
+    let ready = |takes: Takes| match &predecessor {
+        Some(predecessor) => predecessor.ready(takes).map_err(StartError::System),
         None => Ok(()),
     };
     let succeeds = predecessor.is_some();
@@ -309,7 +319,7 @@ fn start_with(
     program: io::Result<Program>,
     mut inheritance: Inheritance,
     succeeds: bool,
-    ready: impl FnOnce(bool) -> Result<(), StartError>,
+    ready: impl FnOnce(Takes) -> Result<(), StartError>,
 ) -> Result<Running, StartError> {
     let mut loaded = settings.source.load().map_err(StartError::Config)?;
     if settings.strict {
@@ -335,13 +345,21 @@ fn start_with(
     let admin = bind_admin(config, inheritance.metrics.take())?;
     let socket = bind_socket(config, &settings, inheritance.control.take());
     let mut faces = FacesKept::default();
-    if let Some((wanted, admin)) = &admin {
-        faces.metrics = Some((*wanted, admin.try_clone_listener()?));
+    if let Some((wanted, admin, _)) = &admin {
+        faces.metrics = Some(MetricsKept {
+            wanted: wanted.clone(),
+            bound: admin.address().clone(),
+            listener: admin.try_clone_listener()?,
+            file: admin.file(),
+        });
     }
     if let Some((socket, _)) = &socket {
         faces.control = Some((socket.file(), socket.path().to_owned(), socket.try_clone_listener()?));
     }
-    let takes_control = socket.as_ref().is_some_and(|(_, inherited)| *inherited);
+    let takes = Takes {
+        control: socket.as_ref().is_some_and(|(_, inherited)| *inherited),
+        metrics: admin.as_ref().is_some_and(|(_, _, inherited)| *inherited),
+    };
     drop_privileges(config, &settings)?;
 
     let roots = exchange::trust_roots(None).map_err(StartError::System)?;
@@ -437,17 +455,20 @@ fn start_with(
     add_sources(&mut lock(&registry), &node, &choices, loaded.expired.len(), &reload_ok, &told);
 
     // Nobody has been let in so far. From here on nothing is refused any more.
-    ready(takes_control)?;
+    ready(takes)?;
     plan.listen().map_err(unavailable_here)?;
     doors.open(plan, &listeners, &node.desks)?;
     if let Some((file, ..)) = &faces.control {
         file.set_lent(false);
     }
+    if let Some(file) = faces.metrics.as_ref().and_then(|metrics| metrics.file.as_ref()) {
+        file.set_lent(false);
+    }
     if let Some(path) = &settings.pid_file {
         write_pid(path);
     }
-    let (admin, socket) = (admin.map(|(_, admin)| admin), socket.map(|(socket, _)| socket));
-    let metrics_address = admin.as_ref().map(Admin::address);
+    let (admin, socket) = (admin.map(|(_, admin, _)| admin), socket.map(|(socket, _)| socket));
+    let metrics_address = admin.as_ref().map(|admin| admin.address().clone());
     faces.serving = Some(control.serve(Faces {
         signals: Some(signals),
         admin: admin.map(|admin| (admin, pages(&registry, &node))),
@@ -523,8 +544,8 @@ impl Running {
     }
 
     /// The address of `/metrics`.
-    pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.faces.metrics.as_ref().and_then(|(_, listener)| listener.local_addr().ok())
+    pub fn metrics_address(&self) -> Option<&Address> {
+        self.faces.metrics.as_ref().map(|metrics| &metrics.bound)
     }
 
     /// The drivers of the cores.
@@ -841,8 +862,9 @@ impl Running {
             let item = Item::Listener { wanted: wanted.to_string(), by_manager };
             estate.sockets.push((item, socket.try_clone().map_err(told)?.into()));
         }
-        if let Some((wanted, socket)) = &self.faces.metrics {
-            estate.sockets.push((Item::Metrics(*wanted), socket.try_clone().map_err(told)?.into()));
+        if let Some(MetricsKept { wanted, listener, .. }) = &self.faces.metrics {
+            let item = Item::Metrics(wanted.to_string());
+            estate.sockets.push((item, listener.try_clone().map_err(told)?.into()));
         }
         if let Some((_, path, socket)) = &self.faces.control {
             let socket = socket.try_clone().map_err(told)?;
@@ -860,7 +882,7 @@ impl Running {
                 return Err(Failure::new("this process was told to end meanwhile"));
             }
             let (process, version) = (successor.process(), successor.version.clone());
-            let takes_control = successor.takes_control;
+            let takes = successor.takes;
             // From here on only the new one is asked; what waits in the queues is its. The service manager is told of nobody who
             // has not begun: it would end the service with a main process that is gone.
             successor.go()?;
@@ -868,8 +890,11 @@ impl Running {
             if let Some(serving) = self.faces.serving.take() {
                 serving.stop();
             }
-            if let (true, Some((file, ..))) = (takes_control, &self.faces.control) {
+            if let (true, Some((file, ..))) = (takes.control, &self.faces.control) {
                 file.set_lent(true);
+            }
+            if let (true, Some(metrics)) = (takes.metrics, &self.faces.metrics) {
+                metrics.file.iter().for_each(|file| file.set_lent(true));
             }
             Ok((process, version))
         });
@@ -1156,26 +1181,31 @@ fn parse_quota(text: &str) -> Option<usize> {
     usize::try_from(quota.div_ceil(period).max(1)).ok()
 }
 
-/// The address as it is configured, and the listener there: the one that is handed over, where it is the same address.
+/// The address as it is configured, the listener there, and whether that is the one that is handed over.
 fn bind_admin(
     config: &Config,
-    inherited: Option<(SocketAddr, TcpListener)>,
-) -> Result<Option<(SocketAddr, Admin)>, StartError> {
+    inherited: Option<(Address, TcpListener)>,
+) -> Result<Option<(Address, Admin, bool)>, StartError> {
     let address = match config.node.metrics.as_ref().map(|metrics| &metrics.value) {
-        None => SocketAddr::from(([127, 0, 0, 1], 9901)),
-        Some(written::Metrics::At(unit::Address::Tcp(address))) => *address,
-        Some(written::Metrics::At(unit::Address::Unix(_))) => {
-            return Err(StartError::System("node.metrics: a Unix socket is not in this version".into()));
-        }
+        None => SocketAddr::from(([127, 0, 0, 1], 9901)).into(),
+        Some(written::Metrics::At(unit::Address::Tcp(address))) => (*address).into(),
+        Some(written::Metrics::At(unit::Address::Unix(path))) => path.as_path().into(),
         Some(written::Metrics::Nowhere) => return Ok(None),
     };
-    let bound = match inherited {
-        Some((wanted, listener)) if wanted == address => Admin::adopt(listener),
-        _ => Admin::bind(address),
-    };
-    bound
-        .map(|admin| Some((address, admin)))
-        .map_err(|error| StartError::System(format!("node.metrics: {address}: {error}")))
+    let inherited = inherited.filter(|(wanted, _)| *wanted == address);
+    if let Some(admin) = inherited.and_then(|(wanted, listener)| Admin::adopt(listener, &wanted).ok()) {
+        return Ok(Some((address, admin, true)));
+    }
+    match Admin::bind(&address, owner(config)) {
+        Ok(admin) => Ok(Some((address, admin, false))),
+        Err(error) => Err(StartError::System(format!("node.metrics: {address}: {error}"))),
+    }
+}
+
+/// Whose files are to be that are made before privileges are dropped.
+fn owner(config: &Config) -> Option<(u32, u32)> {
+    let name = config.node.user.as_ref()?;
+    User::find(&name.value).ok().map(|user| (user.user, user.group))
 }
 
 /// The control socket, and whether it is the one that is handed over.
@@ -1193,12 +1223,7 @@ fn bind_socket(
     {
         return Some((socket, true));
     }
-    let owner = config
-        .node
-        .user
-        .as_ref()
-        .and_then(|user| User::find(&user.value).ok())
-        .map(|user| (user.user, user.group));
+    let owner = owner(config);
     let socket = match &config.node.control {
         Some(path) => match ControlSocket::bind(&path.value.0, owner) {
             Ok(socket) => Some(socket),

@@ -11,8 +11,8 @@ use ringwall::control::{Control, Faces};
 use crate::control_issuer::control;
 
 fn serving(ready: Arc<AtomicBool>) -> (Control<Vec<String>>, SocketAddr) {
-    let admin = Admin::bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
-    let address = admin.address();
+    let admin = Admin::bind(&"127.0.0.1:0".parse().expect("an address"), None).expect("bound");
+    let address = admin.address().to_string().parse().expect("an IP address and a port");
     let pages = Pages {
         metrics: Arc::new(|format| match format {
             Format::Prometheus => "ringwall_up 1\n".to_owned(),

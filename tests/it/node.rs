@@ -112,7 +112,9 @@ impl Node {
         // A Unix socket is no such address.
         let listens = listens.filter(|address| !address.starts_with("unix:"));
         node.addresses = listens.map(|address| address.parse().expect("an address")).collect();
-        node.metrics = word("metrics");
+        if !ready.contains(" metrics=unix:") {
+            node.metrics = word("metrics");
+        }
         node
     }
 

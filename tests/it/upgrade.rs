@@ -168,6 +168,41 @@ fn a_unix_socket_is_handed_over_and_loses_no_request() {
 }
 
 #[test]
+fn metrics_on_a_unix_socket_are_handed_over_and_their_file_goes_with_the_last_process() {
+    use std::io::{Read as _, Write as _};
+    let origin = Origin::plain();
+    let text = text_of(PLAIN, &config(&origin, "x")).replace("\"127.0.0.2:0\"", "\"unix:metrics.sock\"");
+    let place = Place::new();
+    let path = place.path().join("metrics.sock");
+    // One that nobody listens on any more is no obstacle.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    let mut node = Node::start_whole(place, &text, &[]);
+    let page = |target: &str| {
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("connected");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: metrics.example\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("to the end");
+        answer
+    };
+    assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o660);
+    assert!(page("/readyz").ends_with("ok\n"));
+    assert!(page("/metrics").contains("ringwall_config_generation 1\n"));
+    let heir = upgraded(&mut node);
+    assert!(node.child.wait().expect("ended").success());
+    assert!(page("/metrics").contains("ringwall_config_generation 2\n"));
+    // Elsewhere from the next one on: the file of the one before is gone with it.
+    let next = node.place.write("next.yaml", &text.replace("metrics.sock", "elsewhere.sock"));
+    std::fs::rename(next, node.place.path().join("ringwall.yaml")).expect("renamed");
+    let second = upgraded(&mut node);
+    heir.until_gone();
+    assert!(!path.exists() && path.with_file_name("elsewhere.sock").exists());
+    second.signal("TERM");
+    second.until_gone();
+    assert!(!path.with_file_name("elsewhere.sock").exists());
+}
+
+#[test]
 fn usr2_hands_over_and_the_file_of_the_number_follows() {
     let origin = Origin::plain();
     let place = Place::new();

@@ -8,7 +8,7 @@ mod upstream;
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ use serde_json::json;
 
 use crate::control::supervisor::{Settings, Source, start};
 use crate::policy::identify::key_store::{KeyRecord, NewKey, Pepper};
+use crate::sys::address::Address;
 use crate::worker::Wanted;
 
 const CONFIG: &str = include_str!("demo.yaml");
@@ -90,7 +91,7 @@ fn welcome(
     port: u16,
     credentials: &Credentials,
     drivers: &[&str],
-    metrics: Option<SocketAddr>,
+    metrics: Option<&Address>,
 ) -> String {
     let directory = directory.display();
     let curl = format!("curl --cacert {directory}/demo.pem");
