@@ -51,6 +51,7 @@ const LAWS: &[Law] = &[
             "cli/",
             "config/",
             "control/supervisor.rs",
+            "control/supervisor/",
             "snapshot/compile.rs",
             "snapshot/compile/",
         ]),
