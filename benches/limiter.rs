@@ -18,7 +18,9 @@ use std::{
 
 use ringwall::accept::arrivals::{ArrivalRate, Arrivals};
 use ringwall::accept::caps::{Bounds, Caps};
-use ringwall::policy::limit::{Fingerprint, Leases, LimitId, Rate, Table, fingerprint::FingerprintKey};
+use ringwall::policy::limit::{
+    Counts, Fingerprint, Leases, LimitId, Rate, Table, fingerprint::FingerprintKey,
+};
 
 const S: u64 = 1_000_000_000;
 const ROUNDS: usize = 7;
@@ -186,6 +188,23 @@ fn contenders() -> Vec<Contender> {
     add("arrivals/refused", {
         let (arrivals, rate) = (Arrivals::default(), ArrivalRate::new(1, 1_000 * S, 1).unwrap());
         Box::new(move |operations| timed(operations, |_| arrivals.admit(&rate, subscriber(1), S).is_ok()))
+    });
+    // A request in flight: in and out again.
+    let counts: &'static Counts = Box::leak(Box::new(Counts::new(4 << 20)));
+    let pass = move |who| counts.enter(who, 1_000).map(|seat| counts.leave(seat)).is_some();
+    add("counts/one key in and out", Box::new(move |operations| timed(operations, |_| pass(hot))));
+    add(
+        "counts/one key in and out, 2 threads",
+        Box::new(move |operations| contended(operations, move |_| move |_| pass(hot))),
+    );
+    add("counts/one key refused", {
+        let full = who(2);
+        let seat = counts.enter(full, 1);
+        Box::new(move |operations| timed(operations, |_| seat.is_some() && counts.enter(full, 1).is_none()))
+    });
+    add("counts/10,000 keys in and out", {
+        let many = many[..10_000].to_vec();
+        Box::new(move |operations| timed(operations, |step| pass(many[step as usize % many.len()])))
     });
     add("fingerprint of 16 bytes", {
         let (table, limit) = (self::table(1), LimitId::new("bench"));

@@ -439,7 +439,8 @@ apis:
     operations:
 {operations}
     allow: [{{ who: people, scope: orders.read }}]
-    limits: [{{ per: identity, rate: 1000000/s }}, {{ per: address, rate: 1000000000/s }}]
+    limits: [{{ per: identity, rate: 1000000/s }}, {{ per: address, rate: 1000000000/s }},
+      {{ per: identity, concurrency: 1000 }}, {{ per: address, concurrency: 1000 }}]
     headers:
       request: {{ set: {{ X-Gateway: test }}, remove: [X-Debug] }}
       response: {{ set: {{ X-Frame-Options: DENY }}, remove: [Server] }}"

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::config::model::{Api, GateMode, Limit, Listener, Maintenance, Mode, Surface, Tls};
+use crate::config::model::{Api, Bound, GateMode, Limit, Listener, Maintenance, Mode, Surface, Tls};
 use crate::config::{self, Code, Config, ConfigError, Errors, Loaded};
 use crate::schema::{Options, Program};
 use crate::snapshot::compile::{Kept, compile};
@@ -192,14 +192,17 @@ fn limit_words(within: Option<&str>, limit: &Limit) -> String {
         Mode::Observe => ", only observed",
         Mode::Off => ", off",
     };
-    format!(
-        "limit {}: {} with a burst of {}, so at most {} in any one {}{mode}",
-        limit.id(within),
-        limit.rate.value,
-        limit.burst_in_force(),
-        limit.admitted_in_one_period(),
-        limit.rate.period.unit(),
-    )
+    let id = limit.id(within);
+    match &limit.bound {
+        Bound::Frequency(frequency) => format!(
+            "limit {id}: {} with a burst of {}, so at most {} in any one {}{mode}",
+            frequency.rate.value,
+            frequency.burst_in_force(),
+            frequency.admitted_in_one_period(),
+            frequency.rate.period.unit(),
+        ),
+        Bound::Concurrency(most) => format!("limit {id}: at most {} in flight{mode}", most.value),
+    }
 }
 
 fn count(number: usize, what: &str) -> String {
@@ -254,17 +257,29 @@ fn maintenance_json(maintenance: &Maintenance) -> Value {
 }
 
 fn limit_json(within: Option<&str>, limit: &Limit) -> Value {
-    json!({
-        "id": limit.id(within),
-        "operation": within,
-        "rate": limit.rate.value.to_string(),
-        "burst": limit.burst_in_force(),
-        "period_seconds": limit.rate.period.seconds(),
-        "most_in_one_period": limit.admitted_in_one_period(),
-        "mode": match limit.mode {
+    let (id, mode) = (
+        limit.id(within),
+        match limit.mode {
             Mode::Enforce => "enforce",
             Mode::Observe => "observe",
             Mode::Off => "off",
         },
-    })
+    );
+    match &limit.bound {
+        Bound::Frequency(frequency) => json!({
+            "id": id,
+            "operation": within,
+            "rate": frequency.rate.value.to_string(),
+            "burst": frequency.burst_in_force(),
+            "period_seconds": frequency.rate.period.seconds(),
+            "most_in_one_period": frequency.admitted_in_one_period(),
+            "mode": mode,
+        }),
+        Bound::Concurrency(most) => json!({
+            "id": id,
+            "operation": within,
+            "concurrency": most.value,
+            "mode": mode,
+        }),
+    }
 }

@@ -253,6 +253,7 @@ async fn unreadable(x: &mut Exchange, client: &Client<'_>, reason: Reason, core:
 
 /// The end of an exchange: one record, and the counters.
 fn conclude(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
+    x.seats.leave();
     let silent = x.facts.status == 0 && x.facts.reason.is_none();
     if !silent {
         core.state.borrow_mut().record(x, link, view, &core.clock);

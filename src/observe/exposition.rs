@@ -121,7 +121,7 @@ families! {
     Overhead Histogram "ringwall_overhead_seconds" "The part of a request's duration that was spent in Ringwall itself.";
     Refusals Counter "ringwall_refusals_total" "Requests and connections refused, or requests that an observed policy would have refused.";
     PolicyDecisions Counter "ringwall_policy_decisions_total" "Decisions of policies: admitted, refused, or unknown (observed past its bound).";
-    LimitTableUsed Gauge "ringwall_limit_table_used_ratio" "Used part of a table of rate limits: address for keys that anybody can mint, identity for the others, connection for addresses that connect.";
+    LimitTableUsed Gauge "ringwall_limit_table_used_ratio" "Used part of a table of limits, of rates or of requests in flight: address for keys that anybody can mint, identity for the others, connection for addresses that connect.";
     TokenCache Counter "ringwall_token_cache_total" "Lookups in the cache of verified tokens.";
     TlsHandshakes Counter "ringwall_tls_handshakes_total" "TLS handshakes with clients: full, resumed or failed.";
     CertificateExpiry Gauge "ringwall_certificate_expiry_timestamp_seconds" "When the certificate that expires first on a listener does so.";

@@ -13,6 +13,7 @@ use crate::http::target::Target;
 use crate::observe::{RequestId, TargetId};
 use crate::policy::Mode;
 use crate::policy::identify::Identity;
+use crate::policy::limit::Seats;
 use crate::policy::respond::headers::Edits;
 use crate::snapshot::{Operation, Snapshot};
 use crate::tls::client_certificates::ClientCertificate;
@@ -68,6 +69,8 @@ pub struct Exchange {
     pub certificate: Option<Rc<ClientCertificate>>,
     /// Who is calling, once an enforced login has said so.
     pub identity: Option<Rc<Identity>>,
+    /// Its seats among the requests in flight of its keys, where limits count them.
+    pub seats: Seats,
     /// Fields of the request that are not forwarded.
     pub skip: FieldSet,
     /// Encoded lines (`name: value` CR LF) that are added to the forwarded request.
@@ -143,6 +146,7 @@ impl Exchange {
             api: u32::MAX,
             certificate: None,
             identity: None,
+            seats: Seats::default(),
             skip: FieldSet::EMPTY,
             inserts: Vec::with_capacity(1024),
             response_inserts: Vec::with_capacity(512),
@@ -171,6 +175,7 @@ impl Exchange {
         self.api = u32::MAX;
         self.certificate = None;
         self.identity = None;
+        self.seats.leave();
         self.skip = FieldSet::EMPTY;
         self.inserts.clear();
         self.response_inserts.clear();

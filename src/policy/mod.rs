@@ -201,6 +201,8 @@ fn run(links: &[Link], x: &mut Exchange, core: &mut CoreState) -> Verdict {
         core.count_decision(link.policy.index(), link.mode, matches!(verdict, Verdict::Refuse(_)));
         if let Verdict::Refuse(reason) = verdict {
             if link.mode == Mode::Enforce {
+                // It is not in flight any more, however long its client takes to read that.
+                x.seats.leave();
                 x.set_refuser(link.policy.name());
                 return verdict;
             }

@@ -563,6 +563,18 @@ const SLIPS: &[Slip] = &[
     (KEYS, "rate: 50/s", "rate: 0/s", &[(1601, "0/s")]),
     (KEYS, "rate: 50/s", "rate: 1M/month", &[(1601, "1M/month")]),
     (KEYS, "rate: 50/s", "quota: 50/s", &[(1005, "per: address"), (1009, "quota")]),
+    (KEYS, "rate: 50/s", "concurrency: 0", &[(1008, "0 }\n      - { per: identity, rate: 100")]),
+    (KEYS, "rate: 50/s", "concurrency: 1000001", &[(1008, "1000001")]),
+    (KEYS, "rate: 50/s", "concurrency: many", &[(1006, "many")]),
+    (KEYS, "rate: 50/s", "concurency: 5", &[(1003, "concurency")]),
+    (KEYS, "rate: 50/s", "rate: 50/s, concurrency: 5", &[(1650, "5 }")]),
+    (KEYS, "rate: 50/s", "concurrency: 5, burst: 7", &[(1650, "5, burst")]),
+    (
+        KEYS,
+        "rate: 50/s",
+        "concurrency: 5 }\n      - { per: address, concurrency: 6",
+        &[(1603, "{ per: address, concurrency: 6")],
+    ),
     (KEYS, "per: address", "per: ip", &[(1602, "ip,")]),
     (KEYS, "per: address", "per: [address, address ]", &[(1609, "address ]")]),
     (KEYS, "per: address", "per: claim:tenant", &[(1610, "claim:tenant")]),
@@ -817,17 +829,19 @@ fn the_verbs_answer_with_the_exit_codes_that_scripts_rely_on() {
     std::fs::write(folder.join("order.json"), schema).unwrap();
     let text = "ringwall: 1\nlisten: { address: \"127.0.0.1:0\", tls: none }\nupstreams: { app: \"http://127.0.0.1:3000\" }\n\
                 apis:\n  orders:\n    to: app\n    operations:\n      create: { match: POST /orders, body: { schema: order.json } }\n    \
-                allow: { who: anyone }\n    limits: { per: address, rate: 100/min, burst: 20 }\n";
+                allow: { who: anyone }\n    limits: [{ per: address, rate: 100/min, burst: 20 }, { per: address, concurrency: 7 }]\n";
     std::fs::write(&good, text).unwrap();
     let good = good.to_str().unwrap();
     let (code, out, err) = ringwall(&["check", "-c", good]);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("is ok") && out.contains("at most 120 in any one min"), "{out}");
+    assert!(out.contains("limit per address at once: at most 7 in flight"), "{out}");
     assert!(err.contains("note RW-1703") && err.contains("format"), "{err}");
     let (code, out, _) = ringwall(&["check", "--json", "-c", good]);
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &value["ok"]), (0, &true.into()));
     assert_eq!(value["apis"][0]["limits"][0]["most_in_one_period"], 120);
+    assert_eq!(value["apis"][0]["limits"][1]["concurrency"], 7);
     assert_eq!(value["notes"][0]["code"], "RW-1703");
 
     let bad = folder.join("bad.yaml");

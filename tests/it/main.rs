@@ -8,6 +8,7 @@ mod change;
 mod check;
 mod client_certificates;
 mod codes;
+mod concurrency;
 mod connection_rate;
 mod control_admin;
 mod control_fetch;

@@ -294,7 +294,7 @@ pub static API: Table = Table {
         ),
         Key::optional("closed", Shape::Bool, "answer 403 to everything below the base"),
         Key::optional("allow", Allow::SHAPE, "who may do what; nobody else gets in"),
-        Key::optional("limits", <Vec<Limit>>::SHAPE, "limits by rate"),
+        Key::optional("limits", <Vec<Limit>>::SHAPE, "limits by rate, or by requests in flight"),
         Key::optional("sizes", Sizes::SHAPE, "bounds on sizes"),
         Key::optional("headers", HeaderEdits::SHAPE, "fields to set and remove"),
         Key::optional("timeouts", Timeouts::SHAPE, "times"),
@@ -343,7 +343,7 @@ pub static OPERATION: Table = Table {
     keys: &[
         Key::required("match", Match::SHAPE, "a method and a path below the base; GET implies HEAD"),
         Key::optional("body", <Scoped<Body>>::SHAPE, "what the body must be"),
-        Key::optional("limits", <Scoped<Vec<Limit>>>::SHAPE, "limits by rate"),
+        Key::optional("limits", <Scoped<Vec<Limit>>>::SHAPE, "limits by rate, or by requests in flight"),
         Key::optional("sizes", <Scoped<Sizes>>::SHAPE, "bounds on sizes"),
         Key::optional("headers", <Scoped<HeaderEdits>>::SHAPE, "fields to set and remove"),
         Key::optional("timeouts", <Scoped<Timeouts>>::SHAPE, "times"),

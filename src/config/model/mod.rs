@@ -27,8 +27,8 @@ pub use login::{Algorithm, ApiKeys, Certificates, Claims, JwtKeys, Login, Method
 pub use maintenance::{Maintenance, Moment};
 pub use node::{Audit, Connections, Driver, Log, LogFormat, LogTarget, Metrics, NodeSettings, OnFull};
 pub use policy::{
-    Allow, Body, BodyType, Charset, Edits, Grant, HeaderEdits, Limit, LimitKey, Scoped, Sizes, SizesInForce,
-    Timeouts, TimeoutsInForce, Who,
+    Allow, Body, BodyType, Bound, Charset, Edits, Frequency, Grant, HeaderEdits, Limit, LimitKey, Scoped,
+    Sizes, SizesInForce, Timeouts, TimeoutsInForce, Who,
 };
 pub use resilience::{Balance, Breaker, Eject, HashKey, Requests, Retry};
 pub use upstream::{Host, Pool, SentProxy, Target, Trust, Upstream, UpstreamTimeouts};

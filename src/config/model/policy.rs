@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{GateMode, Mode};
-use crate::config::bind::{Bind, FromNode, Spanned, malformed, one_of};
+use crate::config::bind::{Bind, FromNode, KEY_MISSING, Spanned, malformed, one_of};
 use crate::config::error::{Code, ConfigError};
 use crate::config::node::{Node, NodeKind};
 use crate::config::shape::{Key, Shape, Table, nearest};
@@ -28,6 +28,8 @@ pub const BODY_EMPTY: Code = Code::new(1435);
 pub const BODY_TYPE: Code = Code::new(1436);
 /// A limit counts by the same thing twice.
 pub const LIMIT_KEY_TWICE: Code = Code::new(1609);
+/// A limit bounds both how often and how many at once.
+pub const LIMIT_BOUNDS_TWO: Code = Code::new(1650);
 
 /// A policy of an inner scope: alone, or against that of the scope around it.
 #[derive(Clone, Debug)]
@@ -253,7 +255,7 @@ fn wildcard<T>(node: &Node, bind: &mut Bind<'_>, fix: &str) -> Option<T> {
     None
 }
 
-/// One limit by rate.
+/// One limit: how often, or how many at once.
 #[derive(Clone, Debug)]
 pub struct Limit {
     /// Its name, if it has one.
@@ -266,12 +268,28 @@ pub struct Limit {
     pub operations: Option<Vec<Spanned<String>>>,
     /// What is counted apart: one count for each combination; at least one.
     pub per: Vec<Spanned<LimitKey>>,
+    /// What of them is bounded.
+    pub bound: Bound,
+    /// The whole map.
+    pub span: Span,
+}
+
+/// What a limit bounds.
+#[derive(Clone, Debug)]
+pub enum Bound {
+    /// How often.
+    Frequency(Frequency),
+    /// How many are in flight at any time.
+    Concurrency(Spanned<u64>),
+}
+
+/// How often.
+#[derive(Clone, Debug)]
+pub struct Frequency {
     /// How many in which time, in the long run.
     pub rate: Spanned<Rate>,
     /// How many at once, after a rest; `None`: the count of the rate.
     pub burst: Option<Spanned<u64>>,
-    /// The whole map.
-    pub span: Span,
 }
 
 /// What a limit counts apart.
@@ -307,8 +325,8 @@ impl fmt::Display for LimitKey {
     }
 }
 
-impl Limit {
-    /// [`Limit::burst`], or its default: the count of the rate.
+impl Frequency {
+    /// [`Frequency::burst`], or its default: the count of the rate.
     pub fn burst_in_force(&self) -> u64 {
         self.burst.map_or(self.rate.count, |burst| burst.value)
     }
@@ -317,9 +335,12 @@ impl Limit {
     pub fn admitted_in_one_period(&self) -> u64 {
         self.burst_in_force().saturating_add(self.rate.count)
     }
+}
 
-    /// What it is, whatever its place in the list: (name, or who + per + do + period) within its API. Counters are
-    /// kept under it over a reload, so a changed `rate` or `burst` does not reset them. `within` is the operation that
+impl Limit {
+    /// What it is, whatever its place in the list: (name, or who + per + do + period) within its API, `at once` standing
+    /// for the period where it bounds requests in flight. Counters are kept under it over a reload, so a changed `rate`,
+    /// `burst` or `concurrency` does not reset them. `within` is the operation that
     /// the limit stands in, if it stands in one.
     pub fn id(&self, within: Option<&str>) -> String {
         if let Some(name) = &self.name {
@@ -336,7 +357,10 @@ impl Limit {
             self.operations.as_ref().map(|all| sorted(all.iter().map(|name| name.value.clone()).collect()))
         };
         let operations = within.map(str::to_owned).or_else(written);
-        let mut id = format!("per {per} per {}", self.rate.period.unit());
+        let mut id = match &self.bound {
+            Bound::Frequency(frequency) => format!("per {per} per {}", frequency.rate.period.unit()),
+            Bound::Concurrency(_) => format!("per {per} at once"),
+        };
         if !who.is_empty() {
             id.push_str(&format!(" who {who}"));
         }
@@ -358,13 +382,14 @@ pub static LIMIT: Table = Table {
         Key::optional("who", <Vec<Who>>::SHAPE, "only requests of these logins").default("all"),
         Key::optional("do", <Vec<String>>::SHAPE, "only these operations").default("all"),
         Key::required("per", <Vec<LimitKey>>::SHAPE, "what is counted apart"),
-        Key::required("rate", Rate::SHAPE, "how many in which time, in the long run"),
-        Key::optional("burst", Shape::Int, "how many at once, after a rest")
+        Key::optional("rate", Rate::SHAPE, "how many in which time, in the long run; this or `concurrency`"),
+        Key::optional("burst", Shape::Int, "with `rate`: how many at once, after a rest")
             .default("the count of `rate`")
             .bounds("1", "1000000000"),
+        Key::optional("concurrency", Shape::Int, "how many may be in flight at any time; this or `rate`")
+            .bounds("1", "1000000"),
         Key::later("refund_on", "giving back what a later refusal cost"),
         Key::later("quota", "amounts over months"),
-        Key::later("concurrency", "requests at the same time"),
     ],
 };
 
@@ -385,9 +410,9 @@ impl FromNode for Limit {
             let mode = m.optional("mode").unwrap_or_default();
             let who = m.optional("who").unwrap_or_default();
             let operations = operations(m);
-            let burst = m.optional("burst");
-            let (per, rate) = (m.required("per"), m.required("rate"));
-            let per: Vec<Spanned<LimitKey>> = per?;
+            let per: Option<Vec<Spanned<LimitKey>>> = m.required("per");
+            let bound = bound(m);
+            let per = per?;
             for (at, key) in per.iter().enumerate() {
                 if let Some(first) = per[..at].iter().find(|first| first.value == key.value) {
                     m.error(
@@ -396,9 +421,35 @@ impl FromNode for Limit {
                     );
                 }
             }
-            Some(Limit { name, mode, who, operations, per, rate: rate?, burst, span: m.span() })
+            Some(Limit { name, mode, who, operations, per, bound: bound?, span: m.span() })
         })
     }
+}
+
+/// What a limit bounds: one thing, so that it has one count and one answer.
+fn bound(m: &mut crate::config::bind::MapBinder<'_, '_, '_>) -> Option<Bound> {
+    let (rate, burst) = (m.optional("rate"), m.optional("burst"));
+    let concurrency = m.optional("concurrency");
+    let Some(at_once) = m.node("concurrency") else {
+        if !m.attempted("concurrency") && !m.attempted("rate") {
+            let error =
+                ConfigError::new(KEY_MISSING, "the limit says neither how often nor how many", m.head_span())
+                    .expected("`rate: 100/min`, or `concurrency: 10`");
+            m.error(error);
+        }
+        return rate.map(|rate| Bound::Frequency(Frequency { rate, burst }));
+    };
+    let span = at_once.span;
+    let beside = ["rate", "burst"].into_iter().find_map(|key| m.node(key).map(|node| (key, node.span)));
+    if let Some((key, also)) = beside {
+        let error = ConfigError::new(LIMIT_BOUNDS_TWO, "a limit bounds how often, or how many at once", span)
+            .also(also, format!("`{key}` is how often"))
+            .fix("write a limit of its own for each")
+            .why("each has a name, a count and an answer of its own");
+        m.error(error);
+        return None;
+    }
+    concurrency.map(Bound::Concurrency)
 }
 
 impl FromNode for LimitKey {

@@ -62,6 +62,8 @@ pub(super) fn add_sources(
         let tables = [
             ("address", snapshot.tables.minted.used_ratio(now_ns)),
             ("identity", snapshot.tables.identities.used_ratio(now_ns)),
+            ("address_in_flight", snapshot.tables.minted_counts.used_ratio()),
+            ("identity_in_flight", snapshot.tables.identity_counts.used_ratio()),
             ("connection", node.arrivals.used_ratio(now_ns)),
         ];
         for (keys, used_ratio) in tables {

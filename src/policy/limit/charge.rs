@@ -1,4 +1,4 @@
-//! Several limits charged as one: all or none.
+//! Several rates charged as one: all or none.
 //!
 //! All are read first, so that a request which one limit refuses costs the others nothing, not even for a
 //! moment; then all are charged, and a charge that fails all the same (another core was faster) gives the
@@ -7,6 +7,7 @@
 //! Not for: choosing the limits. Called by the limit policy.
 
 use super::{
+    counts::Counts,
     fingerprint::Fingerprint,
     gcra::Rate,
     leases::Leases,
@@ -21,8 +22,16 @@ pub struct Tables {
     /// For keys that a login or the configuration has vouched for: whoever floods the other table cannot
     /// take cells from these.
     pub identities: Table,
+    /// Requests in flight, of keys that anybody can mint.
+    pub minted_counts: Counts,
+    /// Requests in flight, of the other keys.
+    pub identity_counts: Counts,
     cores: usize,
 }
+
+/// The part of the tables' memory that counts requests in flight: two of so many. A key takes as much as for its rate, but
+/// only while it has a request here, so far fewer are there at once.
+const COUNTS_SHARE: usize = 16;
 
 /// Which of the tables keeps a limit's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +67,17 @@ pub struct Demand {
 }
 
 impl Tables {
-    /// Tables of `bytes` together, half each, for so many cores.
+    /// Tables of `bytes` together, half for each kind of keys, for so many cores.
     pub fn new(bytes: usize, cores: usize) -> Tables {
-        Tables { minted: Table::new(bytes / 2), identities: Table::new(bytes / 2), cores }
+        let counts = bytes / COUNTS_SHARE;
+        let rates = bytes / 2 - counts;
+        Tables {
+            minted: Table::new(rates),
+            identities: Table::new(rates),
+            minted_counts: Counts::new(counts),
+            identity_counts: Counts::new(counts),
+            cores,
+        }
     }
 
     /// The table that keeps such keys.
@@ -68,6 +85,15 @@ impl Tables {
         match keys {
             Keys::Minted => &self.minted,
             Keys::Identities => &self.identities,
+        }
+    }
+
+    /// The table that counts the requests in flight of such keys.
+    #[inline]
+    pub fn counts_of(&self, keys: Keys) -> &Counts {
+        match keys {
+            Keys::Minted => &self.minted_counts,
+            Keys::Identities => &self.identity_counts,
         }
     }
 }
@@ -118,6 +144,25 @@ pub fn charge_all(
             Charge::Refused { retry_after_ns } => Err((0, retry_after_ns)),
         };
     }
+    if let Some(refused) = read_all(tables, core, demands, now_ns) {
+        return Err(refused);
+    }
+    for index in 0..demands.len() {
+        if let Charge::Refused { retry_after_ns } = charge_one(tables, core, &mut demands[index], now_ns) {
+            refund_all(tables, core, &demands[..index], now_ns);
+            return Err((index, retry_after_ns));
+        }
+    }
+    Ok(())
+}
+
+/// What [`charge_all`] would come to for each demand, without charging; which refuses for the longest time, if one does.
+pub fn read_all(
+    tables: &Tables,
+    core: &mut PerCore,
+    demands: &mut [Demand],
+    now_ns: u64,
+) -> Option<(usize, u64)> {
     let mut refused: Option<(usize, u64)> = None;
     for (index, demand) in demands.iter_mut().enumerate() {
         let leases = core.leases(demand.keys, tables.cores);
@@ -129,16 +174,7 @@ pub fn charge_all(
             refused = Some((index, retry_after_ns));
         }
     }
-    if let Some(refused) = refused {
-        return Err(refused);
-    }
-    for index in 0..demands.len() {
-        if let Charge::Refused { retry_after_ns } = charge_one(tables, core, &mut demands[index], now_ns) {
-            refund_all(tables, core, &demands[..index], now_ns);
-            return Err((index, retry_after_ns));
-        }
-    }
-    Ok(())
+    refused
 }
 
 /// Gives back what the demands were charged (see [`Table::refund`]).

@@ -5,6 +5,10 @@
 //! requests are admitted at once and at any later time, one more after `t` seconds, and after `Retry-After`.
 //! So everything is rounded towards later and fewer.
 //!
+//! A limit on requests in flight is one whose unit is such requests, `"name";q=10;qu="concurrent-requests"`. A client that
+//! counts its own needs nothing more, so `RateLimit` speaks of it only where it refused: `"name";r=0`. No time is said, as
+//! nobody knows when one ends.
+//!
 //! `q` is the burst and `w` the time in which a whole burst is granted: `rate: 100/min, burst: 20` says
 //! `q=20;w=12`, since a client that sent 100 at once would be refused.
 //!
@@ -28,6 +32,20 @@ pub const SEPARATOR: &[u8] = b", ";
 pub const fn item_bytes_max(name: &str) -> usize {
     // Quotes and escapes + `;q=` and `;w=` with 15 digits each.
     2 + 2 * name.len() + 2 * (3 + 15)
+}
+
+/// Appends the item of `RateLimit-Policy` of a limit on requests in flight: `"name";q=10;qu="concurrent-requests"`.
+pub fn write_policy_in_flight(out: &mut Vec<u8>, name: &Name, most: u32) {
+    out.extend_from_slice(&name.0);
+    out.extend_from_slice(b";q=");
+    write_integer(out, u64::from(most));
+    out.extend_from_slice(b";qu=\"concurrent-requests\"");
+}
+
+/// Appends the item of `RateLimit` of a limit on requests in flight that refused: `"name";r=0`.
+pub fn write_none_left(out: &mut Vec<u8>, name: &Name) {
+    out.extend_from_slice(&name.0);
+    out.extend_from_slice(b";r=0");
 }
 
 /// Appends a limit's item of `RateLimit-Policy`: `"name";q=100;w=60`.

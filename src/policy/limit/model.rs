@@ -1,4 +1,4 @@
-//! A model of the table's interleavings: the same code on words whose every access is a scheduling point.
+//! A model of the tables' interleavings: the same code on words whose every access is a scheduling point.
 //!
 //! Shuttle runs each scenario under many hundreds of schedules, random and with few preemptions (PCT). It knows
 //! only sequential consistency; that is what the table needs, since a cell is one word and the gate's holder
@@ -11,9 +11,11 @@ use shuttle::{
 };
 
 use super::{
+    cells::Memory,
+    counts::Counts,
     fingerprint::{Fingerprint, FingerprintKey, LimitId},
     gcra::Rate,
-    table::{CLOCK_LAG_NS_MAX, Memory, Table},
+    table::{CLOCK_LAG_NS_MAX, Table},
 };
 
 const S: u64 = 1_000_000_000;
@@ -47,8 +49,12 @@ impl Memory for Words {
 
 type Model = Arc<Table<Words>>;
 
+fn words(sets: usize) -> Words {
+    Words((0..8 * sets).map(|_| Mutex::new(0)).collect())
+}
+
 fn model(sets: usize) -> Model {
-    Arc::new(Table::in_memory(Words((0..8 * sets).map(|_| Mutex::new(0)).collect()), KEY))
+    Arc::new(Table::in_memory(words(sets), KEY))
 }
 
 fn who(number: u64) -> Fingerprint {
@@ -215,5 +221,136 @@ fn insert_evict_a_key_moves_between_its_two_sets_without_being_doubled() {
         let back = keys[12];
         assert_eq!(charge_at_once(&table, rate(1), &[(back, now), (keys[15], now), (back, now)]), 2);
         assert_eq!(charge_at_once(&table, rate(1), &[(back, now), (keys[15], now)]), 0);
+    });
+}
+
+// ---- requests in flight
+
+/// These scenarios are longer: fewer schedules of each.
+fn explore_briefly(scenario: impl Fn() + Send + Sync + Copy + 'static) {
+    check_random(scenario, 300);
+    check_pct(scenario, 200, 3);
+}
+
+type CountsModel = Arc<Counts<Words>>;
+
+/// Who enters, once each, on a thread of its own, stays for a moment and leaves; how many got in. At no moment are more than
+/// `most` of the key `watched` in, of whom `before` are in already.
+fn pass_through(counts: &CountsModel, most: u32, keys: &[u64], (watched, before): (u64, u32)) -> usize {
+    let inside = Arc::new(Mutex::new(before));
+    let threads: Vec<_> = keys
+        .iter()
+        .map(|&key| {
+            let (counts, inside) = (counts.clone(), inside.clone());
+            thread::spawn(move || {
+                let Some(seat) = counts.enter(who(key), most) else { return 0 };
+                if key == watched {
+                    let mut inside = inside.lock().unwrap();
+                    *inside += 1;
+                    assert!(*inside <= most, "more are in than may be");
+                }
+                thread::yield_now();
+                if key == watched {
+                    *inside.lock().unwrap() -= 1;
+                }
+                counts.leave(seat);
+                1
+            })
+        })
+        .collect();
+    threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+}
+
+fn is_empty(counts: &CountsModel) -> bool {
+    // Keys that were never here have no cell: of them the overflow of their home is told.
+    counts.used_ratio() == 0.0 && (9_000..9_004).all(|key| counts.inside(who(key)) == 0)
+}
+
+fn counts(sets: usize) -> CountsModel {
+    Arc::new(Counts::in_memory(words(sets), KEY))
+}
+
+#[test]
+fn enter_enter_the_bound_holds_and_nobody_is_refused_below_it() {
+    explore_briefly(|| {
+        let counts = counts(1);
+        assert_eq!(pass_through(&counts, 2, &[1, 1], (1, 0)), 2, "there is room for both");
+        let admitted = pass_through(&counts, 2, &[1, 1, 1], (1, 0));
+        assert!(admitted >= 2);
+        assert!(is_empty(&counts));
+    });
+}
+
+#[test]
+fn enter_leave_rekey_the_bound_holds_while_cells_come_and_go() {
+    explore_briefly(|| {
+        let counts = counts(1);
+        // All seven cells belong to somebody who is gone: each who enters takes one that another may want.
+        for key in 10..17 {
+            let seat = counts.enter(who(key), 1).unwrap();
+            counts.leave(seat);
+        }
+        pass_through(&counts, 1, &[10, 10, 1, 10], (10, 0));
+        assert!(is_empty(&counts));
+    });
+}
+
+#[test]
+fn seats_of_a_key_in_the_overflow_and_in_a_cell_are_never_more_than_the_bound() {
+    explore_briefly(|| {
+        let counts = counts(1);
+        let mut there: Vec<_> = (10..17).map(|key| counts.enter(who(key), 1).unwrap()).collect();
+        // One of the key is in the overflow; then a cell becomes free while others of it come, and go.
+        let shared = counts.enter(who(1), 2).unwrap();
+        let leaver = {
+            let (counts, seat) = (counts.clone(), there.pop().unwrap());
+            thread::spawn(move || counts.leave(seat))
+        };
+        pass_through(&counts, 2, &[1, 1, 1], (1, 1));
+        leaver.join().unwrap();
+        counts.leave(shared);
+        there.into_iter().for_each(|seat| counts.leave(seat));
+        assert!(is_empty(&counts));
+    });
+}
+
+#[test]
+fn a_mixed_cell_that_is_given_away_is_not_forgotten() {
+    explore_briefly(|| {
+        let counts = counts(1);
+        let mut there: Vec<_> = (10..17).map(|key| counts.enter(who(key), 1).unwrap()).collect();
+        let shared = counts.enter(who(1), 2).unwrap();
+        counts.leave(there.pop().unwrap());
+        let own = counts.enter(who(1), 2).unwrap();
+        let leaver = {
+            let counts = counts.clone();
+            thread::spawn(move || {
+                counts.leave(own);
+                counts.leave(shared);
+            })
+        };
+        // Another key takes the cell as soon as it is empty, and the first one comes back.
+        pass_through(&counts, 1, &[20, 1, 1], (1, 0));
+        leaver.join().unwrap();
+        there.into_iter().for_each(|seat| counts.leave(seat));
+        assert!(is_empty(&counts));
+    });
+}
+
+#[test]
+fn a_key_that_moves_between_its_two_sets_is_counted_once() {
+    let keys: &'static [u64] = Box::leak(guests().take(15).collect());
+    explore_briefly(move || {
+        let counts = counts(2);
+        let mut there: Vec<_> = keys[..13].iter().map(|&key| counts.enter(who(key), 1).unwrap()).collect();
+        let (key, other) = (keys[13], keys[14]);
+        let leaver = {
+            let (counts, seats) = (counts.clone(), [there.remove(0), there.pop().unwrap()]);
+            thread::spawn(move || seats.into_iter().for_each(|seat| counts.leave(seat)))
+        };
+        pass_through(&counts, 1, &[key, other, key], (key, 0));
+        leaver.join().unwrap();
+        there.into_iter().for_each(|seat| counts.leave(seat));
+        assert!(is_empty(&counts));
     });
 }

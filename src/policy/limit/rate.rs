@@ -1,17 +1,21 @@
-//! `limits`: how often a caller may ask.
+//! `limits`: how often a caller may ask, and how many requests of it may be in flight.
 //!
 //! # What it does
-//! Charges each request one token of every limit that concerns it: all, or none and the request is refused. Only what
-//! every enforced limit of the same stage admits is charged. Limits that are observed have counters of their own and
-//! change nothing.
+//! Charges each request one token of every rate that concerns it, and takes a seat of every limit on requests in flight: all,
+//! or none and the request is refused. Only what every enforced limit of the same stage admits is charged. Limits that are
+//! observed have counters of their own and change nothing.
+//!
+//! A seat is held until the exchange is over: the last byte of the answer, a client that is gone, an upstream that failed, a
+//! deadline, a panic; a policy behind this one that refuses gives it back at once ([`super::seats`]).
 //!
 //! # Configuration
-//! `limits: [{ per: identity, rate: 100/min, burst: 20 }]`, on an API (shared by its operations, unless counted `per:
-//! operation`) or an operation. `per` names what is counted apart, `who` and `do` whom and what the limit concerns.
+//! `limits: [{ per: identity, rate: 100/min, burst: 20 }, { per: identity, concurrency: 10 }]`, on an API (shared by its
+//! operations, unless counted `per: operation`) or an operation. `per` names what is counted apart, `who` and `do` whom and
+//! what the limit concerns.
 //!
 //! * `identity`: login, issuer and subject. Who has none (`anyone` was admitted) is counted by address.
-//! * `address`: IPv4 whole; IPv6 by /64, and its /48 at [`WIDE_FACTOR`] times the rate and burst, since one subscriber
-//!   commonly has a /56 or a /48.
+//! * `address`: IPv4 whole; IPv6 by /64, and its /48 at [`WIDE_FACTOR`] times the rate and burst, or the number in flight,
+//!   since one subscriber commonly has a /56 or a /48.
 //! * `header:NAME`: the first value; `claim:NAME`: the value of a token's claim that is a text, a number or a boolean (a
 //!   NAME that begins with `/` is a JSON Pointer). All requests without one are counted together, so that leaving it out is
 //!   no way around the limit.
@@ -19,15 +23,16 @@
 //!
 //! Limits keyed only by address or header, and without `who`, run before the login, so they count failed logins too; the
 //! others after `allow`. A limit is known by (api, name or who + per + do + period); its counters survive a reload, also
-//! one that changes `rate` or `burst`.
+//! one that changes `rate`, `burst` or `concurrency`: who is in flight stays, and counts.
 //!
 //! # Answers
-//! 429 `rate_exceeded` with `Retry-After`; `RateLimit` and `RateLimit-Policy` on every answer that an enforced limit
-//! concerns (see [`super::headers`]: a client that obeys is never refused).
+//! 429 `rate_exceeded` with `Retry-After`; 429 `concurrency_exceeded` without, as nobody knows when a request ends; nobody
+//! waits for a seat. `RateLimit-Policy` on every answer that an enforced limit concerns, `RateLimit` with what is left of
+//! rates and of the limit that refused (see [`super::headers`]: a client that obeys is never refused).
 //!
 //! # Cost
-//! One hash of the key and one charge ([`super::table`]) a limit, twice that for an IPv6 address; no allocation in steady
-//! state.
+//! One hash of the key and one charge ([`super::table`]) or one seat ([`super::counts`]) a limit, twice that for an IPv6
+//! address; no allocation in steady state.
 //!
 //! # References
 //! RFC 6585 §4 (429); RFC 9110 §10.2.3; draft-ietf-httpapi-ratelimit-headers-10; OWASP API4.
@@ -44,14 +49,19 @@ use crate::policy::identify::LoginId;
 use crate::policy::{Compiled, Link, Mode, Policy, Stage, Verdict};
 use crate::worker::state::CoreState;
 
-use super::charge::{Demand, Keys, PerCore, Tables, charge_all};
+use super::charge::{Demand, Keys, PerCore, Tables, charge_all, read_all};
 use super::fingerprint::LimitId;
 use super::gcra::{Rate, RateError};
-use super::headers::{Name, SEPARATOR, write_limit, write_policy, write_retry_after};
+use super::headers::{
+    Name, SEPARATOR, write_limit, write_none_left, write_policy, write_policy_in_flight, write_retry_after,
+};
 use super::table::Charge;
 
 /// Somebody asked more often than a limit admits.
 pub const RATE_EXCEEDED: Reason = Reason::client("rate_exceeded", 3201, 429, "Too many requests");
+/// Somebody has as many requests in flight as a limit admits.
+pub const CONCURRENCY_EXCEEDED: Reason =
+    Reason::client("concurrency_exceeded", 3250, 429, "Too many requests at once");
 
 /// A burst that would take decades to come back.
 pub const BURST_SPAN: Code = Code::new(1611);
@@ -61,19 +71,21 @@ pub const TOO_MANY: Code = Code::new(1612);
 /// The most limits of one operation, stage and mode.
 pub const LIMITS_MAX: usize = 16;
 
-/// How many times a limit's rate and burst the /48 around an IPv6 address has.
+/// How many times a limit's rate and burst, or number in flight, the /48 around an IPv6 address has.
 pub const WIDE_FACTOR: u64 = 16;
 
 /// The limits of one operation at one stage and in one mode.
 #[derive(Debug)]
 pub struct Limits {
-    limits: Box<[Limit]>,
+    rates: Box<[Limit<Rate>]>,
+    /// Those on requests in flight.
+    seats: Box<[Limit<Most>]>,
     tables: Arc<Tables>,
 }
 
 /// One limit, as it concerns one operation.
 #[derive(Debug)]
-struct Limit {
+struct Limit<B> {
     /// What the client is told it is called.
     name: Name,
     /// Its item of `RateLimit-Policy`.
@@ -83,9 +95,14 @@ struct Limit {
     who: Box<[LoginId]>,
     per: Box<[Key]>,
     keys: Keys,
-    rate: Rate,
-    wide: Rate,
+    /// Of a key.
+    bound: B,
+    /// Of the wide network of an IPv6 address.
+    wide: B,
 }
+
+/// A bound on requests in flight.
+type Most = u32;
 
 /// What is counted apart.
 #[derive(Debug)]
@@ -123,7 +140,7 @@ pub fn links(
         .map(|limit| (limit, None))
         .chain(own.into_iter().flatten().map(|limit| (limit, Some(operation_name))));
     let mut errors = Vec::new();
-    let mut groups: Vec<(Stage, Mode, Vec<Limit>)> = Vec::new();
+    let mut groups: Vec<(Stage, Mode, Group)> = Vec::new();
     for (limit, within) in all {
         let mode = match limit.mode {
             written::Mode::Enforce => Mode::Enforce,
@@ -131,32 +148,81 @@ pub fn links(
             written::Mode::Off => continue,
         };
         let stage = stage_of(limit);
-        match Limit::compile(api_name, operation_name, limit, within, mode, login_of, claims) {
-            Err(error) => errors.push(error),
-            Ok(compiled) => match groups.iter_mut().find(|group| (group.0, group.1) == (stage, mode)) {
-                Some((_, _, limits)) if limits.len() == LIMITS_MAX => errors.push(
-                    ConfigError::new(
-                        TOO_MANY,
-                        format!("more than {LIMITS_MAX} limits concern one operation"),
-                        limit.span,
-                    )
-                    .fix("merge some, or narrow them with `do`")
-                    .why("they are charged together, for every request"),
-                ),
-                Some((_, _, limits)) => limits.push(compiled),
-                None => groups.push((stage, mode, vec![compiled])),
+        let known = groups.iter().position(|group| (group.0, group.1) == (stage, mode));
+        let place = known.unwrap_or_else(|| {
+            groups.push((stage, mode, Group::default()));
+            groups.len() - 1
+        });
+        let group = &mut groups[place].2;
+        if group.rates.len() + group.seats.len() == LIMITS_MAX {
+            errors.push(
+                ConfigError::new(
+                    TOO_MANY,
+                    format!("more than {LIMITS_MAX} limits concern one operation"),
+                    limit.span,
+                )
+                .fix("merge some, or narrow them with `do`")
+                .why("they are charged together, for every request"),
+            );
+            continue;
+        }
+        let names = Names { api: api_name, operation: operation_name, within, login_of, claims };
+        match &limit.bound {
+            written::Bound::Frequency(frequency) => match rates(frequency) {
+                Ok(bounds) => group.rates.push(Limit::compile(limit, mode, &names, bounds, write_policy)),
+                Err(error) => errors.push(error),
             },
+            written::Bound::Concurrency(most) => {
+                let most = u32::try_from(most.value).unwrap_or(u32::MAX);
+                let bounds = (most, most.saturating_mul(WIDE_FACTOR as u32));
+                let write =
+                    |out: &mut Vec<u8>, name: &Name, most: &Most| write_policy_in_flight(out, name, *most);
+                group.seats.push(Limit::compile(limit, mode, &names, bounds, write));
+            }
         }
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    let link = |(stage, mode, limits): (Stage, Mode, Vec<Limit>)| Link {
+    let link = |(stage, mode, group): (Stage, Mode, Group)| Link {
         stage,
         mode,
-        policy: Compiled::Limits(Limits { limits: limits.into(), tables: Arc::clone(tables) }),
+        policy: Compiled::Limits(Limits {
+            rates: group.rates.into(),
+            seats: group.seats.into(),
+            tables: Arc::clone(tables),
+        }),
     };
     Ok(groups.into_iter().map(link).collect())
+}
+
+/// The limits of one stage and mode.
+#[derive(Default)]
+struct Group {
+    rates: Vec<Limit<Rate>>,
+    seats: Vec<Limit<Most>>,
+}
+
+/// What a limit's names mean where it stands.
+struct Names<'a> {
+    api: &'a str,
+    operation: &'a str,
+    /// The operation that the limit stands in, if it stands in one.
+    within: Option<&'a str>,
+    login_of: &'a dyn Fn(&str) -> Option<LoginId>,
+    claims: &'a [String],
+}
+
+/// The rate of a key, and that of the wide network of an IPv6 address.
+fn rates(frequency: &written::Frequency) -> Result<(Rate, Rate), ConfigError> {
+    let (count, period_ns, burst) =
+        (frequency.rate.value.count, frequency.rate.value.period.nanos(), frequency.burst_in_force());
+    let too_slow =
+        |_: RateError| burst_span(frequency.burst.as_ref().map_or(frequency.rate.span, |burst| burst.span));
+    let rate = Rate::new(count, period_ns, burst).map_err(too_slow)?;
+    let wide_count = count.saturating_mul(WIDE_FACTOR).min(period_ns);
+    let wide = Rate::new(wide_count, period_ns, burst.saturating_mul(WIDE_FACTOR)).map_err(too_slow)?;
+    Ok((rate, wide))
 }
 
 impl Policy for Limits {
@@ -171,23 +237,68 @@ impl Limits {
     fn judge(&self, x: &mut Exchange, core: &mut PerCore, now_ns: u64) -> Verdict {
         let mut demands = std::mem::take(&mut core.demands);
         demands.clear();
-        for (index, limit) in self.limits.iter().enumerate() {
+        for (index, limit) in self.rates.iter().enumerate() {
             if limit.concerns(x) {
                 limit.demand(index as u8, x, &self.tables, &mut core.key, &mut demands);
             }
         }
-        let mut outcome = charge_all(&self.tables, core, &mut demands, now_ns);
-        if outcome.is_err() && is_established(x) && self.find_room(&mut demands, now_ns) {
-            outcome = charge_all(&self.tables, core, &mut demands, now_ns);
-        }
-        if x.enforcing() && !demands.is_empty() {
-            self.tell(x, &demands, outcome, now_ns);
-        }
+        let verdict = match self.seats.is_empty() {
+            true => self.charge(x, core, &mut demands, now_ns),
+            false => self.seat_and_charge(x, core, &mut demands, now_ns),
+        };
         core.demands = demands;
+        verdict
+    }
+
+    /// Charges all demands, or none.
+    #[inline]
+    fn charge(&self, x: &mut Exchange, core: &mut PerCore, demands: &mut [Demand], now_ns: u64) -> Verdict {
+        let mut outcome = charge_all(&self.tables, core, demands, now_ns);
+        if outcome.is_err() && is_established(x) && self.find_room(demands, now_ns) {
+            outcome = charge_all(&self.tables, core, demands, now_ns);
+        }
+        if x.enforcing() {
+            self.tell(x, demands, None, now_ns);
+        }
         match outcome {
             Ok(()) => Verdict::Continue,
-            Err(_) => Verdict::Refuse(&RATE_EXCEEDED),
+            Err((_, retry_after_ns)) => {
+                if x.enforcing() {
+                    x.answer_inserts.extend_from_slice(b"retry-after: ");
+                    write_retry_after(&mut x.answer_inserts, retry_after_ns);
+                    x.answer_inserts.extend_from_slice(b"\r\n");
+                }
+                Verdict::Refuse(&RATE_EXCEEDED)
+            }
         }
+    }
+
+    /// Takes the seats first: they can be given back as if nothing had been, so that a request which is refused for want of
+    /// one costs no rate anything, and the other way round.
+    fn seat_and_charge(
+        &self,
+        x: &mut Exchange,
+        core: &mut PerCore,
+        demands: &mut [Demand],
+        now_ns: u64,
+    ) -> Verdict {
+        let before = x.seats.len();
+        let full =
+            self.seats.iter().find(|limit| limit.concerns(x) && !limit.seat(x, &self.tables, &mut core.key));
+        let verdict = match full {
+            None => self.charge(x, core, demands, now_ns),
+            Some(full) => {
+                read_all(&self.tables, core, demands, now_ns);
+                if x.enforcing() {
+                    self.tell(x, demands, Some(full), now_ns);
+                }
+                Verdict::Refuse(&CONCURRENCY_EXCEEDED)
+            }
+        };
+        if matches!(verdict, Verdict::Refuse(_)) {
+            x.seats.leave_from(before);
+        }
+        verdict
     }
 
     /// Moves what found the table of addresses full to that of the identities, which nobody fills with addresses; whether
@@ -204,30 +315,53 @@ impl Limits {
         moved
     }
 
-    /// Writes the fields that say how the client stands.
-    fn tell(&self, x: &mut Exchange, demands: &[Demand], outcome: Result<(), (usize, u64)>, now_ns: u64) {
-        let out = &mut x.response_inserts;
-        out.extend_from_slice(b"ratelimit-policy: ");
-        for (position, demand) in one_each(demands, now_ns).enumerate() {
-            if position > 0 {
-                out.extend_from_slice(SEPARATOR);
-            }
-            out.extend_from_slice(&self.limits[usize::from(demand.limit)].policy);
+    /// Writes the fields that say how the client stands: with all limits that concern it, what is left of rates, and that
+    /// nothing is left of the one on requests in flight that is `full`.
+    fn tell(&self, x: &mut Exchange, demands: &[Demand], full: Option<&Limit<Most>>, now_ns: u64) {
+        let mut out = std::mem::take(&mut x.response_inserts);
+        let mut items = Items::of(b"ratelimit-policy: ");
+        for demand in one_each(demands, now_ns) {
+            items.next(&mut out).extend_from_slice(&self.rates[usize::from(demand.limit)].policy);
         }
-        out.extend_from_slice(b"\r\nratelimit: ");
-        for (position, demand) in one_each(demands, now_ns).enumerate() {
-            if position > 0 {
-                out.extend_from_slice(SEPARATOR);
-            }
+        for limit in self.seats.iter().filter(|limit| limit.concerns(x)) {
+            items.next(&mut out).extend_from_slice(&limit.policy);
+        }
+        items.end(&mut out);
+        let mut items = Items::of(b"ratelimit: ");
+        for demand in one_each(demands, now_ns) {
             let Some(charge) = demand.charge else { continue };
-            let limit = &self.limits[usize::from(demand.limit)];
-            write_limit(out, &limit.name, &demand.rate, &charge, now_ns);
+            let limit = &self.rates[usize::from(demand.limit)];
+            write_limit(items.next(&mut out), &limit.name, &demand.rate, &charge, now_ns);
         }
-        out.extend_from_slice(b"\r\n");
-        if let Err((_, retry_after_ns)) = outcome {
-            x.answer_inserts.extend_from_slice(b"retry-after: ");
-            write_retry_after(&mut x.answer_inserts, retry_after_ns);
-            x.answer_inserts.extend_from_slice(b"\r\n");
+        if let Some(full) = full {
+            write_none_left(items.next(&mut out), &full.name);
+        }
+        items.end(&mut out);
+        x.response_inserts = out;
+    }
+}
+
+/// A field that is a list, written item by item; not at all if there is none.
+struct Items {
+    name: &'static [u8],
+    begun: bool,
+}
+
+impl Items {
+    fn of(name: &'static [u8]) -> Items {
+        Items { name, begun: false }
+    }
+
+    /// Where the next item is written.
+    fn next<'o>(&mut self, out: &'o mut Vec<u8>) -> &'o mut Vec<u8> {
+        out.extend_from_slice(if self.begun { SEPARATOR } else { self.name });
+        self.begun = true;
+        out
+    }
+
+    fn end(self, out: &mut Vec<u8>) {
+        if self.begun {
+            out.extend_from_slice(b"\r\n");
         }
     }
 }
@@ -255,33 +389,24 @@ pub fn burst_span(span: Span) -> ConfigError {
         .fix("a smaller burst, or a faster rate")
 }
 
-impl Limit {
+impl<B> Limit<B> {
     fn compile(
-        api: &str,
-        operation: &str,
         limit: &written::Limit,
-        within: Option<&str>,
         mode: Mode,
-        login_of: &dyn Fn(&str) -> Option<LoginId>,
-        claims: &[String],
-    ) -> Result<Limit, ConfigError> {
-        let (count, period_ns, burst) =
-            (limit.rate.value.count, limit.rate.value.period.nanos(), limit.burst_in_force());
-        let too_slow =
-            |_: RateError| burst_span(limit.burst.as_ref().map_or(limit.rate.span, |burst| burst.span));
-        let rate = Rate::new(count, period_ns, burst).map_err(too_slow)?;
-        let wide_count = count.saturating_mul(WIDE_FACTOR).min(period_ns);
-        let wide = Rate::new(wide_count, period_ns, burst.saturating_mul(WIDE_FACTOR)).map_err(too_slow)?;
-        let name = limit.id(within);
+        names: &Names<'_>,
+        (bound, wide): (B, B),
+        write: impl FnOnce(&mut Vec<u8>, &Name, &B),
+    ) -> Limit<B> {
+        let name = limit.id(names.within);
         // What is observed must not pay into what is enforced.
         let observed = if mode == Mode::Observe { " observed" } else { "" };
-        let id = LimitId::new(&format!("{api}/{name}{observed}"));
+        let id = LimitId::new(&format!("{}/{name}{observed}", names.api));
         let mut policy = Vec::new();
         let name = Name::new(&name);
-        write_policy(&mut policy, &name, &rate);
+        write(&mut policy, &name, &bound);
         let everybody = limit.who.iter().any(|who| who.value == written::Who::Anyone);
         let who = limit.who.iter().filter_map(|who| match &who.value {
-            written::Who::Login(login) if !everybody => login_of(login),
+            written::Who::Login(login) if !everybody => (names.login_of)(login),
             _ => None,
         });
         let per = limit.per.iter().map(|key| match &key.value {
@@ -289,9 +414,9 @@ impl Limit {
             written::LimitKey::Address => Key::Address,
             written::LimitKey::Header(name) => Key::Header(name.as_bytes().into()),
             written::LimitKey::Claim(name) => {
-                Key::Claim(claims.iter().position(|claim| claim == name).unwrap_or(usize::MAX))
+                Key::Claim(names.claims.iter().position(|claim| claim == name).unwrap_or(usize::MAX))
             }
-            written::LimitKey::Operation => Key::Constant(operation.as_bytes().into()),
+            written::LimitKey::Operation => Key::Constant(names.operation.as_bytes().into()),
             written::LimitKey::Api | written::LimitKey::All => Key::Constant(Box::default()),
         });
         let minted = |key: &written::LimitKey| {
@@ -301,27 +426,18 @@ impl Limit {
             true => Keys::Minted,
             false => Keys::Identities,
         };
-        Ok(Limit {
-            policy: policy.into(),
-            id,
-            who: who.collect(),
-            per: per.collect(),
-            keys,
-            rate,
-            wide,
-            name,
-        })
+        Limit { policy: policy.into(), id, who: who.collect(), per: per.collect(), keys, bound, wide, name }
     }
 
     fn concerns(&self, x: &Exchange) -> bool {
         self.who.is_empty() || x.identity.as_ref().is_some_and(|identity| self.who.contains(&identity.login))
     }
 
-    /// Adds what the limit demands of the request: one key, and another for the wide network of an IPv6 address.
-    fn demand(&self, limit: u8, x: &Exchange, tables: &Tables, key: &mut Vec<u8>, demands: &mut Vec<Demand>) {
+    /// Writes the key of a request; which table keeps it, and where the bytes of an IPv6 network stand in it.
+    #[inline]
+    fn write_key(&self, x: &Exchange, key: &mut Vec<u8>) -> (Keys, Option<usize>) {
         key.clear();
         let mut keys = self.keys;
-        // Where the bytes of an IPv6 network stand in the key.
         let mut network: Option<usize> = None;
         for part in &self.per {
             match part {
@@ -349,16 +465,44 @@ impl Limit {
                 Key::Constant(bytes) => push_part(key, bytes),
             }
         }
+        (keys, network)
+    }
+}
+
+/// Makes the /48 of the /64 whose bytes stand in a key at `at`; no /64 has this key, since its length says 6.
+fn widen(key: &mut [u8], at: usize) {
+    key[at + 6..at + 8].fill(0);
+    key[at - 4] = 6;
+}
+
+impl Limit<Rate> {
+    /// Adds what the limit demands of the request: one key, and another for the wide network of an IPv6 address.
+    fn demand(&self, limit: u8, x: &Exchange, tables: &Tables, key: &mut Vec<u8>, demands: &mut Vec<Demand>) {
+        let (keys, network) = self.write_key(x, key);
         let table = tables.of(keys);
         let who = table.fingerprint(self.id, key);
-        demands.push(Demand { keys, who, rate: self.rate, charge: None, limit });
+        demands.push(Demand { keys, who, rate: self.bound, charge: None, limit });
         if let Some(at) = network {
-            // The /48 of the /64; no /64 has this key, since its length says 6.
-            key[at + 6..at + 8].fill(0);
-            key[at - 4] = 6;
+            widen(key, at);
             let who = table.fingerprint(self.id, key);
             demands.push(Demand { keys, who, rate: self.wide, charge: None, limit });
         }
+    }
+}
+
+impl Limit<Most> {
+    /// Takes the request's seats: one of its key, and one of the wide network of an IPv6 address. Where that is refused, the
+    /// first may have been taken.
+    ///
+    /// Unlike a rate, it is not moved to the other table where its own is full: the same key would be counted in both. To fill
+    /// one takes that many keys with a request in flight each, and as many connections, which are bounded (`accept::caps`).
+    fn seat(&self, x: &mut Exchange, tables: &Arc<Tables>, key: &mut Vec<u8>) -> bool {
+        let (keys, network) = self.write_key(x, key);
+        let counts = tables.counts_of(keys);
+        let seated = x.seats.take(tables, keys, counts.fingerprint(self.id, key), self.bound);
+        let Some(at) = network.filter(|_| seated) else { return seated };
+        widen(key, at);
+        x.seats.take(tables, keys, counts.fingerprint(self.id, key), self.wide)
     }
 }
 
@@ -641,6 +785,84 @@ mod tests {
         assert!(!bed.admits("192.0.2.1", "bob"));
         assert!(bed.admits("192.0.2.1", ""));
         assert!(bed.x.response_inserts.is_empty(), "nothing is said to whom no limit concerns");
+    }
+
+    #[test]
+    fn as_many_are_in_flight_as_may_be_and_who_is_done_makes_room() {
+        let tables = Arc::new(Tables::new(1 << 16, 2));
+        let limits = "{ per: identity, concurrency: 2 }";
+        let (mut one, mut two, mut three) =
+            (bed_of(limits, &tables), bed_of(limits, &tables), bed_of(limits, &tables));
+        assert_eq!((one.links.len(), one.links[0].stage), (1, Stage::Limit));
+        assert!(one.admits("192.0.2.1", "ann") && two.admits("192.0.2.2", "ann"));
+        let said = |bed: &Bed| String::from_utf8_lossy(&bed.x.response_inserts).into_owned();
+        let policy = "ratelimit-policy: \"per identity at once\";q=2;qu=\"concurrent-requests\"\r\n";
+        assert_eq!(said(&one), policy);
+        assert!(!three.admits("192.0.2.3", "ann"));
+        assert_eq!(said(&three), format!("{policy}ratelimit: \"per identity at once\";r=0\r\n"));
+        assert!(three.x.answer_inserts.is_empty(), "nobody knows when one ends");
+        assert!(three.admits("192.0.2.3", "bob"));
+        one.x.reset();
+        assert!(three.admits("192.0.2.3", "ann"));
+        assert!(!one.admits("192.0.2.1", "ann"));
+        // An exchange that is dropped, as by a panic, is over too.
+        drop(two);
+        assert!(one.admits("192.0.2.1", "ann"));
+    }
+
+    #[test]
+    fn what_is_refused_holds_no_seat_and_pays_nothing() {
+        let tables = Arc::new(Tables::new(1 << 16, 2));
+        let limits = "{ per: identity, rate: 2/min }, { per: all, concurrency: 1, name: narrow }";
+        let (mut one, mut two) = (bed_of(limits, &tables), bed_of(limits, &tables));
+        let said = |bed: &Bed| String::from_utf8_lossy(&bed.x.response_inserts).into_owned();
+        assert!(one.admits("192.0.2.1", "ann"));
+        for _ in 0..5 {
+            assert!(!two.admits("192.0.2.1", "ann"));
+            assert!(two.x.seats.is_empty());
+            assert!(
+                said(&two).ends_with("ratelimit: \"per identity per min\";r=0;t=30, \"narrow\";r=0\r\n"),
+                "{}",
+                said(&two)
+            );
+        }
+        one.x.reset();
+        assert!(two.admits("192.0.2.1", "ann"), "the rate was asked once");
+        two.x.reset();
+        assert!(!one.admits("192.0.2.1", "ann"));
+        assert!(one.x.seats.is_empty(), "what the rate refuses");
+        assert!(two.admits("192.0.2.1", "bob"));
+    }
+
+    #[test]
+    fn networks_of_ipv6_have_requests_in_flight_together() {
+        let tables = Arc::new(Tables::new(1 << 16, 2));
+        let limits = "{ per: address, concurrency: 1 }";
+        let mut all: Vec<Bed> = (0..=WIDE_FACTOR).map(|_| bed_of(limits, &tables)).collect();
+        assert_eq!(all[0].links[0].stage, Stage::Admit);
+        for (network, bed) in all.iter_mut().enumerate() {
+            let admitted = bed.admits(&format!("2001:db8:0:{network:x}::1"), "");
+            assert_eq!(admitted, (network as u64) < WIDE_FACTOR, "{network}");
+        }
+        let [first, .., last] = all.as_mut_slice() else { unreachable!("seventeen") };
+        assert!(last.x.seats.is_empty(), "the /64 is left too");
+        assert!(last.admits("2001:db8:1::1", ""), "another /48");
+        first.x.reset();
+        assert!(last.admits("2001:db8:0:ffff::1", ""));
+    }
+
+    #[test]
+    fn an_observed_bound_on_requests_in_flight_counts_apart_and_lets_everybody_in() {
+        let tables = Arc::new(Tables::new(1 << 16, 2));
+        let limits =
+            "{ per: identity, concurrency: 1, mode: observe }, { per: identity, concurrency: 2, name: two }";
+        let mut all: Vec<Bed> = (0..3).map(|_| bed_of(limits, &tables)).collect();
+        let admitted: Vec<bool> = all.iter_mut().map(|bed| bed.admits("192.0.2.1", "ann")).collect();
+        assert_eq!(admitted, [true, true, false]);
+        let observed = |bed: &Bed| bed.x.would_refuse().map(|(_, reason)| reason.token).collect::<Vec<_>>();
+        assert_eq!(observed(&all[0]), Vec::<&str>::new());
+        assert_eq!(observed(&all[1]), ["concurrency_exceeded"]);
+        assert_eq!((all[0].x.seats.len(), all[1].x.seats.len()), (2, 1));
     }
 
     #[test]

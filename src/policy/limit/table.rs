@@ -1,15 +1,7 @@
-//! The node's table of rate-limit states: lock-free, set-associative, of fixed size.
-//!
-//! # Layout
-//! A *cell* is one 128-bit word, `fingerprint << 64 | TAT`, changed only by a 128-bit compare-and-swap, so
-//! that no core can charge a cell that another has re-keyed. A *set* is eight words on one pair of cache
-//! lines: seven cells and the *gate*, which holds the set's insert bit and its overflow TAT. A fingerprint
-//! names two sets, its home and its refuge; the key lives in one cell of one of them, at home unless that is
-//! crowded. It never lives in two, since it is only put anywhere by the holder of its home's insert bit, after
-//! having looked again. The bit is held for one scan and one store; keys that have a cell never wait for it.
+//! The node's table of rate-limit states: an arrival time for each key, in [`super::cells`].
 //!
 //! # Bounds
-//! Memory is what [`Table::new`] is given, resident as it is used. **A cell whose TAT has passed equals no
+//! **A cell whose TAT has passed equals no
 //! cell**, so only such cells are re-keyed and nothing is ever forgotten. Where all cells of both sets are
 //! live, a new key is charged to its home's overflow TAT, together with all others that found no cell there:
 //! they may be refused for one another, never admitted. A test measures how often: less than one new key in
@@ -25,43 +17,26 @@
 //! whose reading is old does not admit what another has already forgotten.
 //!
 //! # Cost
-//! A charge is one scan of a line pair, seldom of two, and one compare-and-swap; a refusal only reads. O(1), no
-//! allocation.
+//! A charge is a search and one compare-and-swap; a refusal only reads. O(1), no allocation.
 //!
 //! Not for: what a limit is (`rate`), nor what it may cost to be wrong ([`super::gcra`] has the law). Called by
 //! the limit policies on every core; one instance for keys that anybody can mint, another for identities. A third
 //! counts new connections by address, and charges no overflow ([`Table::charge_if_room`]).
 
-use std::{fmt, sync::atomic::Ordering};
-
-use portable_atomic::AtomicU128;
+use std::fmt;
 
 use super::{
+    cells::{CacheLines, Cells, Memory, Place, fingerprint_of, pack, state_of as tat_of},
     fingerprint::{Fingerprint, FingerprintKey, LimitId},
     gcra::Rate,
 };
-use crate::sys::zeroed::{LinePair, zeroed_line_pairs};
 
 /// By how much the readings of the clock on two cores may differ before the law is bent by the rest: 100 ms.
 pub const CLOCK_LAG_NS_MAX: u64 = 100_000_000;
 
-/// Cells of a set, beside its gate.
-const CELLS: usize = 7;
-/// The word of a set that holds the insert bit and the overflow TAT.
-const GATE: usize = 7;
-/// In the upper half of the gate: somebody is inserting.
-const INSERT_BIT: u128 = 1 << 64;
-/// As long as fewer cells of its home are live, a new key does not look at its refuge.
-const CROWDED: usize = 5;
-/// The sets that [`Table::used_ratio`] looks at.
-const SAMPLE_SETS: usize = 1024;
-
 /// A table of rate-limit states; see the module. `M` is the memory it lives in: real cache lines, except in
 /// the model that checks its interleavings.
-pub struct Table<M = CacheLines> {
-    memory: M,
-    key: FingerprintKey,
-}
+pub struct Table<M = CacheLines>(Cells<M>);
 
 /// What a charge came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,31 +89,6 @@ enum Crowded {
     Passes,
 }
 
-/// Where a key's cell is.
-#[derive(Clone, Copy)]
-struct Place {
-    set: usize,
-    cell: usize,
-}
-
-/// Words of 128 bits in sets of eight, zero at first, shared by all cores.
-pub trait Memory {
-    /// The number of sets, at least 1.
-    fn sets(&self) -> usize;
-    /// The word, with acquire ordering.
-    fn load(&self, set: usize, word: usize) -> u128;
-    /// Replaces the word if it is `old` (acquire and release); otherwise what it is.
-    ///
-    /// # Errors
-    /// The word as it was seen.
-    fn compare_exchange(&self, set: usize, word: usize, old: u128, new: u128) -> Result<(), u128>;
-    /// Waits a little for another core, for the `turn`th time in a row.
-    fn wait(&self, turn: u32);
-}
-
-/// The memory of a real table.
-pub struct CacheLines(Box<[LinePair]>);
-
 impl Table {
     /// A table of at most `bytes` (at least one set of 128), with a random fingerprint key.
     pub fn new(bytes: usize) -> Table {
@@ -147,36 +97,36 @@ impl Table {
 
     /// As [`Table::new`] with a given key.
     pub fn with_key(bytes: usize, key: FingerprintKey) -> Table {
-        Table { memory: CacheLines(zeroed_line_pairs((bytes / size_of::<LinePair>()).max(1))), key }
+        Table(Cells::new(bytes, key))
     }
 
     /// Whether this machine changes 128 bits without a lock (x86-64 with cmpxchg16b, aarch64). Where it
     /// cannot, the table is correct and slow.
     pub fn is_lock_free() -> bool {
-        AtomicU128::is_lock_free()
+        Cells::is_lock_free()
     }
 }
 
 impl<M: Memory> Table<M> {
     /// A table in a given memory.
     pub fn in_memory(memory: M, key: FingerprintKey) -> Table<M> {
-        Table { memory, key }
+        Table(Cells::in_memory(memory, key))
     }
 
     /// The memory that the table holds, in bytes.
     pub fn bytes(&self) -> usize {
-        self.memory.sets() * size_of::<LinePair>()
+        self.0.bytes()
     }
 
     /// The keys that it can hold at once, at most.
     pub fn capacity(&self) -> usize {
-        self.memory.sets() * CELLS
+        self.0.capacity()
     }
 
     /// Who pays for `limit` under `key`, in this table.
     #[inline]
     pub fn fingerprint(&self, limit: LimitId, key: &[u8]) -> Fingerprint {
-        self.key.fingerprint(limit, key)
+        self.0.fingerprint(limit, key)
     }
 
     /// Who pays for `limit` under a key of several parts, in this table.
@@ -186,7 +136,7 @@ impl<M: Memory> Table<M> {
         limit: LimitId,
         parts: impl IntoIterator<Item = &'k [u8]>,
     ) -> Fingerprint {
-        self.key.fingerprint_parts(limit, parts)
+        self.0.fingerprint_parts(limit, parts)
     }
 
     /// Takes one token of `who`, if its rate has one at `now_ns`.
@@ -211,7 +161,7 @@ impl<M: Memory> Table<M> {
     #[inline]
     fn charge_as(&self, who: Fingerprint, rate: &Rate, tokens: u32, crowded: Crowded, now_ns: u64) -> Charge {
         loop {
-            if let Some((place, word)) = self.find(who) {
+            if let Some((place, word)) = self.0.find(who) {
                 if let Some(charge) = self.advance(place, word, who, rate, (tokens, 0), now_ns) {
                     return charge;
                 }
@@ -232,18 +182,17 @@ impl<M: Memory> Table<M> {
         reserve: u32,
         now_ns: u64,
     ) -> Option<Admitted> {
-        let (place, word) = self.find(who)?;
+        let (place, word) = self.0.find(who)?;
         self.advance(place, word, who, rate, (tokens, reserve), now_ns)?.admitted()
     }
 
     /// What [`Table::charge`] would come to, without charging.
     pub fn read(&self, who: Fingerprint, rate: &Rate, now_ns: u64) -> Charge {
-        let (tat_ns, shared) = match self.find(who) {
+        let (tat_ns, shared) = match self.0.find(who) {
             Some((_, word)) => (tat_of(word), false),
             None => {
-                let (home, refuge) = self.sets_of(who);
-                let overflow_ns = tat_of(self.memory.load(home, GATE));
-                match self.live(home, now_ns) == CELLS && self.live(refuge, now_ns) == CELLS {
+                let overflow_ns = self.0.overflow(self.0.home_of(who));
+                match self.0.is_full(who, |word| is_free(word, now_ns)) {
                     true => (overflow_ns, true),
                     false => (inherited(overflow_ns, rate, now_ns), false),
                 }
@@ -255,8 +204,7 @@ impl<M: Memory> Table<M> {
     /// Whether `who` has no cell and would find none: then it pays with all others like it.
     #[cold]
     pub fn overflows(&self, who: Fingerprint, now_ns: u64) -> bool {
-        let (home, refuge) = self.sets_of(who);
-        self.find(who).is_none() && self.live(home, now_ns) == CELLS && self.live(refuge, now_ns) == CELLS
+        self.0.find(who).is_none() && self.0.is_full(who, |word| is_free(word, now_ns))
     }
 
     /// Gives back what a charge of `who` took, as if it had not been, as far as that can be known: what time
@@ -269,15 +217,15 @@ impl<M: Memory> Table<M> {
             return;
         }
         if charge.shared {
-            let (home, _) = self.sets_of(who);
-            let overflow_ns = self.take_gate(home);
-            self.leave_gate(home, overflow_ns, overflow_ns.saturating_sub(amount_ns));
+            let home = self.0.home_of(who);
+            let overflow_ns = self.0.take_gate(home);
+            self.0.leave_gate(home, overflow_ns, overflow_ns.saturating_sub(amount_ns));
             return;
         }
-        while let Some((place, mut word)) = self.find(who) {
+        while let Some((place, mut word)) = self.0.find(who) {
             loop {
                 let less = pack(who.bits(), tat_of(word).saturating_sub(amount_ns));
-                match self.memory.compare_exchange(place.set, place.cell, word, less) {
+                match self.0.replace(place, word, less) {
                     Ok(()) => return,
                     Err(seen) if fingerprint_of(seen) == who.bits() => word = seen,
                     Err(_) => break,
@@ -289,43 +237,7 @@ impl<M: Memory> Table<M> {
     /// The share of cells that hold a live TAT, 0 to 1: exact up to 1,024 sets, then an estimate from as
     /// many, evenly spread. For the metric, from the control thread.
     pub fn used_ratio(&self, now_ns: u64) -> f64 {
-        let sets = self.memory.sets();
-        let sample = sets.min(SAMPLE_SETS);
-        let live =
-            |set: usize| (0..CELLS).filter(|&cell| tat_of(self.memory.load(set, cell)) > now_ns).count();
-        let used: usize =
-            (0..sample).map(|i| live((i as u128 * sets as u128 / sample as u128) as usize)).sum();
-        used as f64 / (sample * CELLS) as f64
-    }
-
-    /// The key's home and refuge; the same in a table of one set.
-    #[inline]
-    fn sets_of(&self, who: Fingerprint) -> (usize, usize) {
-        let sets = self.memory.sets() as u128;
-        let scaled = |bits: u64| ((bits as u128 * sets) >> 64) as usize;
-        (scaled(who.bits()), scaled(who.bits().rotate_left(32)))
-    }
-
-    #[inline]
-    fn find(&self, who: Fingerprint) -> Option<(Place, u128)> {
-        let (home, refuge) = self.sets_of(who);
-        self.find_in(home, who).or_else(|| self.find_in(refuge, who))
-    }
-
-    #[inline]
-    fn find_in(&self, set: usize, who: Fingerprint) -> Option<(Place, u128)> {
-        for cell in cells_from(who) {
-            let word = self.memory.load(set, cell);
-            if fingerprint_of(word) == who.bits() {
-                return Some((Place { set, cell }, word));
-            }
-        }
-        None
-    }
-
-    /// The cells of a set that may not be re-keyed.
-    fn live(&self, set: usize, now_ns: u64) -> usize {
-        (0..CELLS).filter(|&cell| !is_free(self.memory.load(set, cell), now_ns)).count()
+        self.0.used_ratio(|word| tat_of(word) > now_ns)
     }
 
     /// Charges the cell as long as it is the key's (tokens to take, tokens that must remain); `None`: it is
@@ -345,7 +257,7 @@ impl<M: Memory> Table<M> {
             let Ok(tat_ns) = step else {
                 return Some(charged(step, rate, tokens, false, now_ns));
             };
-            match self.memory.compare_exchange(place.set, place.cell, word, pack(who.bits(), tat_ns)) {
+            match self.0.replace(place, word, pack(who.bits(), tat_ns)) {
                 Ok(()) => return Some(charged(step, rate, tokens, false, now_ns)),
                 Err(seen) if fingerprint_of(seen) == who.bits() => word = seen,
                 Err(_) => return None,
@@ -363,101 +275,35 @@ impl<M: Memory> Table<M> {
         crowded: Crowded,
         now_ns: u64,
     ) -> Option<Charge> {
-        let (home, refuge) = self.sets_of(who);
-        let overflow_ns = self.take_gate(home);
+        let home = self.0.home_of(who);
+        let overflow_ns = self.0.take_gate(home);
         // Nobody else inserts this key from here on: if it is not here now, it will not come.
-        if self.find(who).is_some() {
-            self.leave_gate(home, overflow_ns, overflow_ns);
+        if self.0.find(who).is_some() {
+            self.0.leave_gate(home, overflow_ns, overflow_ns);
             return None;
         }
-        let crowd = self.live(home, now_ns);
-        let sets = match crowd < CROWDED || crowd <= self.live(refuge, now_ns) {
-            true => [home, refuge],
-            false => [refuge, home],
-        };
         let start_ns = inherited(overflow_ns, rate, now_ns);
         let step = rate.advance(start_ns, tokens, 0, now_ns);
         // Stored even if refused: from now on the key pays off its own debt, not the overflow's.
         let word = pack(who.bits(), step.unwrap_or(start_ns));
-        for set in sets {
-            for cell in cells_from(who) {
-                let old = self.memory.load(set, cell);
-                // The exchange fails if the cell's owner came back and charged it, or a key of another home
-                // took it: then another cell is sought.
-                if is_free(old, now_ns) && self.memory.compare_exchange(set, cell, old, word).is_ok() {
-                    self.leave_gate(home, overflow_ns, overflow_ns);
-                    return Some(charged(step, rate, tokens, false, now_ns));
-                }
-            }
+        if self.0.put(who, word, |old| is_free(old, now_ns)).is_some() {
+            self.0.leave_gate(home, overflow_ns, overflow_ns);
+            return Some(charged(step, rate, tokens, false, now_ns));
         }
         if crowded == Crowded::Passes {
-            self.leave_gate(home, overflow_ns, overflow_ns);
+            self.0.leave_gate(home, overflow_ns, overflow_ns);
             return Some(charged(Ok(overflow_ns), rate, 0, true, now_ns));
         }
         let step = rate.advance(overflow_ns, tokens, 0, now_ns);
-        self.leave_gate(home, overflow_ns, step.unwrap_or(overflow_ns));
+        self.0.leave_gate(home, overflow_ns, step.unwrap_or(overflow_ns));
         Some(charged(step, rate, tokens, true, now_ns))
-    }
-
-    /// Takes the insert bit of the set: its overflow TAT, which only the holder changes.
-    fn take_gate(&self, set: usize) -> u64 {
-        let mut turn = 0;
-        loop {
-            let gate = self.memory.load(set, GATE);
-            if gate & INSERT_BIT == 0
-                && self.memory.compare_exchange(set, GATE, gate, gate | INSERT_BIT).is_ok()
-            {
-                return tat_of(gate);
-            }
-            self.memory.wait(turn);
-            turn = turn.saturating_add(1);
-        }
-    }
-
-    /// Stores the overflow TAT and gives the insert bit up.
-    fn leave_gate(&self, set: usize, taken_ns: u64, overflow_ns: u64) {
-        let left =
-            self.memory.compare_exchange(set, GATE, INSERT_BIT | taken_ns as u128, overflow_ns as u128);
-        debug_assert!(left.is_ok(), "only the holder of the insert bit changes the gate");
     }
 }
 
 impl<M: Memory> fmt::Debug for Table<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("bytes", &self.bytes()).finish_non_exhaustive()
+        f.debug_tuple("Table").field(&self.0).finish()
     }
-}
-
-impl Memory for CacheLines {
-    #[inline]
-    fn sets(&self) -> usize {
-        self.0.len()
-    }
-
-    #[inline]
-    fn load(&self, set: usize, word: usize) -> u128 {
-        self.0[set].0[word].load(Ordering::Acquire)
-    }
-
-    #[inline]
-    fn compare_exchange(&self, set: usize, word: usize, old: u128, new: u128) -> Result<(), u128> {
-        self.0[set].0[word].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
-    }
-
-    #[inline]
-    fn wait(&self, turn: u32) {
-        // The bit is held for tens of nanoseconds; only a holder that the kernel has put aside takes longer,
-        // and on a machine with a core for each thread there is none.
-        if turn < 64 { std::hint::spin_loop() } else { std::thread::yield_now() }
-    }
-}
-
-/// The cells of a set, beginning where the fingerprint says: keys seldom pass over one another.
-#[inline]
-fn cells_from(who: Fingerprint) -> impl Iterator<Item = usize> {
-    // Bits of the middle, which choose neither set of a table of up to four million.
-    let first = ((who.bits() >> 32 & 0x3ff) as usize * CELLS) >> 10;
-    (first..CELLS).chain(0..first)
 }
 
 #[inline]
@@ -483,21 +329,6 @@ fn inherited(overflow_ns: u64, rate: &Rate, now_ns: u64) -> u64 {
 #[inline]
 fn is_free(word: u128, now_ns: u64) -> bool {
     fingerprint_of(word) == 0 || tat_of(word).saturating_add(CLOCK_LAG_NS_MAX) <= now_ns
-}
-
-#[inline]
-const fn pack(fingerprint: u64, tat_ns: u64) -> u128 {
-    (fingerprint as u128) << 64 | tat_ns as u128
-}
-
-#[inline]
-const fn fingerprint_of(word: u128) -> u64 {
-    (word >> 64) as u64
-}
-
-#[inline]
-const fn tat_of(word: u128) -> u64 {
-    word as u64
 }
 
 #[cfg(test)]
