@@ -26,7 +26,7 @@ use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
 use crate::upstream::admission::admit;
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::{NOBODY, NODE_EXHAUSTED, connect, is_our_own};
+use crate::upstream::connect::{NOBODY, NODE_EXHAUSTED, UPSTREAM_PORTS, connect, is_our_own};
 use crate::upstream::maglev::hash;
 use crate::upstream::pool::{Connection, CoreMember, CoreUpstream, InFlight};
 use crate::upstream::retry::pause_ms;
@@ -332,6 +332,8 @@ async fn attempt(
                 let counts = !is_our_own(reason);
                 if counts && reason != EXCHANGE_TIMEOUT {
                     route.upstream.failed(&member, core.clock.now_ns());
+                } else if reason == UPSTREAM_PORTS {
+                    route.upstream.avoid(&member, core.clock.now_ns());
                 }
                 // Without descriptors nobody is reached, but over a connection that is there already.
                 let lacks = reason == NODE_EXHAUSTED;
@@ -381,10 +383,12 @@ async fn attempt(
     match sent_and_answered {
         Ok((head_bytes, request_sent)) => {
             let answered_ns = x.facts.answered_ns;
-            if upstream.eject.server_errors && is_server_error(x.response.table.status) {
+            let in_trouble = is_server_error(x.response.table.status);
+            if upstream.eject.server_errors && in_trouble {
                 route.upstream.failed(&member, answered_ns);
             } else {
-                route.upstream.answered(&member, answered_ns.saturating_sub(asked_ns), answered_ns);
+                let took_ns = answered_ns.saturating_sub(asked_ns);
+                route.upstream.answered(&member, took_ns, answered_ns, in_trouble);
                 member.member.record.succeeded(&upstream.eject, answered_ns / 1_000_000);
             }
             Ok(Lent { connection, request_sent, replayable, reused, head_bytes, guard })

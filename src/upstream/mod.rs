@@ -35,11 +35,11 @@ use slots::Slots;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// Each in turn.
-    #[default]
     RoundRobin,
     /// The one of two random ones with fewer requests in flight on this core.
     LeastRequest,
     /// The one of two random ones that is expected to answer sooner.
+    #[default]
     Ewma,
     /// The same for the same key.
     Hash,

@@ -51,7 +51,7 @@ pub struct CoreMember {
     pub member: Arc<Member>,
     /// What the log and the metrics know it by.
     pub target: TargetId,
-    /// How long it takes to answer, as this core sees it.
+    /// What is to be expected of it, as this core sees it.
     pub ewma: Ewma,
     idle: RefCell<Vec<Connection>>,
     in_flight: Cell<u32>,
@@ -143,6 +143,8 @@ pub struct CoreUpstream {
     /// The generation of the members in `view`.
     seen: Cell<u64>,
     view: RefCell<Rc<View>>,
+    /// Whether what is to be expected of members matters: there is a choice, and it is by that.
+    compares: Cell<bool>,
     retired: Cell<bool>,
 }
 
@@ -161,6 +163,7 @@ impl CoreUpstream {
             turn: Turn::new(core),
             answers: Cell::default(),
             seen: Cell::new(seen),
+            compares: Cell::new(compares(&upstream, &view)),
             view: RefCell::new(Rc::new(view)),
             retired: Cell::new(false),
             upstream,
@@ -183,6 +186,7 @@ impl CoreUpstream {
         for gone in before.pools.iter().filter(|pool| !next.has(pool)) {
             gone.retire();
         }
+        self.compares.set(compares(&self.upstream, &next));
         self.seen.set(generation);
         *self.view.borrow_mut() = next;
     }
@@ -191,6 +195,10 @@ impl CoreUpstream {
     /// only when there is no other. `key` is what a consistent choice hangs on.
     pub fn choose(&self, tried: &Tried, key: u64, now_ns: u64) -> Option<Rc<CoreMember>> {
         let view = self.view();
+        if let [only] = &*view.pools {
+            // Up or down, tried or not: there is nobody else.
+            return Some(Rc::clone(only));
+        }
         let index = self.turn.choose(self.upstream.balance, &view, tried, key, now_ns)?;
         view.pools.get(index).cloned()
     }
@@ -242,10 +250,14 @@ impl CoreUpstream {
             && now_ms.saturating_sub(connection.opened_ms) < timeouts.age
     }
 
-    /// A member has answered, after `took_ns`.
-    pub fn answered(&self, member: &CoreMember, took_ns: u64, now_ns: u64) {
-        if self.upstream.balance == Balance::Ewma {
-            member.ewma.answered(took_ns, now_ns);
+    /// A member has answered, after `took_ns`; `in_trouble`: that it cannot do what it was asked for.
+    pub fn answered(&self, member: &CoreMember, took_ns: u64, now_ns: u64, in_trouble: bool) {
+        if self.compares.get() {
+            match in_trouble {
+                // One that fails at once is not fast.
+                true => member.ewma.failed(now_ns),
+                false => member.ewma.answered(took_ns, now_ns),
+            }
         }
         let seen = member.seen.get();
         let (requests, sum_us) =
@@ -257,12 +269,18 @@ impl CoreUpstream {
         }
     }
 
+    /// This core cannot reach a member for a reason of its own: for a while others are as good.
+    #[cold]
+    pub fn avoid(&self, member: &CoreMember, now_ns: u64) {
+        if self.compares.get() {
+            member.ewma.failed(now_ns);
+        }
+    }
+
     /// A member has not answered.
     #[cold]
     pub fn failed(&self, member: &CoreMember, now_ns: u64) {
-        if self.upstream.balance == Balance::Ewma {
-            member.ewma.failed(now_ns);
-        }
+        self.avoid(member, now_ns);
         let seen = member.seen.get();
         let (requests, failed) = (seen.requests.saturating_add(1), seen.failed.saturating_add(1));
         member.seen.set(Seen { requests, failed, ..seen });
@@ -329,6 +347,10 @@ impl View {
     fn has(&self, member: &Rc<CoreMember>) -> bool {
         self.pools.iter().any(|pool| Rc::ptr_eq(pool, member))
     }
+}
+
+fn compares(upstream: &Upstream, view: &View) -> bool {
+    upstream.balance == Balance::Ewma && view.pools.len() > 1
 }
 
 fn view_of(members: Arc<Members>, before: Option<&View>) -> View {

@@ -26,9 +26,9 @@ pub enum Balance {
     /// One after the other.
     RoundRobin,
     /// Of two taken by chance, the one with fewer requests under way.
-    #[default]
     LeastRequest,
     /// Of two taken by chance, the one that is expected to answer sooner.
+    #[default]
     Ewma,
     /// The same for the same key.
     Hash(HashKey),

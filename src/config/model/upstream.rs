@@ -200,7 +200,7 @@ pub static UPSTREAM: Table = Table {
             "networks that names of targets may lead to, beside public ones and, for the site's own names, private ones",
         )
         .default("none"),
-        Key::optional("balance", Balance::SHAPE, "which target is next").default("least_request"),
+        Key::optional("balance", Balance::SHAPE, "which target is next").default("ewma"),
         Key::optional("health", Health::SHAPE, "a probe; a target that fails it gets no requests")
             .default("no probe"),
         Key::optional("timeouts", UpstreamTimeouts::SHAPE, "times"),
