@@ -69,8 +69,10 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
         };
         for variant in &variants {
             let stage = Stage { options: suite, ringwall: &ringwall, out: &out, scenario, variant };
-            match stage.run(stop) {
-                Ok(outcome) => {
+            let rounds = (0..scenario.rounds.max(1)).map(|_| stage.run(stop));
+            match rounds.collect::<Result<Vec<_>, _>>() {
+                Ok(rounds) => {
+                    let Some(outcome) = Outcome::of_rounds(rounds) else { continue };
                     outcome.print();
                     report.outcomes.push(outcome);
                 }

@@ -96,6 +96,30 @@ impl Outcome {
         }
     }
 
+    /// That of several rounds, which is the first of them but for its verdicts: of a law of speed the median counts, because the
+    /// machine may do something else in one of them; any other must hold in each.
+    pub fn of_rounds(rounds: Vec<Self>) -> Option<Self> {
+        let mut rounds = rounds.into_iter();
+        let mut first = rounds.next()?;
+        let mut verdicts: Vec<Vec<Verdict>> =
+            std::mem::take(&mut first.verdicts).into_iter().map(|verdict| vec![verdict]).collect();
+        for round in rounds {
+            verdicts.iter_mut().zip(round.verdicts).for_each(|(all, verdict)| all.push(verdict));
+            first.notes.extend(round.notes);
+            first.not_run = first.not_run.or(round.not_run);
+        }
+        let counts = |mut all: Vec<Verdict>| {
+            all.sort_by(|one, two| one.value.total_cmp(&two.value));
+            let at = match all.first()?.law.speed {
+                true => all.len() / 2,
+                false => all.iter().position(|verdict| verdict.kind != Kind::Held).unwrap_or(0),
+            };
+            Some(all.swap_remove(at))
+        };
+        first.verdicts = verdicts.into_iter().filter_map(counts).collect();
+        Some(first)
+    }
+
     /// One that the gateway's version does not know.
     pub fn not_run(name: String, scenario: &Scenario, why: String) -> Self {
         Self {
@@ -218,5 +242,46 @@ impl Report {
         }
         println!("{} scenarios, {laws} laws, {missed} missed, {} broken", ran.count(), broken.len());
         if broken.is_empty() { Ok(()) } else { Err(broken.join("\n  ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::scenario::Law;
+
+    #[test]
+    fn of_rounds_the_median_counts_for_speed_and_the_worst_for_anything_else() {
+        let law = |speed| Law {
+            of: "p99_ms".to_owned(),
+            phase: None,
+            against: None,
+            at_most: Some(1.2),
+            at_least: None,
+            only: Vec::new(),
+            speed,
+            gross: None,
+        };
+        let round = |value: f64| {
+            let scenario: Scenario = serde_json::from_str(
+                r#"{ "title": "a", "load": [], "origins": [], "gateway": "", "laws": [] }"#,
+            )
+            .unwrap();
+            let mut outcome = Outcome::not_run("a".to_owned(), &scenario, String::new());
+            let kind = |no| if value <= 1.2 { Kind::Held } else { no };
+            outcome.verdicts = vec![
+                Verdict { law: law(true), value, kind: kind(Kind::Missed) },
+                Verdict { law: law(false), value, kind: kind(Kind::Broken) },
+            ];
+            outcome
+        };
+        let kinds = |values: &[f64]| {
+            let outcome = Outcome::of_rounds(values.iter().copied().map(round).collect()).unwrap();
+            [outcome.verdicts[0].kind, outcome.verdicts[1].kind]
+        };
+        assert_eq!(kinds(&[1.1, 1.0, 9.0]), [Kind::Held, Kind::Broken]);
+        assert_eq!(kinds(&[9.0, 1.0, 9.0]), [Kind::Missed, Kind::Broken]);
+        assert_eq!(kinds(&[1.0, f64::NAN, f64::NAN])[0], Kind::Missed, "what is no number is not small");
+        assert_eq!(kinds(&[1.0]), [Kind::Held; 2]);
     }
 }

@@ -11,6 +11,7 @@
 //! origins: [{ delay_us: 1000 }, { delay_us: 1000 }] # processes of their own; settings as `fate::Settings`
 //! cores: 2                                          # the gateway's
 //! variants: [round_robin, ewma]                     # once with each in the place of {{VARIANT}}
+//! rounds: 3                                         # so often: of a law of speed the median counts, any other holds each time
 //! gateway: |                                        # what follows `listen`, `node` and `log`
 //!   upstreams: { app: { targets: [{{ORIGINS}}] } }
 //! routes: 10000                                     # operations in the place of {{ROUTES}}, others at each reload
@@ -70,6 +71,9 @@ pub struct Scenario {
     /// Once with each.
     #[serde(default)]
     pub variants: Vec<String>,
+    /// So often.
+    #[serde(default = "rounds")]
+    pub rounds: usize,
     /// The gateway's configuration.
     pub gateway: String,
     /// How many operations `{{ROUTES}}` stands for.
@@ -216,6 +220,9 @@ fn patience_ms() -> u64 {
 }
 fn cores() -> usize {
     2
+}
+fn rounds() -> usize {
+    1
 }
 fn methods() -> Vec<Method> {
     vec![
