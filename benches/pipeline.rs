@@ -228,7 +228,7 @@ impl Bench {
         watch.lap();
         assert!(matches!(verdict, Verdict::Continue), "{verdict:?}");
         let mut out = Buffer::small();
-        encode(&mut x, &self.link, &self.view, &mut out);
+        encode(&mut x, &self.view, &mut out);
         watch.lap();
         black_box(&out);
         answer(&mut x);
@@ -340,11 +340,9 @@ fn route<'a>(x: &Exchange, view: &'a CoreView) -> forward::Route<'a> {
 }
 
 #[inline(never)]
-fn encode(x: &mut Exchange, link: &Link, view: &CoreView, out: &mut Buffer) {
-    let listener = &view.snapshot.listeners[0];
-    let client = Client { transport: &link.transport, listener, view };
+fn encode(x: &mut Exchange, view: &CoreView, out: &mut Buffer) {
     let route = route(x, view);
-    forward::prepare(x, &client, &route);
+    forward::prepare(x, &route);
     x.facts.upstream = route.upstream_index as u32 + 1;
     let framing = match x.body.len() {
         0 => BodyLength::None,

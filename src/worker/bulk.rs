@@ -315,7 +315,8 @@ mod tests {
             next.turn().await;
             // Dropped while it waits: it must not keep the others from their turn.
             let mut given_up = Box::pin(share(PIECE, driver));
-            poll_fn(|context| Poll::Ready(assert!(given_up.as_mut().poll(context).is_pending()))).await;
+            let waits = poll_fn(|context| Poll::Ready(given_up.as_mut().poll(context).is_pending())).await;
+            assert!(waits);
             drop(given_up);
             let (before, mut share) = (moved.get(), 0);
             for _ in 0..4 {
