@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::unix::net::UnixStream as Pipe;
+use std::os::unix::net;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -203,7 +203,7 @@ enum Next {
 
 impl Next {
     fn of(driver: Driver) -> Next {
-        let ended = || -> io::Result<UnixStream> { UnixStream::from_std(Pipe::pair()?.0) };
+        let ended = || -> io::Result<UnixStream> { UnixStream::from_std(net::UnixStream::pair()?.0) };
         match driver.wants_nonblocking() {
             true => Next::Clock,
             false => ended().map_or(Next::Clock, Next::Asked),

@@ -19,13 +19,14 @@ const BANS: &[Ban] = &[
         words: &["yield_now", "wake", "wake_by_ref", "Wake", "Waker", "waker", "RawWaker"],
         exceptions: &[
             (
-                "policy/limit/table.rs",
+                "policy/limit/cells.rs",
                 "yields the thread, not a task, while another core is between two stores",
             ),
             ("worker/core.rs", "wakes the accept loops, once, when the node drains"),
             ("accept/mod.rs", "is woken by it"),
             ("worker/socket.rs", "asks an operation how it is with a waker that does nothing"),
             ("worker/outbox.rs", "is woken once a turn, by the first message that is posted in it"),
+            ("worker/bulk.rs", "wakes large messages in line, once, a turn after the one in which they came"),
             ("upstream/slots.rs", "wakes an exchange that waits, once, with the place that it waits for"),
             ("worker/readiness.rs", "wakes who waits for a socket, once for what the kernel told"),
         ],
