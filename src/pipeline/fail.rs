@@ -85,6 +85,7 @@ impl Fail {
             Some(Deadline::Total) => EXCHANGE_TIMEOUT,
             Some(Deadline::Lifetime) => EXCHANGE_LIFETIME,
             Some(Deadline::Drain) => NODE_DRAINED,
+            Some(Deadline::Abandoned) => return Fail::Client(CLIENT_GONE),
             _ if error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset) => UPSTREAM_RESET,
             _ => UPSTREAM_CLOSED,
         })

@@ -378,6 +378,7 @@ async fn attempt(
     of.first_byte = per_try_ms.map_or(of.first_byte, |per_try_ms| per_try_ms.min(of.first_byte));
     let times = Times { of: &of, total_ms };
     let asked_ns = if x.facts.tries == 1 { x.facts.forwarded_ns } else { core.clock.now_ns() };
+    connection.transport.socket().serve(client.transport.socket());
     let sent_and_answered =
         send_and_read(x, client, incoming, &connection, &mut out, framing, core, &times).await;
     match sent_and_answered {

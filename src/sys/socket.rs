@@ -22,6 +22,17 @@ pub enum Peek {
     Closed,
 }
 
+/// Whether the peer of a connection is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is, as far as anybody can tell.
+    There,
+    /// It has ended its side: it may still read, or have gone.
+    Listening,
+    /// It has reset the connection, or closed a Unix socket.
+    Gone,
+}
+
 /// Which directions of a socket [`shutdown`] ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
@@ -368,6 +379,19 @@ pub fn peek(fd: BorrowedFd<'_>) -> Peek {
         Ok(_) => Peek::Data,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peek::Empty,
         Err(_) => Peek::Closed,
+    }
+}
+
+/// Whether the peer of a connection is still there, whatever of what it sent has not been received. Takes nothing off the
+/// socket.
+pub fn presence(fd: BorrowedFd<'_>) -> Presence {
+    let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one writable `pollfd`; it does not wait.
+    let told = check(unsafe { libc::poll(&raw mut asked, 1, 0) }).unwrap_or(0);
+    match asked.revents {
+        _ if told == 0 => Presence::There,
+        told if told & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 => Presence::Gone,
+        _ => Presence::Listening,
     }
 }
 

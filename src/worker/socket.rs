@@ -18,12 +18,12 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use monoio::buf::{IoBuf, IoBufMut};
 
-use crate::sys::socket::{self, Peek, Shutdown};
+use crate::sys::socket::{self, Peek, Presence, Shutdown};
 use crate::sys::stream::Stream;
 use crate::worker::buffer::Buffer;
 use crate::worker::driver::Driver;
@@ -65,6 +65,8 @@ pub enum Deadline {
     Drain,
     /// The address has been blocked.
     Blocked,
+    /// The client for whom an upstream is asked has gone.
+    Abandoned,
 }
 
 impl Deadline {
@@ -111,6 +113,10 @@ pub(super) struct Shared {
     /// Whether the peer owes something while the deadline runs, and what.
     owes: Cell<bool>,
     pace: Cell<Pace>,
+    /// The client for whom this upstream is asked.
+    client: Cell<Weak<Shared>>,
+    /// When that client was first seen to have ended its side, monotonic milliseconds; 0: it was not.
+    left_ms: Cell<u64>,
 }
 
 /// How much a peer must take within how much time. Nothing is asked of the kernel for a send that goes quickly: the sweep
@@ -177,6 +183,10 @@ impl Courier {
     }
 }
 
+/// How long a client that has ended its side is taken to wait for its answer, in milliseconds. Most that do so have gone, and
+/// nothing tells them from those that only have nothing more to ask.
+const LISTENS_MS: u64 = 3_000;
+
 /// Who cares for a parcel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
@@ -241,6 +251,8 @@ impl Socket {
                 taken: Cell::new(0),
                 owes: Cell::new(false),
                 pace: Cell::default(),
+                client: Cell::new(Weak::new()),
+                left_ms: Cell::new(0),
             }),
         })
     }
@@ -267,6 +279,13 @@ impl Socket {
     pub fn set_pace(&self, bytes: u32, window_ms: u32, end_ms: u64) {
         self.shared.owes.set(true);
         self.shared.pace.set(Pace { from: 0, noted: false, bytes, window_ms, end_ms });
+    }
+
+    /// Says that this upstream is asked for `client` from now on: while its answer is waited for, the sweep looks after the
+    /// client, every few seconds. Costs nothing that a request would notice.
+    pub fn serve(&self, client: &Socket) {
+        self.shared.client.set(Rc::downgrade(&client.shared));
+        self.shared.left_ms.set(0);
     }
 
     /// Says that this is a client's, and that it has not asked for anything yet.
@@ -714,6 +733,25 @@ impl Shared {
             self.kind.set(Deadline::Lifetime);
         }
         Some(window_ends_ms.min(pace.end_ms))
+    }
+
+    /// Whether an answer is waited for that nobody will read.
+    pub(super) fn is_abandoned(&self, now_ms: u64) -> bool {
+        if !matches!(self.kind.get(), Deadline::FirstByte | Deadline::Total) {
+            return false;
+        }
+        let client = self.client.take();
+        let presence = client.upgrade().map(|client| socket::presence(client.fd()));
+        self.client.set(client);
+        match (presence, self.left_ms.get()) {
+            (Some(Presence::Gone), _) => true,
+            (Some(Presence::Listening), 0) => {
+                self.left_ms.set(now_ms);
+                false
+            }
+            (Some(Presence::Listening), left_ms) => now_ms - left_ms >= LISTENS_MS,
+            (Some(Presence::There) | None, _) => false,
+        }
     }
 
     /// The node needs the room more than this client.

@@ -110,6 +110,8 @@ impl Sweep {
             }
         } else if self.has_no_patience_with(socket, deadline_ms - now_ms) {
             socket.spare();
+        } else if socket.is_abandoned(now_ms) {
+            socket.end(Deadline::Abandoned);
         } else {
             socket.note_pace();
             self.watch(socket, deadline_ms);

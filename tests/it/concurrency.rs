@@ -2,7 +2,7 @@
 //! back, whatever ends the request.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -193,7 +193,7 @@ fn the_seat_of_a_client_that_goes_away_within_its_answer_is_free_again() {
 }
 
 #[test]
-fn a_client_that_goes_away_unanswered_has_its_seat_while_the_origin_works_for_it() {
+fn a_client_that_goes_away_unanswered_has_its_seat_until_that_is_known() {
     let slow = Slow::start();
     let node = Node::start(&config(slow.address, &by_key(1), ""));
     let mut gone = node.connect();
@@ -218,6 +218,86 @@ fn a_client_that_goes_away_unanswered_has_its_seat_while_the_origin_works_for_it
         }
         assert!(Instant::now() < deadline, "the seat never came back");
     }
+}
+
+/// How the client of [`what_nobody_waits_for`] goes.
+enum Leave {
+    /// With everything read: its system says that it has ended its side.
+    Close,
+    /// With something unread: its system resets the connection.
+    Reset,
+}
+
+fn what_nobody_waits_for(leave: &Leave) {
+    // The first request is never answered: the origin waits for the end of its connection. The next ones are.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (came, comes) = channel();
+    let (ended, ends) = channel();
+    thread::spawn(move || {
+        for (number, mut stream) in listener.incoming().flatten().enumerate() {
+            let mut lines = BufReader::new(stream.try_clone().expect("a handle")).lines();
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            if number > 0 {
+                let _ = stream.write_all(DONE.as_bytes());
+                continue;
+            }
+            let _ = came.send(());
+            let ended = ended.clone();
+            thread::spawn(move || {
+                while matches!(stream.read(&mut [0; 64]), Ok(1..)) {}
+                let _ = ended.send(());
+            });
+        }
+    });
+    let node = Node::start(&config(address, &by_key(1), ""));
+    let mut client = node.connect();
+    match leave {
+        Leave::Close => client.send(get("a")),
+        Leave::Reset => {
+            let head =
+                "PUT /a HTTP/1.1\r\nHost: a\r\nX-Key: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n";
+            client.send(head);
+            let invited = client.into_stream();
+            assert!(invited.peek(&mut [0; 8]).is_ok_and(|count| count > 0), "it is told to go on");
+            (&invited).write_all(b"x").expect("sent");
+            client = Client::new(invited);
+        }
+    }
+    comes.recv_timeout(PATIENCE).expect("a request comes");
+    assert_eq!(node.ask(&get("a")).refusal(), refused());
+    let gone = Instant::now();
+    drop(client);
+    ends.recv_timeout(PATIENCE).expect("the origin is told that nobody waits");
+    // Who may still read is given some time; who has reset is not.
+    let given = gone.elapsed();
+    let expected = match leave {
+        Leave::Close => Duration::from_millis(2_900)..Duration::from_secs(8),
+        Leave::Reset => Duration::ZERO..Duration::from_secs(5),
+    };
+    assert!(expected.contains(&given), "{given:?}");
+    assert_eq!(once_there_is_room(&node, "a"), 200);
+    let gone = |line: &serde_json::Value| line["reason"] == "client_gone" && line["code"] == "RW-2200";
+    assert!(node.log(3).iter().any(gone));
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_given_up_and_its_seat_is_free() {
+    what_nobody_waits_for(&Leave::Close);
+    what_nobody_waits_for(&Leave::Reset);
+}
+
+#[test]
+fn a_client_that_has_only_nothing_more_to_ask_gets_its_answer() {
+    let slow = Slow::start();
+    let node = Node::start(&config(slow.address, &by_key(1), ""));
+    let mut client = node.connect();
+    client.send(get("a"));
+    client.end_sending();
+    let origin = slow.next();
+    thread::sleep(Duration::from_secs(1));
+    origin.send(DONE).expect("it waits");
+    assert_eq!(client.answer().status, 200);
 }
 
 #[test]
