@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::node::{Answer, Node, Origin, PATIENCE, Place, comes_to, fetch};
+use crate::node::{Answer, Node, Origin, PATIENCE, Place, comes_to, metric, refusals};
 
 const ANSWER: &str = "apis:\n  a:\n    operations: { one: { match: GET /one, respond: { status: 200, body: one } } }\n    \
                       allow: [{ who: anyone }]";
@@ -24,13 +24,6 @@ fn replace(place: &Place, name: &str, text: &str) {
     std::fs::rename(next, place.path().join(name)).expect("renamed");
 }
 
-/// What a counter of the metrics says, over all its labels.
-fn count(node: &Node, family: &str, label: &str) -> f64 {
-    let page = fetch(node, "/metrics");
-    let lines = page.lines().filter(|line| line.starts_with(family) && line.contains(label));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
 #[test]
 fn the_longest_prefix_says_who_may_connect_and_a_changed_file_counts_at_once() {
     let place = Place::new();
@@ -49,7 +42,7 @@ fn the_longest_prefix_says_who_may_connect_and_a_changed_file_counts_at_once() {
     ] {
         assert_eq!(&status(&node, "http", from), expected, "{from}");
     }
-    comes_to(4.0, || count(&node, "ringwall_refusals_total", "reason=\"address_denied\""));
+    comes_to(4.0, || refusals(&node, "address_denied"));
 
     replace(&node.place, "abuse.list", "127.0.0.4\n");
     let told = node.wait_for("RW-6090");
@@ -68,7 +61,7 @@ fn the_longest_prefix_says_who_may_connect_and_a_changed_file_counts_at_once() {
     replace(&node.place, "abuse.list", "");
     node.wait_for("RW-6090");
     assert_eq!(status(&node, "http", "127.0.0.4"), ok);
-    assert_eq!(count(&node, "ringwall_config_generation", ""), 1.0, "nothing was reloaded");
+    assert_eq!(metric(&node, "ringwall_config_generation", &[]), 1.0, "nothing was reloaded");
 }
 
 #[test]
@@ -76,14 +69,14 @@ fn who_is_denied_costs_no_handshake() {
     let listen = "{ address: \"[::]:0\", tls: self-signed, deny_addresses: [127.0.0.2] }";
     let node = Node::start_in(Place::new(), listen, ANSWER);
     assert_eq!(status(&node, "https", "127.0.0.1"), Some("200".to_owned()));
-    let handshakes = || count(&node, "ringwall_tls_handshakes_total", "");
+    let handshakes = || metric(&node, "ringwall_tls_handshakes_total", &[]);
     let before = handshakes();
     for _ in 0..5 {
         // To the dual-stack socket this client is ::ffff:127.0.0.2.
         assert_eq!(status(&node, "https", "127.0.0.2"), None);
     }
     assert_eq!(handshakes(), before);
-    comes_to(5.0, || count(&node, "ringwall_refusals_total", "reason=\"address_denied\""));
+    comes_to(5.0, || refusals(&node, "address_denied"));
 }
 
 #[test]

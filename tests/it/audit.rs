@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::node::{Client, Node, Origin, PATIENCE, Place};
+use crate::node::{Client, Node, Origin, PATIENCE, Place, metric};
 
 /// Requests that are sent before their answers are read.
 const BATCH: usize = 200;
@@ -38,9 +38,7 @@ fn refused(client: &mut Client, count: usize) -> Vec<(u16, String)> {
 }
 
 fn lost(node: &Node) -> u64 {
-    let page = crate::node::fetch(node, "/metrics");
-    let lines = page.lines().filter(|line| line.starts_with("ringwall_audit_records_lost_total{"));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    metric(node, "ringwall_audit_records_lost_total", &[]) as u64
 }
 
 #[test]

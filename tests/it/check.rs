@@ -9,8 +9,7 @@ use jiff::civil::Date;
 use ringwall::config::{Errors, Loaded, Loader};
 
 use crate::client_certificates::{Authority, now_s};
-use crate::examples::new_key;
-use crate::node::Place;
+use crate::node::{Place, new_key};
 
 const DROP_IN: &str = include_str!("../../config/examples/drop-in-proxy.yaml");
 const KEYS: &str = include_str!("../../config/examples/keys-and-limits.yaml");

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use ringwall::accept::proxy_protocol::{Announced, PROXY_TIMEOUT, Versions, receive};
 use ringwall::worker::{Deadline, Sweep};
 
-use crate::hostile::{connect_from, is_ended, metric, records};
-use crate::node::{Client, Node, Place, comes_to, fetch, text_of};
+use crate::hostile::{connect_from, is_ended, records};
+use crate::node::{Client, Node, Place, comes_to, fetch, metric, refusals, text_of};
 use crate::traps_loop::{connected, in_time, on_loop, wanted};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -76,7 +76,7 @@ fn an_address_opens_as_many_as_it_may_over_all_listeners_and_others_are_served()
     let mut held: Vec<Client> = (0..2).map(|_| served(GREEDY, plain).expect("let in")).collect();
     let shaking: Vec<_> = (0..2).map(|_| connect_from(GREEDY, tls).expect("connected")).collect();
     // A core that has not come by yet lets in no one else for it.
-    comes_to(4.0, || metric(&node, "ringwall_connections", ""));
+    comes_to(4.0, || metric(&node, "ringwall_connections", &[]));
     for address in [plain, tls, plain, tls] {
         assert!(is_reset(GREEDY, address), "one more than there may be");
     }
@@ -87,14 +87,14 @@ fn an_address_opens_as_many_as_it_may_over_all_listeners_and_others_are_served()
         assert!(client.rest_of(12) == 12);
     }
     drop((held, shaking));
-    comes_to(0.0, || metric(&node, "ringwall_connections", ""));
+    comes_to(0.0, || metric(&node, "ringwall_connections", &[]));
     assert!(is_reset(GREEDY, plain));
 
     let told = records(&node, "connections_rate", 5);
     assert!(told.iter().all(|line| line["client"] == "127.0.0.2" && line["code"] == "RW-2217"), "{told:?}");
     assert!(told.iter().all(|line| line.get("status").is_none()), "{told:?}");
-    comes_to(5.0, || metric(&node, "ringwall_refusals_total", "reason=\"connections_rate\""));
-    comes_to(2.0, || metric(&node, "ringwall_tls_handshakes_total", "status=\"failed\""));
+    comes_to(5.0, || refusals(&node, "connections_rate"));
+    comes_to(2.0, || metric(&node, "ringwall_tls_handshakes_total", &["status=\"failed\""]));
     let line = node.wait_for("RW-6150");
     assert!(line.contains("reason=connections_rate") && line.contains("127.0.0.2*"), "{line}");
     // Of two addresses a sample of the table most likely shows nothing.
@@ -124,8 +124,8 @@ fn of_connections_that_come_and_go_on_all_cores_at_once_not_one_more_gets_in() {
         }
     });
     assert_eq!(let_in.load(Ordering::Relaxed), 50);
-    comes_to(150.0, || metric(&node, "ringwall_refusals_total", "reason=\"connections_rate\""));
-    comes_to(0.0, || metric(&node, "ringwall_connections", ""));
+    comes_to(150.0, || refusals(&node, "connections_rate"));
+    comes_to(0.0, || metric(&node, "ringwall_connections", &[]));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn trusted_proxies_are_many_and_whom_they_name_is_counted() {
     assert_eq!(others.count(), 28);
     let told = records(&node, "connections_rate", 1);
     assert!(told.iter().any(|line| line["client"] == "192.0.2.7"), "{told:?}");
-    comes_to(0.0, || metric(&node, "ringwall_connections", ""));
+    comes_to(0.0, || metric(&node, "ringwall_connections", &[]));
 }
 
 #[test]
@@ -192,15 +192,15 @@ fn one_more_of_an_address_that_has_enough_takes_nobodys_place() {
     let mut silent: Vec<_> =
         (0..10).map(|_| connect_from(MODEST, node.address).expect("connected")).collect();
     let held: Vec<Client> = (0..20).map(|_| served(GREEDY, node.address).expect("let in")).collect();
-    comes_to(30.0, || metric(&node, "ringwall_connections", ""));
+    comes_to(30.0, || metric(&node, "ringwall_connections", &[]));
     // 30 of 33 are near the bound: who comes now takes the place of the one that has been silent for longest.
     reload(&node, PLAIN, "all: 33, address: 20");
     for _ in 0..5 {
         assert!(is_reset(GREEDY, node.address));
     }
-    comes_to(5.0, || metric(&node, "ringwall_refusals_total", "reason=\"connections_address\""));
-    comes_to(30.0, || metric(&node, "ringwall_connections", ""));
-    assert_eq!(metric(&node, "ringwall_refusals_total", "reason=\"connection_spared\""), 0.0);
+    comes_to(5.0, || refusals(&node, "connections_address"));
+    comes_to(30.0, || metric(&node, "ringwall_connections", &[]));
+    assert_eq!(refusals(&node, "connection_spared"), 0.0);
     // Somebody who may come does take it.
     assert!(served(Ipv4Addr::new(127, 0, 0, 4), node.address).is_some());
     records(&node, "connection_spared", 1);
@@ -224,14 +224,14 @@ fn a_block_ends_handshakes_and_announcements_and_is_their_reason() {
             stream
         })
         .collect();
-    comes_to(2.0, || metric(&node, "ringwall_connections", ""));
+    comes_to(2.0, || metric(&node, "ringwall_connections", &[]));
     let output = ringwall(&node, "block add --address 127.0.0.2 --reason test");
     assert!(output.status.success(), "{output:?}");
     assert!(standing.iter_mut().all(is_ended));
     assert_eq!(records(&node, "address_blocked", 2).len(), 2);
     let others = ["client_handshake_left", "proxy_timeout", "client_handshake_timeout"];
     assert!(node.log(2).iter().all(|line| !others.iter().any(|other| line["reason"] == *other)));
-    comes_to(0.0, || metric(&node, "ringwall_connections", ""));
+    comes_to(0.0, || metric(&node, "ringwall_connections", &[]));
 }
 
 #[test]

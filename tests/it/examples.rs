@@ -1,13 +1,13 @@
 //! The examples of `config/examples` at work: the committed text, changed only where a machine of tests differs from the one
 //! that it is written for, with real keys, certificates, upstreams and clients.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use crate::control_issuer::eventually;
 use crate::nginx::{Nginx, free_address};
-use crate::node::{Answer, Node, Place, fetch};
+use crate::node::{Answer, Node, Place, fetch, new_key};
 use crate::openid::{ORDERS, Provider};
 
 const DROP_IN: &str = include_str!("../../config/examples/drop-in-proxy.yaml");
@@ -209,19 +209,6 @@ impl Shop {
 
 fn field(key: &str) -> String {
     format!("X-API-Key: {key}")
-}
-
-/// A key as `ringwall keys new` shows it.
-pub fn new_key(place: &Path, identity: &str, roles: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwall"));
-    command.args(["keys", "new", "--store", "partners.keys", "--identity", identity]);
-    command.args(["--id", &format!("key-of-{identity}"), "--pepper", "secret:file:pepper"]);
-    for role in roles {
-        command.args(["--role", role]);
-    }
-    let output = command.current_dir(place).output().expect("ringwall keys");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
 #[test]

@@ -14,7 +14,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::node::{
-    Client, Node, Origin, PATIENCE, Place, Reply, comes_to, fetch, response, text_of, with_driver,
+    Client, Node, Origin, PATIENCE, Place, Reply, comes_to, fetch, metric, new_key, refusals, response,
+    text_of, with_driver,
 };
 
 const NAME: &str = "a.test";
@@ -88,17 +89,6 @@ pub fn records(node: &Node, reason: &str, count: usize) -> Vec<serde_json::Value
     }
 }
 
-/// The sum of a metric over its samples that hold `labels`.
-pub fn metric(node: &Node, name: &str, labels: &str) -> f64 {
-    let page = fetch(node, "/metrics");
-    let samples = page.lines().filter(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(labels)
-    });
-    samples
-        .map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0))
-        .sum()
-}
-
 /// Bytes of the node's own memory. The metric may be that of its cgroup, which others share.
 fn resident(node: &Node) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.child.id())).expect("it runs");
@@ -159,7 +149,7 @@ fn an_address_has_as_many_connections_as_it_may_and_others_are_served() {
     }
     let told = records(&node, "connections_address", 3);
     assert!(told.iter().all(|line| line["client"] == "127.0.0.2" && line["code"] == "RW-2207"), "{told:?}");
-    comes_to(3.0, || metric(&node, "ringwall_refusals_total", "reason=\"connections_address\""));
+    comes_to(3.0, || refusals(&node, "connections_address"));
     let line = node.wait_for("RW-6150");
     assert!(line.contains("reason=connections_address") && line.contains("127.0.0.2*"), "{line}");
     // Who leaves makes room.
@@ -193,12 +183,7 @@ fn connections_through_a_trusted_proxy_are_those_of_many() {
 /// An API that only the holder of a key may call, and its key.
 fn with_key(place: &Place, origin: &Origin) -> (String, String) {
     place.write("pepper", "0123456789abcdef0123456789abcdef");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwall"));
-    command.args(["keys", "new", "--store", "partners.keys", "--identity", "acme"]);
-    command.args(["--id", "key-of-acme", "--pepper", "secret:file:pepper"]);
-    let output = command.current_dir(place.path()).output().expect("ringwall keys");
-    assert!(output.status.success(), "{output:?}");
-    let key = String::from_utf8(output.stdout).expect("text").trim().to_owned();
+    let key = new_key(place.path(), "acme", &[]);
     let config = format!(
         "login: {{ partners: {{ api_key: X-API-Key, store: partners.keys, pepper: \"secret:file:pepper\" }} }}\n\
          upstreams: {{ app: \"http://{}\" }}\n\
@@ -233,7 +218,7 @@ fn a_flood_of_addresses_takes_the_place_of_its_own_and_of_nobody_known() {
             }
         }
     }
-    assert!(metric(&node, "ringwall_connections", "") <= 40.0);
+    assert!(metric(&node, "ringwall_connections", &[]) <= 40.0);
     // The flood stays, and somebody new is served all the same, at once or at the second or third attempt.
     let served = (0..10).any(|_| {
         let mut client = Client::new(TcpStream::connect(node.address).expect("connected"));
@@ -248,7 +233,7 @@ fn a_flood_of_addresses_takes_the_place_of_its_own_and_of_nobody_known() {
         assert_eq!(client.answer().status, 200, "an established client is served");
     }
     // Counted and not logged: of what is told in a second the flood that was not let in takes the most.
-    let spared = || metric(&node, "ringwall_refusals_total", "reason=\"connection_spared\"");
+    let spared = || refusals(&node, "connection_spared");
     let deadline = Instant::now() + PATIENCE;
     while spared() < 1.0 {
         assert!(Instant::now() < deadline, "nobody was let go");
@@ -288,7 +273,7 @@ fn slowloris_ends_with_408_and_silence_with_the_end_of_its_time() {
     let told = records(&node, "client_silent", 10);
     assert!(told[0]["duration_us"].as_u64() >= Some(1_000_000) && told[0]["peer"].is_string(), "{}", told[0]);
     assert!(told[0].get("status").is_none() && told[0].get("method").is_none(), "{}", told[0]);
-    comes_to(20.0, || metric(&node, "ringwall_refusals_total", "reason=\"client_silent\""));
+    comes_to(20.0, || refusals(&node, "client_silent"));
     assert!(node.wait_for("RW-6151").contains("reason=client_"));
 }
 
@@ -562,7 +547,7 @@ fn thousands_of_idle_connections_and_churn_leave_others_alone() {
     };
     println!("{each:.0} bytes for an idle connection, churn included");
     assert!(each < 8_192.0, "{each} bytes for an idle connection");
-    assert_eq!(metric(&node, "ringwall_panics_total", ""), 0.0);
+    assert_eq!(metric(&node, "ringwall_panics_total", &[]), 0.0);
 }
 
 /// What a client costs that stops in the middle of something, in bytes of ours, by what it stopped in.
@@ -603,7 +588,7 @@ fn a_client_that_stops_half_way_costs_little() {
         };
         let used = |connections: usize| {
             let deadline = Instant::now() + PATIENCE;
-            while metric(&node, "ringwall_connections", "") < connections as f64 {
+            while metric(&node, "ringwall_connections", &[]) < connections as f64 {
                 assert!(Instant::now() < deadline, "{connections} connections");
                 thread::sleep(Duration::from_millis(20));
             }
@@ -667,8 +652,8 @@ fn with_few_descriptors_a_node_has_few_connections_and_answers_on() {
     for number in 0..600 {
         flood.extend(connect_from(address(number), node.address));
     }
-    assert!(metric(&node, "ringwall_connections", "") <= all);
-    assert!(metric(&node, "ringwall_descriptors_used", "") < 320.0 * 0.9);
+    assert!(metric(&node, "ringwall_connections", &[]) <= all);
+    assert!(metric(&node, "ringwall_descriptors_used", &[]) < 320.0 * 0.9);
     assert_eq!(fetch(&node, "/readyz"), "ok\n");
     good.send(GET);
     assert_eq!(good.answer().status, 200);
@@ -677,7 +662,7 @@ fn with_few_descriptors_a_node_has_few_connections_and_answers_on() {
     later.send(GET);
     assert_eq!(later.answer().status, 200);
     // Whoever was reset was told of.
-    let refused = metric(&node, "ringwall_refusals_total", "reason=\"connection");
+    let refused = metric(&node, "ringwall_refusals_total", &["reason=\"connection"]);
     assert!(refused >= 100.0, "{refused}");
     node.signal("TERM");
     node.wait_for("RW-6006");
@@ -689,7 +674,7 @@ fn a_bound_above_what_descriptors_allow_is_lowered_and_told() {
     let text = whole(PLAIN, ", connections: { all: 5000 }", &raw(&origin));
     let node = Node::launch(Place::new(), &text, limited(320));
     assert!(node.lines_so_far().any(|line| line.contains("RW-6155") && line.contains("wanted=5000")));
-    assert!(metric(&node, "ringwall_connections_max", "") < 320.0);
+    assert!(metric(&node, "ringwall_connections_max", &[]) < 320.0);
 }
 
 #[test]
@@ -727,7 +712,7 @@ fn short_of_memory_a_node_pauses_holds_no_bodies_and_goes_on() {
     }
     assert!(node.wait_for("RW-6152").contains("of=memory"));
     assert_eq!(fetch(&node, "/readyz"), "short of memory\n");
-    assert_eq!(metric(&node, "ringwall_accepts_paused", "reason=\"memory\""), 1.0);
+    assert_eq!(metric(&node, "ringwall_accepts_paused", &["reason=\"memory\""]), 1.0);
     // The process never had more than it may.
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.child.id())).expect("a status");
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a high-water mark");

@@ -8,11 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use crate::node::{Answer, Client, Node, Origin, PATIENCE, Place, Reply, response};
 
 fn start(origin: &Origin, keys: &str) -> Node {
-    Node::start(&format!(
-        "upstreams: {{ app: \"http://{}\" }}\n\
-         apis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}]{keys} }} }}",
-        origin.address
-    ))
+    let api = format!("apis: {{ app: {{ to: app, raw: \"a test\", allow: [{{ who: anyone }}]{keys} }} }}");
+    Node::start_before(origin.address, &[], &api)
 }
 
 /// An origin whose answers have these lines.
@@ -84,7 +81,7 @@ apis:
 #[test]
 fn the_bounds_of_a_head_are_those_of_its_operation_to_the_byte() {
     let origin = Origin::plain();
-    let node = Node::start(&format!("upstreams: {{ app: \"http://{}\" }}{BOUNDS}", origin.address));
+    let node = Node::start_before(origin.address, &[], BOUNDS);
     let ask = |path: &str, target: usize, head: usize, fields: usize| {
         let path = format!("{path}{}", "a".repeat(target - path.len()));
         let mut text = format!("GET {path} HTTP/1.1\r\nHost: a\r\n");
@@ -169,23 +166,17 @@ impl Ear {
 #[test]
 fn a_body_past_its_bound_is_stopped_at_the_byte_and_its_upload_reset() {
     let ear = Ear::start();
-    let place = Place::new();
-    place.write("any.schema.json", "{}");
-    let node = Node::start_in(
-        place,
-        "{ address: \"127.0.0.1:0\", tls: none }",
-        &format!(
-            "upstreams: {{ app: \"http://{}\" }}
-apis:
+    let node = Node::start_before(
+        ear.address,
+        &[("any.schema.json", "{}")],
+        "apis:
   app:
     to: app
-    sizes: {{ body: 1000B }}
-    allow: [{{ who: anyone }}]
+    sizes: { body: 1000B }
+    allow: [{ who: anyone }]
     operations:
       stream: POST /stream
-      held: {{ match: POST /held, body: {{ schema: any.schema.json }} }}",
-            ear.address
-        ),
+      held: { match: POST /held, body: { schema: any.schema.json } }",
     );
     let too_large = (413, "body_size".to_owned());
     // Declared: nobody hears of it, and the client keeps its body.

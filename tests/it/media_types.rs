@@ -1,29 +1,23 @@
 //! What a body says that it is: one type of those that are listed, or 415, before anybody has seen a byte of it.
 
-use crate::node::{Node, Origin, Place, fetch};
+use crate::node::{Node, Origin, fetch, metric};
 
 fn start(origin: &Origin) -> Node {
-    let place = Place::new();
-    place.write("any.schema.json", "{}");
-    Node::start_in(
-        place,
-        "{ address: \"127.0.0.1:0\", tls: none }",
-        &format!(
-            "upstreams: {{ app: \"http://{}\" }}
-apis:
+    Node::start_before(
+        origin.address,
+        &[("any.schema.json", "{}")],
+        "apis:
   app:
     to: app
-    allow: [{{ who: anyone }}]
+    allow: [{ who: anyone }]
     operations:
       open: POST /open
-      json: {{ match: POST /json, body: {{ types: application/json }} }}
-      form: {{ match: POST /form, body: {{ types: [multipart/form-data, application/x-www-form-urlencoded] }} }}
-      latin: {{ match: POST /latin, body: {{ types: text/plain, charsets: [utf-8, iso-8859-1] }} }}
-      schema: {{ match: POST /schema, body: {{ schema: any.schema.json }} }}
-      patch: {{ match: PATCH /schema, body: {{ schema: any.schema.json, types: application/merge-patch+json }} }}
-      watched: {{ match: POST /watched, body: {{ types: application/json, mode: observe }} }}",
-            origin.address
-        ),
+      json: { match: POST /json, body: { types: application/json } }
+      form: { match: POST /form, body: { types: [multipart/form-data, application/x-www-form-urlencoded] } }
+      latin: { match: POST /latin, body: { types: text/plain, charsets: [utf-8, iso-8859-1] } }
+      schema: { match: POST /schema, body: { schema: any.schema.json } }
+      patch: { match: PATCH /schema, body: { schema: any.schema.json, types: application/merge-patch+json } }
+      watched: { match: POST /watched, body: { types: application/json, mode: observe } }",
     )
 }
 
@@ -170,17 +164,11 @@ fn what_has_no_body_needs_no_type_and_what_is_observed_is_not_refused() {
 #[test]
 fn a_schema_of_a_whole_api_asks_nothing_of_methods_that_bring_no_body() {
     let origin = Origin::plain();
-    let place = Place::new();
-    place.write("any.schema.json", r#"{ "type": "object", "required": ["a"] }"#);
-    let node = Node::start_in(
-        place,
-        "{ address: \"127.0.0.1:0\", tls: none }",
-        &format!(
-            "upstreams: {{ app: \"http://{}\" }}
-apis:
-  app: {{ to: app, raw: \"a test\", body: {{ schema: any.schema.json }}, allow: [{{ who: anyone }}] }}",
-            origin.address
-        ),
+    let node = Node::start_before(
+        origin.address,
+        &[("any.schema.json", r#"{ "type": "object", "required": ["a"] }"#)],
+        "apis:
+  app: { to: app, raw: \"a test\", body: { schema: any.schema.json }, allow: [{ who: anyone }] }",
     );
     for method in ["GET", "DELETE", "OPTIONS"] {
         assert_eq!(node.ask(&format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).status, 200, "{method}");
@@ -211,32 +199,20 @@ apis:
 #[test]
 fn what_only_observes_holds_no_more_than_a_mebibyte_and_says_that_it_does_not_know() {
     let origin = Origin::plain();
-    let place = Place::new();
-    place.write("any.schema.json", r#"{ "type": "object" }"#);
-    let node = Node::start_in(
-        place,
-        "{ address: \"127.0.0.1:0\", tls: none }",
-        &format!(
-            "upstreams: {{ app: \"http://{}\" }}
-apis:
+    let node = Node::start_before(
+        origin.address,
+        &[("any.schema.json", r#"{ "type": "object" }"#)],
+        "apis:
   app:
     to: app
     raw: \"a test\"
-    sizes: {{ body: 16MiB }}
-    body: {{ schema: any.schema.json, mode: observe }}
-    allow: [{{ who: anyone }}]",
-            origin.address
-        ),
+    sizes: { body: 16MiB }
+    body: { schema: any.schema.json, mode: observe }
+    allow: [{ who: anyone }]",
     );
     let counted = |result: &str| {
-        let page = fetch(&node, "/metrics");
-        let line = page.lines().find(|line| {
-            line.starts_with("ringwall_policy_decisions_total{")
-                && line.contains("policy=\"body\"")
-                && line.contains("mode=\"observe\"")
-                && line.contains(&format!("\"{result}\""))
-        });
-        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+        let labels = ["policy=\"body\"", "mode=\"observe\"", &format!("\"{result}\"")];
+        metric(&node, "ringwall_policy_decisions_total", &labels)
     };
     let body: Vec<u8> = (0..3u32 << 20).map(|at| (at % 251) as u8).collect();
     let mut client = node.connect();
@@ -255,12 +231,12 @@ apis:
     assert_eq!(client.answer().status, 200);
     let seen = origin.next();
     assert!(seen.body == body && seen.field("content-length").is_none());
-    assert_eq!((counted("unknown"), counted("refused")), (2, 0));
+    assert_eq!((counted("unknown"), counted("refused")), (2.0, 0.0));
     // A short one is judged, passes all the same, and the connection goes on.
     client.send(
         "POST /short HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
     );
     assert_eq!(client.answer().status, 200);
     assert_eq!(origin.next().body, b"[]");
-    assert_eq!((counted("unknown"), counted("refused")), (2, 1));
+    assert_eq!((counted("unknown"), counted("refused")), (2.0, 1.0));
 }

@@ -61,6 +61,16 @@ impl Node {
         Node::start_in(Place::new(), "{ address: \"127.0.0.1:0\", tls: none }", config)
     }
 
+    /// Runs it before `origin`, its upstream `app`, with these files beside the configuration and `more` below.
+    pub fn start_before(origin: SocketAddr, files: &[(&str, &str)], more: &str) -> Node {
+        let place = Place::new();
+        for (name, text) in files {
+            place.write(name, text);
+        }
+        let config = format!("upstreams: {{ app: \"http://{origin}\" }}\n{more}");
+        Node::start_in(place, "{ address: \"127.0.0.1:0\", tls: none }", &config)
+    }
+
     pub fn start_in(place: Place, listen: &str, config: &str) -> Node {
         Node::start_whole(place, &text_of(listen, config), &[])
     }
@@ -207,6 +217,33 @@ pub fn fetch(node: &Node, path: &str) -> String {
     let mut client = Client::new(TcpStream::connect(node.metrics).expect("connected"));
     client.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", node.metrics));
     client.answer().text()
+}
+
+/// The sum of a metric over those of its samples that hold all of `labels`.
+pub fn metric(node: &Node, name: &str, labels: &[&str]) -> f64 {
+    let page = fetch(node, "/metrics");
+    let samples = page.lines().filter_map(|line| line.strip_prefix(name));
+    let asked = samples
+        .filter(|rest| rest.starts_with([' ', '{']) && labels.iter().all(|label| rest.contains(label)));
+    asked.map(|rest| rest.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number")).sum()
+}
+
+/// How often the node has refused for that reason.
+pub fn refusals(node: &Node, reason: &str) -> f64 {
+    metric(node, "ringwall_refusals_total", &[&format!("reason=\"{reason}\"")])
+}
+
+/// A key as `ringwall keys new` shows it, in the store `partners.keys` and under the pepper `pepper` of a folder.
+pub fn new_key(place: &Path, identity: &str, roles: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringwall"));
+    command.args(["keys", "new", "--store", "partners.keys", "--identity", identity]);
+    command.args(["--id", &format!("key-of-{identity}"), "--pepper", "secret:file:pepper"]);
+    for role in roles {
+        command.args(["--role", role]);
+    }
+    let output = command.current_dir(place).output().expect("ringwall keys");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
 /// `ringwall run` with the driver that is tested, if one is named.

@@ -35,6 +35,7 @@ impl Foreign {
         let mut command = prepare(&place, &log);
         let errors = std::fs::File::create(place.path().join("stderr")).expect("a file");
         command.stdin(Stdio::null()).stderr(errors).env("HOME", place.path());
+        command.env("XDG_DATA_HOME", place.path()).env("XDG_CONFIG_HOME", place.path());
         let name = command.get_program().to_owned();
         let server = Server(command.spawn().unwrap_or_else(|error| panic!("{name:?}: {error}")));
         let foreign = Foreign { server, log, _place: place };
@@ -75,6 +76,25 @@ impl Drop for Foreign {
             }
         }
     }
+}
+
+/// A server that is told all by a file: the last of its arguments, with what `text` says of its address, its folder and its log.
+fn configured(
+    address: SocketAddr,
+    (program, arguments): (&str, &[&str]),
+    file: &str,
+    text: impl FnOnce(&str, &str) -> String,
+) -> Foreign {
+    Foreign::start(address, |place, log| {
+        let file = place.write(file, &text(path_in_text(place.path()), path_in_text(log)));
+        let mut command = Command::new(program);
+        command.args(arguments).arg(file).current_dir(place.path()).stdout(Stdio::null());
+        command
+    })
+}
+
+fn path_in_text(path: &Path) -> &str {
+    path.to_str().expect("text")
 }
 
 /// Servers that are started by root leave it behind.
@@ -151,20 +171,14 @@ fn as_it_is(line: &str) -> String {
 #[test]
 fn nginx_sees_what_was_logged() {
     let address = free_address();
-    let foreign = Foreign::start(address, |place, log| {
-        let dir = place.path().display();
-        let text = format!(
+    let foreign = configured(address, ("nginx", &["-p", ".", "-c"]), "nginx.conf", |dir, log| {
+        format!(
             "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
-             http {{ log_format asked '$http_x_request_id $request'; access_log {} asked;
+             http {{ log_format asked '$http_x_request_id $request'; access_log {log} asked;
                client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
                uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; underscores_in_headers on;
-               server {{ listen {address}; location / {{ return 200 ok; }} }} }}",
-            log.display()
-        );
-        let file = place.write("nginx.conf", &text);
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(file).arg("-p").arg(place.path()).stdout(Stdio::null());
-        command
+               server {{ listen {address}; location / {{ return 200 ok; }} }} }}"
+        )
     });
     compare(address, foreign, as_it_is);
 }
@@ -174,20 +188,14 @@ fn nginx_sees_what_was_logged() {
 #[test]
 fn nginx_reads_each_path_as_it_was_logged() {
     let address = free_address();
-    let foreign = Foreign::start(address, |place, log| {
-        let dir = place.path().display();
-        let text = format!(
+    let foreign = configured(address, ("nginx", &["-p", ".", "-c"]), "nginx.conf", |dir, log| {
+        format!(
             "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; events {{}}
              http {{ log_format asked escape=none '$http_x_request_id $request_uri $uri';
-               access_log {} asked; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
+               access_log {log} asked; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
                fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
-               server {{ listen {address}; location / {{ return 200 ok; }} }} }}",
-            log.display()
-        );
-        let file = place.write("nginx.conf", &text);
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(file).arg("-p").arg(place.path()).stdout(Stdio::null());
-        command
+               server {{ listen {address}; location / {{ return 200 ok; }} }} }}"
+        )
     });
     let node = Node::start_whole(Place::new(), &crate::node::text_of(LISTEN, &config(address)), &[]);
     let corpus = corpus();
@@ -222,9 +230,8 @@ fn nginx_reads_each_path_as_it_was_logged() {
 #[test]
 fn apache_sees_what_was_logged() {
     let address = free_address();
-    let foreign = Foreign::start(address, |place, log| {
-        let dir = place.path().display();
-        let text = format!(
+    let foreign = configured(address, ("apache2", &["-DFOREGROUND", "-f"]), "apache.conf", |dir, log| {
+        format!(
             "ServerRoot /usr/lib/apache2
              LoadModule mpm_event_module modules/mod_mpm_event.so
              LoadModule authz_core_module modules/mod_authz_core.so
@@ -232,13 +239,8 @@ fn apache_sees_what_was_logged() {
              DefaultRuntimeDir {dir}\nMutex file:{dir}\nUser www-data\nGroup www-data
              StartServers 1\nThreadsPerChild 16\nMaxRequestWorkers 16\nMinSpareThreads 1\nMaxSpareThreads 16
              KeepAlive On\nKeepAliveTimeout 10\nTimeout 10\nAllowEncodedSlashes NoDecode
-             DocumentRoot {dir}\nLogFormat \"%{{X-Request-Id}}i %r\" asked\nCustomLog {} asked\n",
-            log.display()
-        );
-        let file = place.write("apache.conf", &text);
-        let mut command = Command::new("apache2");
-        command.arg("-DFOREGROUND").arg("-f").arg(file).stdout(Stdio::null());
-        command
+             DocumentRoot {dir}\nLogFormat \"%{{X-Request-Id}}i %r\" asked\nCustomLog {log} asked\n"
+        )
     });
     compare(address, foreign, as_it_is);
 }
@@ -264,20 +266,14 @@ fn haproxy_sees_what_was_logged() {
 #[test]
 fn lighttpd_sees_what_was_logged() {
     let address = free_address();
-    let foreign = Foreign::start(address, |place, log| {
-        let text = format!(
-            "server.modules = ( \"mod_accesslog\" )\nserver.document-root = \"{dir}\"\nserver.bind = \"{}\"
-server.port = {}\nserver.errorlog = \"{dir}/error.log\"\naccesslog.filename = \"{}\"
+    let foreign = configured(address, ("lighttpd", &["-D", "-f"]), "lighttpd.conf", |dir, log| {
+        format!(
+            "server.modules = ( \"mod_accesslog\" )\nserver.document-root = \"{dir}\"\nserver.bind = \"{host}\"
+server.port = {port}\nserver.errorlog = \"{dir}/error.log\"\naccesslog.filename = \"{log}\"
 accesslog.format = \"%{{X-Request-Id}}i %r\"\n",
-            address.ip(),
-            address.port(),
-            log.display(),
-            dir = place.path().display(),
-        );
-        let file = place.write("lighttpd.conf", &text);
-        let mut command = Command::new("lighttpd");
-        command.arg("-D").arg("-f").arg(file).stdout(Stdio::null());
-        command
+            host = address.ip(),
+            port = address.port(),
+        )
     });
     compare(address, foreign, as_it_is);
 }
@@ -285,20 +281,19 @@ accesslog.format = \"%{{X-Request-Id}}i %r\"\n",
 #[test]
 fn caddy_sees_what_was_logged() {
     let address = free_address();
-    let foreign = Foreign::start(address, |place, log| {
-        let text = format!(
-            "{{\n  admin off\n  auto_https off\n}}
+    let foreign = configured(
+        address,
+        ("caddy", &["run", "--adapter", "caddyfile", "--config"]),
+        "Caddyfile",
+        |_, log| {
+            format!(
+                "{{\n  admin off\n  auto_https off\n}}
 http://:{port} {{\n  bind {host}\n  log {{\n    output file {log}\n    format json\n  }}\n  respond ok\n}}\n",
-            host = address.ip(),
-            port = address.port(),
-            log = log.display(),
-        );
-        let file = place.write("Caddyfile", &text);
-        let mut command = Command::new("caddy");
-        command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).stdout(Stdio::null());
-        command.env("XDG_DATA_HOME", place.path()).env("XDG_CONFIG_HOME", place.path());
-        command
-    });
+                host = address.ip(),
+                port = address.port(),
+            )
+        },
+    );
     compare(address, foreign, |line| {
         let entry: serde_json::Value = serde_json::from_str(line).expect("JSON");
         let request = &entry["request"];

@@ -22,7 +22,9 @@ use std::time::Instant;
 
 use crate::control_issuer::eventually;
 use crate::name_server::{Mood, NameServer};
-use crate::node::{Answer, Client, Node, Origin, PATIENCE, Place, Reply, Server, fetch, response};
+use crate::node::{
+    Answer, Client, Node, Origin, PATIENCE, Place, Reply, Server, fetch, metric, new_key, response,
+};
 
 /// A node with a gate of every kind, and a key to it.
 struct Guarded {
@@ -55,27 +57,8 @@ fn place() -> (Place, String) {
     let place = Place::new();
     place.write("pepper", "0123456789abcdef0123456789abcdef");
     place.write("order.schema.json", r#"{ "type": "object", "required": ["customer"] }"#);
-    let key = new_key(place.path(), "acme");
+    let key = new_key(place.path(), "acme", &[]);
     (place, key)
-}
-
-fn new_key(place: &Path, identity: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_ringwall"))
-        .args([
-            "keys",
-            "new",
-            "--store",
-            "partners.keys",
-            "--identity",
-            identity,
-            "--pepper",
-            "secret:file:pepper",
-        ])
-        .current_dir(place)
-        .output()
-        .expect("ringwall keys");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
 impl Guarded {
@@ -143,14 +126,6 @@ fn refusal(status: u16, reason: &str) -> (u16, String) {
     (status, reason.to_owned())
 }
 
-/// The sum of a counter over its labels.
-fn counter(node: &Node, name: &str) -> u64 {
-    let page = fetch(node, "/metrics");
-    let values =
-        page.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
-    values.filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok()).sum()
-}
-
 #[test]
 fn an_upstream_that_dies_is_502_behind_shut_gates_and_served_again_when_it_is_back() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -161,7 +136,7 @@ fn an_upstream_that_dies_is_502_behind_shut_gates_and_served_again_when_it_is_ba
     guarded.gates_are_shut();
     assert!(
         fetch(&guarded.node, "/readyz").starts_with("ok")
-            || counter(&guarded.node, "ringwall_refusals_total") > 0
+            || metric(&guarded.node, "ringwall_refusals_total", &[]) > 0.0
     );
     // It comes back where it was, and nobody has to be told.
     let listener = TcpListener::bind(address).expect("the port is free");
@@ -272,7 +247,7 @@ fn a_key_store_that_is_gone_or_garbled_takes_no_key_away_and_gives_none() {
     std::fs::write(&next, good).expect("written");
     std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o600)).expect("its mode");
     std::fs::rename(next, &path).expect("renamed");
-    let another = new_key(guarded.node.place.path(), "other");
+    let another = new_key(guarded.node.place.path(), "other", &[]);
     eventually("the new key", || guarded.get(&another).status == 200);
     guarded.serves();
 }
@@ -289,7 +264,7 @@ fn a_disk_without_room_holds_up_no_request() {
     // More than the ring holds: what cannot be kept is counted, and nobody waits for it.
     let mut client = guarded.node.connect();
     let begun = Instant::now();
-    while counter(&guarded.node, "ringwall_log_records_lost_total") == 0 {
+    while metric(&guarded.node, "ringwall_log_records_lost_total", &[]) == 0.0 {
         assert!(begun.elapsed() < 3 * PATIENCE, "the ring fills up");
         client.send(get(&guarded.key).repeat(200));
         for _ in 0..200 {
@@ -324,7 +299,7 @@ fn an_audit_log_without_room_refuses_what_it_would_have_told_and_admits_nobody()
     assert_eq!(client.answer().status, 200);
     client.send("GET /closed HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.answer().refusal(), refusal(503, "audit_full"));
-    assert!(counter(&guarded.node, "ringwall_audit_records_lost_total") > 0);
+    assert!(metric(&guarded.node, "ringwall_audit_records_lost_total", &[]) > 0.0);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::nginx::{Nginx, free_address};
-use crate::node::{Client, Node, Origin, PATIENCE, Place, Server, comes_to, fetch};
+use crate::node::{Client, Node, Origin, PATIENCE, Place, Server, comes_to, refusals};
 
 const ANSWER: &str = "apis:\n  a:\n    operations: { one: { match: GET /one, respond: { status: 200, body: one } } }\n    \
                       allow: [{ who: anyone }]";
@@ -12,14 +12,6 @@ const LISTEN: &str =
     "{ address: \"127.0.0.1:0\", tls: none, trusted_proxies: [127.0.0.0/8], proxy_protocol: any }";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const GET: &[u8] = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n";
-
-fn refusals(node: &Node, reason: &str) -> f64 {
-    let page = fetch(node, "/metrics");
-    let label = format!("reason=\"{reason}\"");
-    let lines =
-        page.lines().filter(|line| line.starts_with("ringwall_refusals_total") && line.contains(&label));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
 
 /// Version 2, TCP over IPv4, from 192.0.2.1:56324.
 fn binary() -> Vec<u8> {

@@ -3,8 +3,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::node::{Client, Node, PATIENCE, Place};
+use crate::node::{Client, Node, PATIENCE, Place, new_key};
 
 /// Events of a lockstep.
 const EVENTS: usize = 200;
@@ -74,31 +72,11 @@ fn place() -> (Place, String, rcgen::Certificate) {
     let place = Place::new();
     place.write("pepper", "0123456789abcdef0123456789abcdef");
     place.write("any.schema.json", r#"{ "type": "object", "required": ["topic"] }"#);
-    let key = new_key(place.path());
+    let key = new_key(place.path(), "acme", &[]);
     let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("a certificate");
     place.write("c.pem", &made.cert.pem());
     place.write("k.pem", &made.signing_key.serialize_pem());
     (place, key, made.cert)
-}
-
-fn new_key(place: &Path) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_ringwall"))
-        .args([
-            "keys",
-            "new",
-            "--store",
-            "partners.keys",
-            "--identity",
-            "acme",
-            "--pepper",
-            "secret:file:pepper",
-        ])
-        .current_dir(place)
-        .output()
-        .expect("ringwall keys");
-    let text = String::from_utf8(output.stdout).expect("text");
-    let key = text.split_whitespace().find(|word| word.starts_with("rwk_"));
-    key.unwrap_or_else(|| panic!("a key in {text}{}", String::from_utf8_lossy(&output.stderr))).to_owned()
 }
 
 /// Everything that can be asked of an exchange, asked of this one.
