@@ -749,6 +749,12 @@ impl KnownSet {
         KnownSet(set)
     }
 
+    /// Whether both have a member in common.
+    #[inline]
+    pub const fn meets(&self, other: &KnownSet) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Whether `known` is a member.
     #[inline]
     pub const fn contains(&self, known: Known) -> bool {

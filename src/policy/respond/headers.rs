@@ -131,16 +131,10 @@ pub fn secure_response(
     inserts: &mut Vec<u8>,
 ) {
     drop_banners(fields, skip);
-    const SENT: KnownSet = KnownSet::of(&[
-        Known::XContentTypeOptions,
-        Known::ReferrerPolicy,
-        Known::ContentSecurityPolicy,
-        Known::XFrameOptions,
-    ]);
     if status == 304 {
         // RFC 9111 §3.2: a cache puts the fields of a 304 in the place of those that it has stored. Upstreams leave out there what
         // does not change, and ours would replace it; what is stored has ours already if it lacked its own.
-    } else if decided.is_empty() && !fields.has_any(&SENT) {
+    } else if !decided.meets(&SECURITY) && !fields.has_any(&SECURITY) {
         inserts.extend_from_slice(ALL);
     } else {
         let settled = |known: Known| fields.has(known) || decided.contains(known);
@@ -154,14 +148,22 @@ pub fn secure_response(
 
 /// The security fields of an answer of our own.
 pub fn secure_answer(decided: KnownSet, strict_transport: bool, out: &mut Vec<u8>) {
-    match decided.is_empty() {
-        true => out.extend_from_slice(ALL),
-        false => push_missing(|known| decided.contains(known), false, decided, out),
+    match decided.meets(&SECURITY) {
+        false => out.extend_from_slice(ALL),
+        true => push_missing(|known| decided.contains(known), false, decided, out),
     }
     if strict_transport {
         push_strict_transport(decided, out);
     }
 }
+
+/// The fields on which it hangs what of [`ALL`] is added.
+const SECURITY: KnownSet = KnownSet::of(&[
+    Known::XContentTypeOptions,
+    Known::ReferrerPolicy,
+    Known::ContentSecurityPolicy,
+    Known::XFrameOptions,
+]);
 
 const NO_SNIFF: &[u8] = b"x-content-type-options: nosniff\r\n";
 const NO_REFERRER: &[u8] = b"referrer-policy: no-referrer\r\n";
