@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -39,6 +40,7 @@ use crate::policy::limit::table::Table;
 use crate::snapshot::compile::{Kept, addresses, compile};
 use crate::snapshot::names::SnapshotNames;
 use crate::sys::address::Address;
+use crate::sys::descriptors::make_room;
 use crate::sys::privileges::{self, User};
 use crate::worker::core::Node;
 use crate::worker::driver::{Driver, Wanted};
@@ -65,6 +67,8 @@ pub const LIMITS_LOCK: Code =
 
 /// Descriptors of a process whose limit cannot be read.
 const DESCRIPTORS: u64 = 1_024;
+/// Descriptors for which the kernel has room from the start, if there may be so many: 512 KiB of its memory.
+const DESCRIPTORS_AT_ONCE: u64 = 65_536;
 
 /// Why a node does not start.
 #[derive(Debug)]
@@ -135,6 +139,8 @@ fn start_with(
     let config = &loaded.config;
     privileges::harden().map_err(|error| system("hardening the process")(&error))?;
     let descriptors = privileges::raise_descriptor_limit().unwrap_or(DESCRIPTORS);
+    // Not one more than there may be; a node with more connections than that bears with a table that grows.
+    let _ = make_room(descriptors.min(DESCRIPTORS_AT_ONCE).saturating_sub(1) as RawFd);
 
     // Everything that needs privileges comes first.
     let wanted = addresses(config);
