@@ -14,7 +14,7 @@ use crate::h1::flaw::Side;
 use crate::http::{BodyLength, Reason};
 use crate::pipeline::fail::Fail;
 use crate::snapshot::Timeouts;
-use crate::worker::buffer::SMALL;
+use crate::worker::buffer::{LARGE, SMALL};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport, bulk, turn};
 
@@ -197,8 +197,8 @@ impl Incoming {
             self.at = 0;
         }
         turn::step().await;
-        if self.received >= bulk::LARGE_FROM {
-            bulk::share(self.last, core.driver).await;
+        if let Some(bytes) = self.large_piece() {
+            bulk::share(bytes, core.driver).await;
         }
         let begun_ms = core.coarse_ms();
         self.set_deadline(from, core);
@@ -242,6 +242,16 @@ impl Incoming {
                 Ok(())
             }
             Err(error) => Err(self.lost(from.socket().expired(), Some(&error))),
+        }
+    }
+
+    /// How many bytes the next receive is taken to move, if the message is large: it says so itself, or has become it.
+    fn large_piece(&self) -> Option<usize> {
+        match self.body.left() {
+            Some(left) if self.received + left < bulk::LARGE_FROM => None,
+            Some(left) => Some(usize::try_from(left).unwrap_or(LARGE).min(LARGE)),
+            None if self.received < bulk::LARGE_FROM => None,
+            None => Some(self.last),
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! A piece of a large body is copied by the kernel in one go, twice, and while it is nobody else is served. With many such
 //! bodies under way at once every turn would last as long as a piece of each: a small request, which needs about four turns,
-//! would wait for hundreds of milliseconds behind downloads that are in no hurry. So a body that has become large asks before
-//! each further piece ([`Lane`]), and when this turn's share is used up it waits in line, first come, first served, for
+//! would wait for hundreds of milliseconds behind downloads that are in no hurry. So a large body asks before
+//! each piece ([`Lane`]), and when this turn's share is used up it waits in line, first come, first served, for
 //! the next turn. A core that has nothing else to do takes its turns one after the other, and no time is lost.
 //!
 //! Called by what receives bodies ([`crate::h1::body`]). Not for small messages, which never ask, and no bound on what a
@@ -24,10 +24,10 @@ use crate::worker::core::count_panic;
 use crate::worker::driver::Driver;
 use crate::worker::guard::Guarded;
 
-/// What a message moves before it counts as large, in bytes.
+/// A message of so many bytes is large; so is one that does not say how long it is, once it has moved as many.
 pub const LARGE_FROM: u64 = 128 * 1024;
-/// What all large messages of a core may move in one turn, in bytes: about half a millisecond of work.
-const TURN_BYTES: usize = 1 << 20;
+/// What all large messages of a core may move in one turn, in bytes: about a millisecond of work.
+const TURN_BYTES: usize = 2 << 20;
 /// The same where a turn is told by the clock, which ticks each millisecond: more than a core can move in that time.
 const TICK_BYTES: usize = 4 << 20;
 /// Room in the line that a quiet core keeps.
