@@ -24,6 +24,7 @@ use ringwall::jose::KeySet;
 use ringwall::observe::{Formatter, LogDrain, LogFormat, NameTable, Registry, RequestIds, RingSizes, rings};
 use ringwall::pipeline::exchange::Exchange;
 use ringwall::pipeline::serve::Client;
+use ringwall::pipeline::whence::Whence;
 use ringwall::pipeline::{admit, forward, respond};
 use ringwall::policy::Verdict;
 use ringwall::policy::identify::jwt::parse_keys;
@@ -152,9 +153,7 @@ impl Bench {
             core,
             link: Link {
                 transport,
-                peer,
-                announced: None,
-                listener: core_listener,
+                whence: Whence { peer, announced: None, listener: core_listener },
                 used: true,
                 known: false,
             },
@@ -286,8 +285,8 @@ impl Watch<'_> {
 
 /// What a connection does before: not counted as a stage.
 fn begin(x: &mut Exchange, link: &Link, core: &Core, request: &Request) {
-    x.peer = link.peer;
-    x.client = link.peer.ip();
+    x.peer = link.whence.peer;
+    x.client = link.whence.peer.ip();
     x.facts.started_ns = core.clock.now_ns();
     core.state.borrow_mut().identify_request(x, core.clock.unix_ns(x.facts.started_ns) / 1_000_000);
     x.request.bytes = Buffer::small();
@@ -336,6 +335,7 @@ fn route<'a>(x: &Exchange, view: &'a CoreView) -> forward::Route<'a> {
         upstream_index: *upstream,
         rewrite: rewrite.as_ref(),
         host_of_upstream: *host_of_upstream,
+        tunnel: None,
     }
 }
 
@@ -377,7 +377,7 @@ fn respond(x: &mut Exchange, view: &CoreView, out: &mut Buffer) {
 
 #[inline(never)]
 fn record(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
-    core.state.borrow_mut().record(x, link, view, &core.clock);
+    core.state.borrow_mut().record(x, link.whence.listener, link.used, view, &core.clock);
 }
 
 // ---- what they need

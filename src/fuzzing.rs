@@ -25,6 +25,16 @@ pub fn h1_stream(data: &[u8]) {
     crate::h1::laws::stream(data);
 }
 
+/// HTTP/2 frames, cut anywhere: see [`crate::h2::laws::frames`].
+pub fn h2_frames(data: &[u8]) {
+    crate::h2::laws::frames(data);
+}
+
+/// Operations on a pair of HTTP/2 connections: see [`crate::h2::laws::operations`].
+pub fn h2_operations(data: &[u8]) {
+    crate::h2::laws::operations(data);
+}
+
 /// Request targets: see [`crate::h1::laws::target`].
 pub fn target(data: &[u8]) {
     crate::h1::laws::target(data);
@@ -78,4 +88,24 @@ pub fn proxy_protocol(data: &[u8]) {
 /// What a client sends before proxies add whom they saw: see [`crate::http::forwarded::replay`].
 pub fn forwarded(data: &[u8]) {
     crate::http::forwarded::replay(data);
+}
+
+/// Header blocks of HTTP/2 against the oracle, and the heads that they are: see [`crate::h2::hpack::laws::blocks`].
+pub fn hpack(data: &[u8]) {
+    crate::h2::hpack::laws::blocks(data);
+}
+
+/// Fields encoded for HTTP/2 and decoded again: see [`crate::h2::hpack::laws::round_trip`].
+pub fn hpack_roundtrip(data: &[u8]) {
+    crate::h2::hpack::laws::round_trip(data);
+}
+
+/// The body of a call of gRPC or gRPC-Web: see [`crate::grpc::laws::messages`].
+pub fn grpc_messages(data: &[u8]) {
+    crate::grpc::laws::messages(data);
+}
+
+/// Frames of a WebSocket, and how they are cut: see [`crate::websocket::laws::frames`].
+pub fn websocket_frames(data: &[u8]) {
+    crate::websocket::laws::frames(data);
 }

@@ -1,7 +1,7 @@
 //! Ringwall: a secure API gateway and L7 edge proxy for Linux in one binary.
 //!
 //! This is the map. A request walks the modules in this order:
-//! [`accept`] → [`tls`] → [`h1`] → [`pipeline`] → [`route`] → [`policy`] → [`upstream`] → [`observe`].
+//! [`accept`] → [`tls`] → [`h1`] or [`h2`] → [`pipeline`] → [`route`] → [`policy`] → [`upstream`] → [`observe`].
 //! What the operator wrote lives in [`config`]; what runs is a [`snapshot`]; everything slow runs on the
 //! [`control`] thread. [`manual`] tells the whole story.
 #![deny(unsafe_code)]
@@ -12,7 +12,9 @@ pub mod config;
 pub mod control;
 pub mod crc32;
 pub mod fuzzing;
+pub mod grpc;
 pub mod h1;
+pub mod h2;
 pub mod http;
 pub mod jose;
 pub mod json;
@@ -26,4 +28,5 @@ pub mod snapshot;
 pub mod sys;
 pub mod tls;
 pub mod upstream;
+pub mod websocket;
 pub mod worker;

@@ -328,20 +328,25 @@ fn allocations(
     connect: impl FnMut() -> Box<dyn Stream>,
 ) -> u64 {
     let mut client = Client::new(connect);
+    counted(running, move |count| client.ask(requests, pipelined, count))
+}
+
+/// The same of requests that `ask` makes, as many as it is told.
+fn counted(running: Running, mut ask: impl FnMut(usize)) -> u64 {
     let begun = Instant::now();
     while begun.elapsed() < WARM {
-        client.ask(requests, pipelined, 2_000);
+        ask(2_000);
     }
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     let tell = std::env::var("RINGWALL_WHO_ALLOCATES").ok().and_then(|count| count.parse().ok());
     TELL.store(tell.unwrap_or(0), Ordering::Relaxed);
     let begun = Instant::now();
-    client.ask(requests, pipelined, REQUESTS);
+    ask(REQUESTS);
     let took = begun.elapsed();
     let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
     TELL.store(0, Ordering::Relaxed);
     println!("{allocated} allocations in {REQUESTS} requests, {took:.1?}");
-    drop(client);
+    drop(ask);
     running.end();
     allocated
 }
@@ -449,6 +454,157 @@ apis:
 
 fn bearer(token: &str) -> String {
     format!("X-Debug: 1\r\nAuthorization: Bearer {token}\r\n")
+}
+
+// ---- HTTP/2
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).expect("a frame").to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// What begins a connection of a peer that sets no bound.
+fn settings() -> Vec<u8> {
+    let windows = [0, 4, 0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0, 4, 0];
+    [frame(4, 0, 0, &windows), frame(8, 0, 0, &0x7fff_0000_u32.to_be_bytes())].concat()
+}
+
+/// Takes the frames off the front of what was received: kind, flags, stream.
+fn frames(received: &mut Vec<u8>, mut each: impl FnMut(u8, u8, u32)) {
+    let mut at = 0;
+    while let Some(&[a, b, c, kind, flags, d, e, f, g]) = received[at..].first_chunk::<9>() {
+        let end = at + 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+        if end > received.len() {
+            break;
+        }
+        each(kind, flags, u32::from_be_bytes([d, e, f, g]));
+        at = end;
+    }
+    received.drain(..at);
+}
+
+/// A client of HTTP/2: `streams` requests at once on each of its connections.
+struct Multiplexer {
+    connections: Vec<(TcpStream, Vec<u8>, u32)>,
+    streams: usize,
+}
+
+impl Multiplexer {
+    fn new(address: SocketAddr, connections: usize, streams: usize) -> Multiplexer {
+        let connect = |_| {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            stream.set_nodelay(true).expect("no delay");
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+            stream.write_all(&[PREFACE, &settings()].concat()).expect("sent");
+            (stream, Vec::new(), 1)
+        };
+        Multiplexer { connections: (0..connections).map(connect).collect(), streams }
+    }
+
+    fn ask(&mut self, count: usize) {
+        // GET, http, and two literals that enter no table.
+        let mut head = vec![0x82, 0x86, 0x01, 15];
+        head.extend_from_slice(b"api.example.com");
+        head.extend_from_slice(&[0x04, 23]);
+        head.extend_from_slice(b"/orders/17?expand=lines");
+        let mut asked = 0;
+        while asked < count {
+            for (stream, _, next) in &mut self.connections {
+                let mut batch = Vec::new();
+                for _ in 0..self.streams {
+                    batch.extend_from_slice(&frame(HEADERS, 4 | END_STREAM, *next, &head));
+                    *next += 2;
+                }
+                stream.write_all(&batch).expect("sent");
+                asked += self.streams;
+            }
+            for (stream, received, _) in &mut self.connections {
+                let (mut answered, mut settings) = (0, 0);
+                while answered < self.streams {
+                    let mut buffer = [0; 16 * 1024];
+                    let count = stream.read(&mut buffer).expect("an answer");
+                    assert!(count > 0, "the end instead of an answer");
+                    received.extend_from_slice(&buffer[..count]);
+                    frames(received, |kind, flags, _| {
+                        assert!(!matches!(kind, 3 | 7), "a reset or the end instead of an answer");
+                        answered += usize::from(kind < 2 && flags & END_STREAM != 0);
+                        settings += usize::from(kind == 4 && flags == 0);
+                    });
+                }
+                for _ in 0..settings {
+                    stream.write_all(&frame(4, 1, 0, b"")).expect("sent");
+                }
+            }
+        }
+    }
+}
+
+/// A backend that speaks HTTP/2, on threads of its own that are not counted.
+fn http2_backend() -> SocketAddr {
+    let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 512).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut preface = [0; PREFACE.len()];
+                let _ = stream.read_exact(&mut preface);
+                let mut out = settings();
+                let (mut received, mut buffer) = (Vec::new(), [0; 64 * 1024]);
+                while stream.write_all(&out).is_ok()
+                    && let Ok(count @ 1..) = stream.read(&mut buffer)
+                {
+                    out.clear();
+                    received.extend_from_slice(&buffer[..count]);
+                    frames(&mut received, |kind, flags, stream| {
+                        if kind == 4 && flags == 0 {
+                            out.extend_from_slice(&frame(4, 1, 0, b""));
+                        } else if kind == HEADERS {
+                            // 200, and five bytes.
+                            out.extend_from_slice(&frame(HEADERS, 4, stream, &[0x88]));
+                            out.extend_from_slice(&frame(0, END_STREAM, stream, b"hello"));
+                        }
+                    });
+                }
+            });
+        }
+    });
+    address
+}
+
+const LISTEN_HTTP2: &str = "{ address: \"127.0.0.1:0\", tls: none, protocols: http2 }";
+
+#[test]
+fn a_request_on_a_stream_allocates_nothing() {
+    let _alone = alone();
+    let running = Running::start(Place::new("stream"), &config(LISTEN_HTTP2, PROXY));
+    let mut client = Multiplexer::new(running.address, 8, 16);
+    let allocated = counted(running, move |count| client.ask(count));
+    assert!(allocated <= BY_TIME_MAX, "{allocated} allocations");
+}
+
+/// What 100,000 requests over a connection to an upstream that they share may allocate: one in ten. It is not nothing yet: heads
+/// of responses and buffers that a burst brought are given back and taken again.
+const SHARED_MAX: u64 = 10_000;
+
+#[test]
+fn a_request_on_streams_of_both_sides_allocates_next_to_nothing() {
+    let _alone = alone();
+    let text = format!(
+        "ringwall: 1\nlisten: {LISTEN_HTTP2}\nupstreams: {{ app: {{ targets: \"http://{}\", protocol: http2 }} }}
+{PROXY}\nnode: {{ cores: {CORES} }}\n",
+        http2_backend()
+    );
+    let running = Running::start(Place::new("streams"), &text);
+    let mut client = Multiplexer::new(running.address, 8, 16);
+    let allocated = counted(running, move |count| client.ask(count));
+    assert!(allocated <= SHARED_MAX, "{allocated} allocations");
 }
 
 #[test]

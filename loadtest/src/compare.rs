@@ -18,7 +18,7 @@ use rustls::pki_types::ServerName;
 use serde::Serialize;
 
 use crate::backend;
-use crate::client::{Client, Expect, Pace, Tally, Target, Watch, tls};
+use crate::client::{Client, Expect, Pace, Protocol, Tally, Target, Watch, tls};
 use crate::contender::{Contender, Places, Running, start_backend};
 use crate::idle::{self, IdleResult};
 use crate::material::{HOST, Material};
@@ -236,8 +236,12 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     }
     sys::exact_timers();
     report::print_head(&comparison);
-    let tls_config = tls::for_measuring(material.certificate.clone()).map_err(|error| error.to_string())?;
-    let bench = Bench { options, places, material, tls_config, stop };
+    let tls = |protocol| tls::for_measuring(material.certificate.clone(), protocol);
+    let tls_configs = (
+        tls(Protocol::Http1).map_err(|error| error.to_string())?,
+        tls(Protocol::Http2 { streams: 1 }).map_err(|error| error.to_string())?,
+    );
+    let bench = Bench { options, places, material, tls_configs, stop };
     for scenario in &scenarios {
         let measured = bench.scenario(scenario, &contenders, &mut comparison)?;
         report::print_scenario(&measured);
@@ -255,7 +259,8 @@ struct Bench<'a> {
     options: &'a Options,
     places: Places,
     material: Material,
-    tls_config: Arc<ClientConfig>,
+    /// For HTTP/1.1, and for HTTP/2.
+    tls_configs: (Arc<ClientConfig>, Arc<ClientConfig>),
     stop: &'a AtomicBool,
 }
 
@@ -268,13 +273,13 @@ impl Bench<'_> {
     ) -> Result<Measured, String> {
         let requests = scenario.requests(&self.options.scenarios, &self.material)?;
         let requests: Arc<[Vec<u8>]> = requests.into();
-        let backend = start_backend(&self.places.work, self.options.load_cpu)?;
+        let backend = start_backend(&self.places.work, &self.material, self.options.load_cpu)?;
         let mut running = Vec::new();
         for contender in
             contenders.iter().filter(|c| scenario.contenders.iter().any(|name| name == c.kind.name))
         {
             let config = scenario.config_of(contender.kind);
-            match contender.start(&self.places, &self.material, backend.plain, config) {
+            match contender.start(&self.places, &self.material, &backend, config) {
                 Ok(started) => {
                     let target = self.target(scenario, &started, &requests)?;
                     match self.probe(&target) {
@@ -350,15 +355,30 @@ impl Bench<'_> {
         requests: &Arc<[Vec<u8>]>,
     ) -> Result<Target, String> {
         let name = ServerName::try_from(HOST).map_err(|error| error.to_string())?;
+        let message = scenario.message();
         let body: Arc<[u8]> = match scenario.answer {
+            _ if message.is_some() => message.unwrap_or_default().into(),
             Answer::Small => backend::SMALL_BODY.into(),
             Answer::Large => backend::large_body().into(),
+            Answer::Grpc => backend::GRPC_BODY.into(),
+        };
+        let protocol = scenario.protocol();
+        let tls_config = match protocol {
+            Protocol::Http1 | Protocol::WebSocket => &self.tls_configs.0,
+            Protocol::Http2 { .. } => &self.tls_configs.1,
         };
         Ok(Target {
             address: SocketAddr::V4(if scenario.tls { running.tls } else { running.plain }),
-            tls: scenario.tls.then(|| (Arc::clone(&self.tls_config), name)),
+            tls: scenario.tls.then(|| (Arc::clone(tls_config), name)),
+            protocol,
+            opening: scenario.opening(&self.material).into(),
             requests: Arc::clone(requests),
-            expect: Expect { status: Some(200), body: Some(body), no_body: scenario.method == "HEAD" },
+            expect: Expect {
+                status: Some(200),
+                body: Some(body),
+                no_body: scenario.method == "HEAD",
+                grpc: scenario.answer == Answer::Grpc,
+            },
             keep_alive: scenario.keep_alive,
             many_sources: !scenario.keep_alive,
         })
@@ -467,7 +487,7 @@ fn round_of(scenario: &Scenario, tally: &Tally, spent: &Sample, pss_bytes: u64) 
     let mib = match (scenario.per, scenario.answer, scenario.body_bytes) {
         (Per::Request, ..) => 1.0,
         (Per::Mib, Answer::Large, _) => backend::LARGE_BODY_BYTES as f64 / f64::from(1 << 20),
-        (Per::Mib, Answer::Small, body) => body.unwrap_or(0) as f64 / f64::from(1 << 20),
+        (Per::Mib, Answer::Small | Answer::Grpc, body) => body.unwrap_or(0) as f64 / f64::from(1 << 20),
     };
     let units = tally.requests as f64 * mib;
     let cpu_us = spent.contender.total_ns as f64 / 1e3 / units;

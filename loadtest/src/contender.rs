@@ -44,7 +44,7 @@ const fn kind(
 }
 
 /// All of them, in the order of the tables.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     kind("ringwall", "ringwall", "default", "yaml", false),
     kind("pump", "pump", "", "", true),
     kind("nginx-stream", "nginx", "stream", "conf", true),
@@ -53,6 +53,7 @@ pub const KINDS: [Kind; 8] = [
     kind("haproxy-http", "haproxy", "http", "cfg", false),
     kind("envoy", "envoy", "default", "yaml", false),
     kind("caddy", "caddy", "default", "caddyfile", false),
+    kind("h2o", "h2o", "default", "conf", false),
 ];
 
 /// A contender that is there: a kind and a build of it.
@@ -106,7 +107,8 @@ impl Contender {
         for (name, _) in peers {
             let family = name.split('-').next().unwrap_or_default();
             if !KINDS.iter().any(|kind| kind.family == family) {
-                missing.push(format!("--peer {name}: not one of nginx, haproxy, envoy, caddy, ringwall"));
+                missing
+                    .push(format!("--peer {name}: not one of nginx, haproxy, envoy, caddy, h2o, ringwall"));
             }
         }
         (found, missing)
@@ -126,7 +128,7 @@ impl Contender {
         &self,
         places: &Places,
         material: &Material,
-        backend: SocketAddrV4,
+        backend: &Running,
         config: Option<&str>,
     ) -> Result<Running, String> {
         let directory = places.work.join(&self.name);
@@ -142,14 +144,14 @@ impl Contender {
             let values = values(
                 &directory,
                 material,
-                backend,
+                (backend.plain, backend.tls),
                 (plain, tls, metrics, trusted),
                 &places.peers.join(self.kind.family),
             );
             fill(&places.peers.join(self.kind.family).join(&name), &directory.join(&name), &values)?
         };
         let output = File::create(directory.join("output.txt")).map_err(wrong)?;
-        let mut command = self.command(places, &file, &directory, plain, backend);
+        let mut command = self.command(places, &file, &directory, plain, backend.plain);
         command.current_dir(&directory).stdin(Stdio::null());
         command.stdout(output.try_clone().map_err(wrong)?).stderr(output);
         let child = sys::spawn(&mut command, Some(places.cpu)).map_err(wrong)?;
@@ -192,6 +194,7 @@ impl Contender {
                 .arg("-e")
                 .arg(directory.join("error.log")),
             "haproxy" => command.arg("-db").arg("-f").arg(file),
+            "h2o" => command.arg("-m").arg("worker").arg("-c").arg(file),
             "envoy" => command.arg("-c").arg(file).args([
                 "--concurrency",
                 "1",
@@ -215,14 +218,16 @@ impl Contender {
 ///
 /// # Errors
 /// It cannot be started or does not listen in time.
-pub fn start_backend(work: &Path, cpu: usize) -> Result<Running, String> {
+pub fn start_backend(work: &Path, material: &Material, cpu: usize) -> Result<Running, String> {
     let wrong = |error: io::Error| format!("backend: {error}");
     let directory = work.join("backend");
     fs::create_dir_all(&directory).map_err(wrong)?;
-    let [address, unused] = free_ports().map_err(wrong)?;
+    let [address, tls, unused] = free_ports().map_err(wrong)?;
     let output = File::create(directory.join("output.txt")).map_err(wrong)?;
     let mut command = Command::new(std::env::current_exe().map_err(wrong)?);
-    command.args(["backend", "--listen", &address.to_string()]).stdin(Stdio::null());
+    command.args(["backend", "--listen", &address.to_string(), "--tls", &tls.to_string()]);
+    command.arg("--cert").arg(&material.certificate_file).arg("--key").arg(&material.key_file);
+    command.stdin(Stdio::null());
     command.stdout(output.try_clone().map_err(wrong)?).stderr(output);
     let child = sys::spawn(&mut command, Some(cpu)).map_err(wrong)?;
     let mut running = Running {
@@ -230,7 +235,7 @@ pub fn start_backend(work: &Path, cpu: usize) -> Result<Running, String> {
         kind: &KINDS[1],
         child,
         plain: address,
-        tls: unused,
+        tls,
         trusted: unused,
         metrics: unused,
         directory,
@@ -346,7 +351,7 @@ fn find(places: &Places, family: &str) -> Option<PathBuf> {
     match family {
         "pump" => std::env::current_exe().ok(),
         "ringwall" => program(places.ringwall.clone()),
-        "envoy" | "caddy" | "nginx" | "haproxy" => {
+        "envoy" | "caddy" | "nginx" | "haproxy" | "h2o" => {
             let path = std::env::var_os("PATH").unwrap_or_default();
             let directories = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
             program(places.target.join("venv/bin").join(family))
@@ -360,7 +365,7 @@ fn version(family: &str, program: &Path) -> String {
     let argument = match family {
         "nginx" | "haproxy" => "-v",
         "caddy" | "ringwall" => "version",
-        "envoy" => "--version",
+        "envoy" | "h2o" => "--version",
         _ => return env!("CARGO_PKG_VERSION").to_owned(),
     };
     let Ok(output) = Command::new(program).arg(argument).stdin(Stdio::null()).output() else {
@@ -379,7 +384,7 @@ type Addresses = (SocketAddrV4, SocketAddrV4, SocketAddrV4, SocketAddrV4);
 fn values(
     directory: &Path,
     material: &Material,
-    backend: SocketAddrV4,
+    (backend, backend_tls): (SocketAddrV4, SocketAddrV4),
     (plain, tls, metrics, trusted): Addresses,
     peers: &Path,
 ) -> BTreeMap<&'static str, String> {
@@ -393,6 +398,8 @@ fn values(
         ("METRICS", metrics.to_string()),
         ("BACKEND", backend.to_string()),
         ("BACKEND_PORT", backend.port().to_string()),
+        ("BACKEND_TLS", backend_tls.to_string()),
+        ("BACKEND_TLS_PORT", backend_tls.port().to_string()),
         ("DIR", directory.display().to_string()),
         ("PEER", peers.display().to_string()),
         ("CERT", material.certificate_file.display().to_string()),
@@ -524,7 +531,7 @@ mod tests {
             let values = values(
                 &directory,
                 &material,
-                address,
+                (address, address),
                 (address, address, address, address),
                 &peers.join(kind.family),
             );

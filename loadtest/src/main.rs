@@ -20,6 +20,7 @@ mod stats;
 mod suite;
 #[expect(unsafe_code, reason = "the system calls that std does not offer; nowhere else")]
 mod sys;
+mod websocket;
 mod yaml;
 
 use std::process::ExitCode;

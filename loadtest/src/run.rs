@@ -12,7 +12,8 @@ use indicatif::ProgressBar;
 use rustls::pki_types::ServerName;
 use serde_json::json;
 
-use crate::client::{Client, Expect, Pace, Tally, Target, Watch, tls};
+use crate::backend;
+use crate::client::{Client, Expect, Pace, Protocol, Tally, Target, Watch, tls, websocket};
 use crate::compare::progress;
 use crate::sys;
 
@@ -43,6 +44,13 @@ pub struct Options {
     /// A file to send as the body; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub body: Option<PathBuf>,
+    /// HTTP/2, with so many requests at once on each connection: by ALPN with https, else as known beforehand [default:
+    /// HTTP/1.1].
+    #[arg(long, value_name = "N")]
+    pub streams: Option<usize>,
+    /// WebSocket, with messages of so many bytes instead of requests: each must come back.
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["streams", "method", "body", "no_keep_alive", "status"])]
+    pub websocket: Option<usize>,
     /// A connection per request.
     #[arg(long)]
     pub no_keep_alive: bool,
@@ -82,18 +90,38 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
         }
         Some(path) => std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?,
     };
+    let protocol = match (options.websocket, options.streams) {
+        (Some(_), _) => Protocol::WebSocket,
+        (None, Some(streams)) => Protocol::Http2 { streams },
+        (None, None) => Protocol::Http1,
+    };
+    let message: Option<Vec<u8>> =
+        options.websocket.map(|length| backend::large_body().into_iter().cycle().take(length).collect());
     let tls = if url.tls {
         let name = url.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
-        Some((tls::verifying(options.cacert.as_deref()).map_err(|error| error.to_string())?, name))
+        Some((tls::verifying(options.cacert.as_deref(), protocol).map_err(|error| error.to_string())?, name))
     } else {
         None
     };
     let target = Target {
         address: url.resolve()?,
         tls,
-        requests: Arc::from([request(options, &url, &body)?]),
-        expect: Expect { status: options.status, body: None, no_body: options.method == "HEAD" },
+        protocol,
+        opening: match message {
+            Some(_) => websocket::opening(&url.authority, &url.target, &fields(options)?).into(),
+            None => Arc::from([]),
+        },
+        requests: Arc::from([match &message {
+            Some(message) => crate::websocket::message(message),
+            None => request(options, &url, &body)?,
+        }]),
+        expect: Expect {
+            status: options.status,
+            no_body: options.method == "HEAD",
+            body: message.map(Arc::from),
+            ..Expect::default()
+        },
         keep_alive: !options.no_keep_alive,
         many_sources: false,
     };
@@ -113,7 +141,7 @@ fn print(options: &Options, tally: &Tally) {
     let latency = tally.latencies.summary();
     if options.json {
         let figures = json!({
-            "url": options.url, "rate_offered": options.rate, "connections": options.connections,
+            "url": options.url, "rate_offered": options.rate, "connections": options.connections, "streams": options.streams,
             "requests": tally.requests, "seconds": tally.seconds, "rate": tally.rate(),
             "bytes_received": tally.bytes_received, "latency": latency,
             "statuses": tally.statuses, "errors": tally.errors,
@@ -155,12 +183,7 @@ fn request(options: &Options, url: &Url, body: &[u8]) -> Result<Vec<u8>, String>
     if !given("accept") {
         request += "Accept: */*\r\n";
     }
-    for field in &options.headers {
-        if !field.contains(':') || field.contains(['\r', '\n']) {
-            return Err(format!("--header {field:?}: expected NAME: VALUE"));
-        }
-        request += &format!("{field}\r\n");
-    }
+    request += &fields(options)?;
     if !body.is_empty() || matches!(options.method.as_str(), "POST" | "PUT" | "PATCH") {
         request += &format!("Content-Length: {}\r\n", body.len());
     }
@@ -168,6 +191,18 @@ fn request(options: &Options, url: &Url, body: &[u8]) -> Result<Vec<u8>, String>
     let mut request = request.into_bytes();
     request.extend_from_slice(body);
     Ok(request)
+}
+
+/// Those of `--header`, as lines.
+fn fields(options: &Options) -> Result<String, String> {
+    let mut lines = String::new();
+    for field in &options.headers {
+        if !field.contains(':') || field.contains(['\r', '\n']) {
+            return Err(format!("--header {field:?}: expected NAME: VALUE"));
+        }
+        lines += &format!("{field}\r\n");
+    }
+    Ok(lines)
 }
 
 struct Bar<'a>(&'a ProgressBar);

@@ -6,13 +6,15 @@
 //! path: /v1/orders/48213
 //! headers: { accept: "*/*" }           # sent with each request
 //! bodies: order1k.jsonl                # one body a line, taken in turn; or `body_bytes: 1048576`
-//! answer: small                        # small | large
+//! answer: small                        # small | large | grpc (what is sent is then such a message too)
 //! tls: false                           # TLS 1.3, AES-128-GCM, no resumption
+//! streams: 10                          # HTTP/2, so many requests at once on each connection; without it HTTP/1.1
+//! websocket: 1024                      # instead of requests: messages of so many bytes, which come back
 //! keep_alive: true                     # false: a connection per request
 //! login: false                         # each request carries a token
 //! connections: 64
 //! per: request                         # request | mib: what the CPU time is divided by
-//! idle: { connections: 9900, active: 1000, rate: 5000, burst: 9000, bytes_at_most: 1500 }   # another kind of scenario: memory
+//! idle: { connections: 7000, active: 1000, rate: 5000, burst: 6000, bytes_at_most: 1500 }   # another kind of scenario: memory
 //! contenders: [ringwall, pump, nginx-http]    # in the order of the table
 //! config: { ringwall: jwt, envoy: jwt }       # which of a contender's configurations; default `default`
 //! bars: [{ at_most: 1.10, of: [floor] }]      # Ringwall's CPU time against the best of these
@@ -25,6 +27,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backend;
+use crate::client::{Protocol, websocket};
 use crate::contender::Kind;
 use crate::material::{HOST, Material};
 use crate::suite;
@@ -58,6 +61,12 @@ pub struct Scenario {
     /// TLS between generator and contender.
     #[serde(default)]
     pub tls: bool,
+    /// HTTP/2, with so many requests at once on a connection; `None`: HTTP/1.1.
+    #[serde(default)]
+    pub streams: Option<usize>,
+    /// WebSocket, with messages of so many bytes.
+    #[serde(default)]
+    pub websocket: Option<usize>,
     /// A connection carries many requests.
     #[serde(default = "yes")]
     pub keep_alive: bool,
@@ -92,6 +101,8 @@ pub enum Answer {
     Small,
     /// 1 MiB.
     Large,
+    /// A message, and trailers.
+    Grpc,
 }
 
 /// What CPU time is divided by.
@@ -168,11 +179,41 @@ impl Scenario {
         self.config.get(kind.name).or_else(|| self.config.get(kind.family)).map(String::as_str)
     }
 
+    /// How generator and contender speak.
+    pub fn protocol(&self) -> Protocol {
+        match (self.websocket, self.streams) {
+            (Some(_), _) => Protocol::WebSocket,
+            (None, Some(streams)) => Protocol::Http2 { streams },
+            (None, None) => Protocol::Http1,
+        }
+    }
+
+    /// The message that is sent and comes back, over WebSocket.
+    pub fn message(&self) -> Option<Vec<u8>> {
+        self.websocket.map(|length| backend::large_body().into_iter().cycle().take(length).collect())
+    }
+
+    /// The request of a handshake of WebSocket; empty over anything else.
+    pub fn opening(&self, material: &Material) -> Vec<u8> {
+        if self.websocket.is_none() {
+            return Vec::new();
+        }
+        let mut fields: String =
+            self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        if let Some(token) = material.tokens.first().filter(|_| self.login) {
+            fields += &format!("Authorization: Bearer {token}\r\n");
+        }
+        websocket::opening(HOST, &self.path, &fields)
+    }
+
     /// The whole requests, taken in turn.
     ///
     /// # Errors
     /// The bodies cannot be read.
     pub fn requests(&self, directory: &Path, material: &Material) -> Result<Vec<Vec<u8>>, String> {
+        if let Some(message) = self.message() {
+            return Ok(vec![crate::websocket::message(&message)]);
+        }
         let bodies: Vec<Vec<u8>> = match (&self.bodies, self.body_bytes) {
             (Some(file), _) => {
                 let path = directory.join(file);
@@ -183,6 +224,7 @@ impl Scenario {
             (None, Some(length)) => {
                 vec![backend::large_body().into_iter().cycle().take(length).collect()]
             }
+            (None, None) if self.answer == Answer::Grpc => vec![backend::GRPC_BODY.to_vec()],
             (None, None) => vec![Vec::new()],
         };
         if bodies.is_empty() {
@@ -236,6 +278,8 @@ mod tests {
                     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).is_file(), "{file}");
                 }
             }
+            assert!(scenario.websocket.is_none() || scenario.streams.is_none(), "{}", scenario.name);
+            assert!(scenario.answer != Answer::Grpc || scenario.streams.is_some(), "{}", scenario.name);
             if let Some(bodies) = &scenario.bodies {
                 assert!(directory.join(bodies).is_file(), "{bodies}");
             }

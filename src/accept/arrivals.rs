@@ -1,8 +1,8 @@
 //! How often one address may connect: `node.connections.address_rate`. Exact over all cores, without a lock.
 //!
 //! A new connection takes a token of its address, of IPv4 the whole, of IPv6 the /64; and of IPv6 another of the /48 around it,
-//! which has [`WIDE_FACTOR`] times the rate and burst, since one subscriber commonly has a /56 or a /48. Both, or none and it is
-//! reset. An address that is refused pays nothing: however hard it tries, it gets its rate.
+//! which has several times the rate and burst ([`narrow_and_wide`]), since one subscriber commonly has a /56 or a /48. Both, or
+//! none and it is reset. An address that is refused pays nothing: however hard it tries, it gets its rate.
 //!
 //! The law and the table are those of the limits of requests ([`crate::policy::limit`]), with memory of their own: who floods
 //! the node with connections takes no cell of a limit.
@@ -22,7 +22,7 @@
 use std::net::IpAddr;
 
 use crate::http::Reason;
-use crate::policy::limit::rate::WIDE_FACTOR;
+use crate::policy::limit::rate::narrow_and_wide;
 use crate::policy::limit::{Charge, Fingerprint, LimitId, Rate, RateError, Table};
 
 /// An address connects more often than it may.
@@ -47,11 +47,8 @@ impl ArrivalRate {
     /// # Errors
     /// Those of [`Rate::new`].
     pub fn new(count: u64, period_ns: u64, burst: u64) -> Result<ArrivalRate, RateError> {
-        let wide_count = count.saturating_mul(WIDE_FACTOR).min(period_ns);
-        Ok(ArrivalRate {
-            address: Rate::new(count, period_ns, burst)?,
-            network: Rate::new(wide_count, period_ns, burst.saturating_mul(WIDE_FACTOR))?,
-        })
+        let (address, network) = narrow_and_wide(count, period_ns, burst)?;
+        Ok(ArrivalRate { address, network })
     }
 }
 
@@ -127,6 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::limit::rate::WIDE_FACTOR;
 
     const S: u64 = 1_000_000_000;
 

@@ -32,6 +32,9 @@ pub const CLIENT_HELLO: Reason =
 /// The client asks by TLS for a host that is not served.
 pub const CLIENT_SERVER_NAME: Reason =
     Reason::client("client_server_name", 2214, 421, "The host named in the TLS handshake is not served here");
+/// The client and the listener have no protocol in common.
+pub const CLIENT_ALPN: Reason =
+    Reason::client("client_alpn", 2218, 400, "The client speaks no protocol that is spoken here");
 
 /// Reasons that are counted apart between two looks of the control thread; more are counted in the metrics only.
 const KINDS: usize = 64;

@@ -29,14 +29,17 @@ use monoio::net::TcpListener;
 
 use crate::accept::caps::{CONNECTIONS_ADDRESS, Seat};
 use crate::accept::ends::{
-    CLIENT_HANDSHAKE_FAILED, CLIENT_HANDSHAKE_LEFT, CLIENT_HELLO, CLIENT_SERVER_NAME, Visit,
+    CLIENT_ALPN, CLIENT_HANDSHAKE_FAILED, CLIENT_HANDSHAKE_LEFT, CLIENT_HELLO, CLIENT_SERVER_NAME, Visit,
 };
 use crate::accept::pressure::MEMORY_SHORT;
 use crate::accept::proxy_protocol::Announced;
 use crate::h1::downstream::{self, Link, Stretch};
-use crate::http::Reason;
-use crate::observe::{Handshake, ListenerId};
+use crate::h2;
+use crate::h2::downstream::Asking;
+use crate::http::{Protocols, Reason};
+use crate::observe::{Alpn, Handshake, ListenerId};
 use crate::pipeline::fail::CLIENT_HANDSHAKE_TIMEOUT;
+use crate::pipeline::whence::Whence;
 use crate::sys::socket::{accept, begin_nothing, is_exhaustion, reset_on_close};
 use crate::sys::stream::listener_fd;
 use crate::tls::client_certificates::{self, ClientTrust};
@@ -44,7 +47,8 @@ use crate::tls::hello::{Alert, Look, look};
 use crate::tls::{ServerProfile, TlsStream};
 use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
-use crate::worker::guard::Guarded;
+use crate::worker::crew::Hire;
+use crate::worker::guard::spawn;
 use crate::worker::run::BACKLOG;
 use crate::worker::slots::Run;
 use crate::worker::visitors::Visitor;
@@ -67,7 +71,7 @@ const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(10
 /// [id](crate::snapshot::Listener::id); `lent`: the service manager has the socket as well.
 pub async fn accept_loop<S>(core: Rc<Core>, listener: TcpListener, index: u32, lent: bool, stretches: Rc<S>)
 where
-    S: Run<Stretch, Output = Option<Link>> + 'static,
+    S: Run<Stretch, Output = Option<Link>> + Hire<Asking> + 'static,
 {
     let accepting = Accepting::new(&core);
     loop {
@@ -108,7 +112,7 @@ fn let_in<S>(
     most: usize,
 ) -> Result<(), Exhausted>
 where
-    S: Run<Stretch, Output = Option<Link>> + 'static,
+    S: Run<Stretch, Output = Option<Link>> + Hire<Asking> + 'static,
 {
     // A socket that closes lets in who has waited, whatever the node is short of: nobody comes after them.
     if core.node.pressure.is_paused() && !core.is_closed(index) {
@@ -177,7 +181,7 @@ async fn somebody_waits(core: &Core, listener: &TcpListener, index: u32, place: 
 
 fn open<S>(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr, index: u32, stretches: &Rc<S>)
 where
-    S: Run<Stretch, Output = Option<Link>> + 'static,
+    S: Run<Stretch, Output = Option<Link>> + Hire<Asking> + 'static,
 {
     let open = match gate::admit(core, index, peer).and_then(|()| Open::new(core, peer, index)) {
         Ok(open) => open,
@@ -196,7 +200,7 @@ where
     // Entered before anything else can happen on this core: whom a block names from now on, it finds.
     let visitor = core.visitors.enter(&socket, peer.ip());
     let life = life(open, visitor, socket, peer, index, Rc::clone(stretches));
-    monoio::spawn(Guarded::new(life, crate::worker::core::count_panic));
+    spawn(life);
 }
 
 /// A connection from its first byte to its last. What it is while it waits for a request decides what an idle connection
@@ -211,7 +215,7 @@ fn life<S>(
     stretches: Rc<S>,
 ) -> impl Future<Output = ()>
 where
-    S: Run<Stretch, Output = Option<Link>>,
+    S: Run<Stretch, Output = Option<Link>> + Hire<Asking>,
 {
     async move {
         let mut open = open;
@@ -225,9 +229,25 @@ where
         };
         let source = announced.as_ref().map_or(peer, |announced| announced.source(peer));
         let Some(transport) = secure(socket, &source, index, &core).await else { return };
-        let link = Link { transport, peer, announced, listener: index, used: false, known: false };
-        downstream::connection(core, link, stretches).await;
+        let whence = Whence { peer, announced, listener: index };
+        match speaks_http2(&transport, index, &core).await {
+            // In a box: its task is as small as one that speaks HTTP/1.1 while it waits.
+            true => Box::pin(h2::downstream::connection(core, transport, whence, stretches)).await,
+            false => downstream::connection(core, Link::new(transport, whence), stretches).await,
+        }
     }
+}
+
+/// Whether the client speaks HTTP/2: it was agreed on by ALPN, or what comes first on a connection without TLS says so, where
+/// that is let (RFC 9113 §3.3).
+async fn speaks_http2(transport: &Transport, index: u32, core: &Core) -> bool {
+    let Transport::Plain(socket) = transport else { return transport.agreed().alpn == Alpn::H2 };
+    match core.view().snapshot.listener(index).map(|listener| listener.protocols) {
+        Some(Protocols { http1: true, http2: true }) => {}
+        Some(protocols) => return protocols.http2,
+        None => return false,
+    }
+    Box::pin(h2::downstream::is_announced(socket, index, core)).await
 }
 
 /// Takes the PROXY header of a connection, and counts the connection under the address that it names.
@@ -325,12 +345,12 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsS
             let view = core.view();
             let profile = view.snapshot.listener(index).and_then(|listener| listener.tls.as_ref());
             let profile = profile.ok_or(None)?;
-            match profile.serves(hello.server_name.as_deref()) {
-                true => {
+            match profile.admit(&hello) {
+                Ok(()) => {
                     let session = profile.session().map_err(|_| Some(CLIENT_HANDSHAKE_FAILED))?;
                     Ok((session, Asked::by(profile)))
                 }
-                false => Err(Alert::UnrecognizedName),
+                Err(alert) => Err(alert),
             }
         }
     };
@@ -352,7 +372,7 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsS
                         io::ErrorKind::InvalidData => CLIENT_HANDSHAKE_FAILED,
                         _ => CLIENT_HANDSHAKE_LEFT,
                     };
-                    Err(why(stream.socket(), Some(refused_certificate(&error).unwrap_or(seen))))
+                    Err(why(stream.socket(), Some(refused(&error).unwrap_or(seen))))
                 }
             }
         }
@@ -360,6 +380,7 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsS
             socket.send_last(&alert.record());
             Err(Some(match alert {
                 Alert::UnrecognizedName => CLIENT_SERVER_NAME,
+                Alert::NoApplicationProtocol => CLIENT_ALPN,
                 _ => CLIENT_HELLO,
             }))
         }
@@ -389,10 +410,12 @@ impl Asked {
     }
 }
 
-/// Why the client's certificate was refused, if that was what the handshake failed for.
-fn refused_certificate(error: &io::Error) -> Option<Reason> {
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    client_certificates::reason_of_handshake(error).copied()
+/// Why the client's certificate was refused, or what it would speak, if that was what the handshake failed for.
+fn refused(error: &io::Error) -> Option<Reason> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::NoApplicationProtocol => Some(CLIENT_ALPN),
+        error => client_certificates::reason_of_handshake(error).copied(),
+    }
 }
 
 /// Why a handshake ended: what ended it, or what was seen.
@@ -469,7 +492,6 @@ impl Drop for Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::slots::Slots;
 
     /// Bytes of what is spawned for a connection. TLS adds its session, in a box of its own.
     const FUTURE_BYTES_MAX: usize = 600;
@@ -480,9 +502,9 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_a_small_future() {
-        let slots = Slots::new(downstream::stretch);
-        let bytes = bytes_of_output(life, &slots);
-        let spawned = size_of::<Guarded<()>>();
+        let places = crate::worker::run::places();
+        let bytes = bytes_of_output(life, &*places);
+        let spawned = size_of::<crate::worker::guard::Guarded<()>>();
         println!("a connection's future: {bytes} bytes, its task: {spawned}");
         assert!(bytes + spawned <= FUTURE_BYTES_MAX, "{bytes} + {spawned} bytes");
     }

@@ -1,6 +1,6 @@
-//! One GET over one connection: what key fetches and health probes share.
+//! One request over one connection: what key fetches and health probes share.
 //!
-//! hyper's HTTP/1.1 client on a stream that the caller connected (so the caller decides which address). Every
+//! hyper's client of HTTP/1.1 or HTTP/2 on a stream that the caller connected (so the caller decides which address). Every
 //! bound is the caller's: body bytes here, total time by dropping the future. Redirects are never followed,
 //! encodings never asked for.
 
@@ -10,16 +10,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::{HeaderMap, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use crate::http::Protocol;
 use crate::sys::address::Address;
 use crate::sys::file::read_regular;
 use crate::sys::socket::is_exhaustion;
@@ -38,6 +40,8 @@ pub struct Answered {
     pub fields: HeaderMap,
     /// The body, at most the asked-for number of bytes.
     pub body: Vec<u8>,
+    /// What stood behind it.
+    pub trailers: HeaderMap,
 }
 
 /// Why an exchange came to nothing.
@@ -49,7 +53,7 @@ pub enum ExchangeError {
     Exhausted(String),
     /// No TLS: bad certificate, wrong name, no common version.
     Tls(String),
-    /// Not HTTP/1.1, or cut short.
+    /// Not HTTP, or cut short.
     Http(String),
     /// The body is longer than the bound.
     TooLarge {
@@ -83,6 +87,14 @@ pub struct TlsTo {
     pub name: ServerName<'static>,
 }
 
+/// A connection.
+pub struct Connected {
+    /// Its bytes.
+    pub stream: Box<dyn Stream>,
+    /// What was agreed on by ALPN, under TLS.
+    pub agreed: Option<Protocol>,
+}
+
 /// Connects to `address`, sends `first`, with TLS on top where asked.
 ///
 /// # Errors
@@ -91,7 +103,7 @@ pub async fn connect(
     address: &Address,
     first: &[u8],
     tls: Option<&TlsTo>,
-) -> Result<Box<dyn Stream>, ExchangeError> {
+) -> Result<Connected, ExchangeError> {
     let refused = |error: std::io::Error| match is_exhaustion(&error) {
         true => ExchangeError::Exhausted(error.to_string()),
         false => ExchangeError::Connect(error.to_string()),
@@ -108,22 +120,39 @@ pub async fn connect(
         stream.write_all(first).await.map_err(refused)?;
     }
     match tls {
-        None => Ok(stream),
+        None => Ok(Connected { stream, agreed: None }),
         Some(tls) => {
             let connector = TlsConnector::from(tls.config.clone());
             let stream = connector
                 .connect(tls.name.clone(), stream)
                 .await
                 .map_err(|error| ExchangeError::Tls(error.to_string()))?;
-            Ok(Box::new(stream))
+            let agreed = stream.get_ref().1.alpn_protocol().and_then(Protocol::of_alpn);
+            Ok(Connected { stream: Box::new(stream), agreed })
         }
     }
 }
 
-/// Sends `GET target` and reads the whole answer; the connection is closed afterwards.
+/// What is asked.
+pub struct Asked<'a> {
+    /// The method.
+    pub method: Method,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Whom: a host, with a port where it is not the usual one.
+    pub authority: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// Fields beside those that every request has.
+    pub fields: &'a [(&'static str, &'a str)],
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Sends `GET target` in HTTP/1.1 and reads the whole answer; the connection is closed afterwards.
 ///
 /// # Errors
-/// [`ExchangeError::Http`] or [`ExchangeError::TooLarge`].
+/// As [`ask`].
 pub async fn get(
     stream: Box<dyn Stream>,
     authority: &str,
@@ -131,40 +160,76 @@ pub async fn get(
     accept: &str,
     body_bytes_max: usize,
 ) -> Result<Answered, ExchangeError> {
-    let http = |error: &dyn fmt::Display| ExchangeError::Http(error.to_string());
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_headers(FIELDS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .map_err(|error| http(&error))?;
-    let _driver = AbortOnDrop(tokio::spawn(async move {
-        // The error reaches the caller through `send_request` or the body.
-        let _ = connection.await;
-    }));
-    let request = Request::get(target)
-        .header(header::HOST, authority)
-        .header(header::ACCEPT, accept)
-        .header(header::USER_AGENT, concat!("ringwall/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|error| http(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| http(&error))?;
+    let fields = &[("accept", accept)];
+    let asked = Asked { method: Method::GET, scheme: "http", authority, target, fields, body: Vec::new() };
+    ask(stream, Protocol::Http1, asked, body_bytes_max).await
+}
+
+/// Sends a request in `protocol` and reads the whole answer; the connection is closed afterwards.
+///
+/// # Errors
+/// [`ExchangeError::Http`] or [`ExchangeError::TooLarge`].
+pub async fn ask(
+    stream: Box<dyn Stream>,
+    protocol: Protocol,
+    asked: Asked<'_>,
+    body_bytes_max: usize,
+) -> Result<Answered, ExchangeError> {
+    let Asked { method, scheme, authority, target, fields, body } = asked;
+    let mut request = Request::builder().method(method);
+    request = match protocol {
+        Protocol::Http1 => {
+            request.uri(target).header(header::HOST, authority).header(header::CONNECTION, "close")
+        }
+        // RFC 9113 §8.3.1: what HTTP/1.1 says in Host and nowhere.
+        Protocol::Http2 => request.uri(format!("{scheme}://{authority}{target}")),
+    };
+    request = request.header(header::USER_AGENT, concat!("ringwall/", env!("CARGO_PKG_VERSION")));
+    request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = request.body(Full::new(Bytes::from(body))).map_err(http)?;
+    let stream = TokioIo::new(stream);
+    // The errors of the connections reach the caller through `send_request` or the body.
+    match protocol {
+        Protocol::Http1 => {
+            let mut builder = hyper::client::conn::http1::Builder::new();
+            builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_BYTES_MAX);
+            let (mut sender, connection) = builder.handshake(stream).await.map_err(http)?;
+            let _driver = AbortOnDrop(tokio::spawn(async move {
+                let _ = connection.await;
+            }));
+            read(sender.send_request(request).await.map_err(http)?, body_bytes_max).await
+        }
+        Protocol::Http2 => {
+            let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+            builder.max_header_list_size(HEAD_BYTES_MAX as u32);
+            let (mut sender, connection) = builder.handshake(stream).await.map_err(http)?;
+            let _driver = AbortOnDrop(tokio::spawn(async move {
+                let _ = connection.await;
+            }));
+            read(sender.send_request(request).await.map_err(http)?, body_bytes_max).await
+        }
+    }
+}
+
+fn http(error: impl fmt::Display) -> ExchangeError {
+    ExchangeError::Http(error.to_string())
+}
+
+async fn read(response: Response<Incoming>, body_bytes_max: usize) -> Result<Answered, ExchangeError> {
     let (head, mut incoming) = response.into_parts();
     let too_large = ExchangeError::TooLarge { bytes_max: body_bytes_max };
     if hyper::body::Body::size_hint(&incoming).lower() > body_bytes_max as u64 {
         return Err(too_large);
     }
-    let mut body = Vec::new();
+    let (mut body, mut trailers) = (Vec::new(), HeaderMap::new());
     while let Some(frame) = incoming.frame().await {
-        let frame = frame.map_err(|error| http(&error))?;
-        let Some(data) = frame.data_ref() else { continue };
-        if data.len() > body_bytes_max - body.len() {
-            return Err(too_large);
+        match frame.map_err(http)?.into_data() {
+            Ok(data) if data.len() > body_bytes_max - body.len() => return Err(too_large),
+            Ok(data) => body.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
         }
-        body.extend_from_slice(data);
     }
-    Ok(Answered { status: head.status, fields: head.headers, body })
+    Ok(Answered { status: head.status, fields: head.headers, body, trailers })
 }
 
 /// Runs `work` for at most `bound`.

@@ -281,7 +281,7 @@ impl Client {
             let address = Address::from(SocketAddr::new(address, url.port));
             let connecting = exchange::connect(&address, b"", tls.as_ref());
             let stream = match exchange::within(CONNECT_TIME_MAX, connecting).await {
-                Some(Ok(stream)) => stream,
+                Some(Ok(connected)) => connected.stream,
                 Some(Err(error)) => {
                     last = error;
                     continue;

@@ -3,7 +3,8 @@
 //!
 //! A probe that cannot be sent, because this node has no descriptor or memory for it, says nothing of its target.
 //!
-//! Each target is asked for an answer to a GET, a connection, or a TLS handshake, every so often: the nth probe is due n
+//! Each target is asked for an answer to a GET, for its health by `grpc.health.v1`, for a connection, or for a TLS handshake,
+//! every so often: the nth probe is due n
 //! intervals after the first, a tenth of one more or less by chance, so the rate is the configured one whatever probes
 //! take. Two failures in a row take a target down, one success brings it up again (both can be set). The verdict is one
 //! atomic per target that data threads load: all cores see it with their next request.
@@ -20,12 +21,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use hyper::Method;
 use tokio::runtime::Handle;
 
-use super::exchange::{self, AbortOnDrop, ExchangeError, TlsTo};
+use super::exchange::{self, AbortOnDrop, Asked, Connected, ExchangeError, TlsTo};
 use super::jitter::Jitter;
 use super::process_log::{Code, Line};
 use crate::accept::proxy_protocol::{self, Announced, Version};
+use crate::grpc::health as grpc;
+use crate::grpc::status::STATUS_NAME;
+use crate::http::Protocols;
 use crate::sys::address::Address;
 
 /// The most bytes of a probe's answer that are read; a health page has no business being longer.
@@ -47,6 +52,13 @@ pub enum Ask {
         host: Option<Box<str>>,
         /// Those that are healthy, from one to another.
         statuses: Vec<(u16, u16)>,
+    },
+    /// That it says `SERVING` of a service, or, where that is empty, of all it has (`grpc.health.v1.Health/Check`).
+    Grpc {
+        /// The service.
+        service: Box<str>,
+        /// The authority, where it is not the target's.
+        host: Option<Box<str>>,
     },
     /// A connection.
     Tcp,
@@ -71,6 +83,8 @@ pub struct Plan {
     pub port: Option<u16>,
     /// Connections begin with a PROXY header of this version, which says that we speak for ourselves; not on another port.
     pub proxy: Option<Version>,
+    /// What requests are sent in; a handshake offers the same.
+    pub protocols: Protocols,
 }
 
 impl Plan {
@@ -84,6 +98,7 @@ impl Plan {
             up_after: 1,
             port: None,
             proxy: None,
+            protocols: Protocols::HTTP1,
         }
     }
 }
@@ -303,20 +318,56 @@ async fn probe_once(probe: &Probe, tls: Option<&TlsTo>) -> Result<(), Failed> {
     };
     let tls = match probe.plan.ask {
         Ask::Tcp => None,
-        Ask::Tls | Ask::Get { .. } => tls,
+        Ask::Tls | Ask::Get { .. } | Ask::Grpc { .. } => tls,
     };
     let mut first = Vec::new();
     if let (Some(version), None) = (probe.plan.proxy, probe.plan.port) {
         proxy_protocol::write(&mut first, version, &Announced::Nobody);
     }
-    let stream = exchange::connect(&at, &first, tls).await?;
-    let Ask::Get { target, host, statuses } = &probe.plan.ask else { return Ok(()) };
-    let authority = host.as_deref().unwrap_or(&probe.authority);
-    let answered = exchange::get(stream, authority, target, "*/*", BODY_BYTES_MAX).await;
-    let status = answered?.status.as_u16();
-    match statuses.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
-        true => Ok(()),
-        false => Err(Failed::Target(format!("status {status}"))),
+    let Connected { stream, agreed } = exchange::connect(&at, &first, tls).await?;
+    let protocols = match probe.plan.ask {
+        Ask::Tcp | Ask::Tls => return Ok(()),
+        Ask::Get { .. } => probe.plan.protocols,
+        Ask::Grpc { .. } => Protocols::HTTP2,
+    };
+    let (scheme, protocol) = match tls {
+        Some(_) => ("https", protocols.under_tls(agreed)),
+        None => ("http", Some(protocols.only().unwrap_or_default())),
+    };
+    let Some(protocol) = protocol else {
+        return Err(Failed::Target("HTTP/2 was not agreed on".to_owned()));
+    };
+    let authority = |host: &Option<Box<str>>| host.as_deref().unwrap_or(&probe.authority).to_owned();
+    let asked =
+        |method, authority, target, fields, body| Asked { method, scheme, authority, target, fields, body };
+    match &probe.plan.ask {
+        Ask::Get { target, host, statuses } => {
+            let authority = authority(host);
+            let asked = asked(Method::GET, &authority, target, &[("accept", "*/*")], Vec::new());
+            let answered = exchange::ask(stream, protocol, asked, BODY_BYTES_MAX).await?;
+            let status = answered.status.as_u16();
+            match statuses.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
+                true => Ok(()),
+                false => Err(Failed::Target(format!("status {status}"))),
+            }
+        }
+        Ask::Grpc { service, host } => {
+            let mut body = Vec::new();
+            grpc::push_request(service, &mut body);
+            let authority = authority(host);
+            let mut timeout = Vec::new();
+            crate::grpc::timeout::push(probe.plan.timeout, &mut timeout);
+            let timeout = String::from_utf8(timeout).unwrap_or_default();
+            let [content_type, te] = grpc::REQUEST_FIELDS;
+            let fields = &[content_type, te, (crate::grpc::timeout::NAME, timeout.as_str())];
+            let asked = asked(Method::POST, &authority, grpc::PATH, fields, body);
+            let answered = exchange::ask(stream, protocol, asked, BODY_BYTES_MAX).await?;
+            let status = answered.trailers.get(STATUS_NAME).or_else(|| answered.fields.get(STATUS_NAME));
+            let status = status.map(|value| value.as_bytes());
+            grpc::judge(answered.status.as_u16(), status, &answered.body)
+                .map_err(|why| Failed::Target(why.to_string()))
+        }
+        Ask::Tcp | Ask::Tls => Ok(()),
     }
 }
 

@@ -4,18 +4,22 @@
 //! decoded, and what is ready to be sent. A receive starts only when everything before it has been sent: that is the
 //! back-pressure. Large pieces of a body that keeps its framing are sent from the buffer they were received in.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::Range;
 
 use crate::accept::pressure::Level;
+use crate::grpc::Filter;
 use crate::h1::chunked::{Body, Step};
 use crate::h1::encode::{CHUNK_END, CHUNK_HEAD_BYTES_MAX, chunk_head, push_last_chunk};
 use crate::h1::flaw::Side;
 use crate::http::{BodyLength, Reason};
+use crate::pipeline::calls::push_frame;
 use crate::pipeline::fail::Fail;
 use crate::snapshot::Timeouts;
 use crate::worker::buffer::{LARGE, SMALL};
 use crate::worker::core::Core;
+use crate::worker::transport::POST_BYTES_MAX;
 use crate::worker::{Buffer, Deadline, Transport, bulk, turn};
 
 /// The body is larger than the operation admits.
@@ -27,11 +31,11 @@ pub const RESPONSE_SIZE: Reason =
 
 /// Pieces up to this many bytes are gathered with what is already waiting to be sent, so that a small message leaves in
 /// one write.
-const GATHER_BYTES_MAX: usize = 12 * 1024;
+const GATHER_BYTES_MAX: usize = POST_BYTES_MAX;
+/// Fewer bytes are not encoded for themselves, as long as there are more.
+const ENCODE_BYTES_MIN: usize = 768;
 /// Room that gathered pieces leave in a buffer for the framing around them.
 const GATHER_ROOM: usize = 64;
-/// What is left to be sent of a message, up to this many bytes, is posted: an idle socket takes it whole.
-pub const POST_BYTES_MAX: usize = GATHER_BYTES_MAX;
 /// What is left of a body, up to this many bytes, is received in a buffer of its own size.
 const SMALL_BYTES: u64 = SMALL as u64;
 /// A client must send at least this much of a body in each [`PROGRESS_MS`] that we wait for it.
@@ -72,10 +76,16 @@ pub struct Incoming {
     stream_idle_ms: u64,
     /// When this message must be over, in monotonic milliseconds.
     end_ms: u64,
+    /// Whether it is received in small pieces, because many others are on the way to the same connection.
+    frugal: bool,
     /// Whether what came behind the last chunk is sent on.
     trailers_kept: bool,
+    /// Trailers that came beside the body, as lines.
+    beside: Buffer,
     /// The client's progress: with this body, if it is its own, or else in taking it.
     window: Window,
+    /// What the messages of a call pass.
+    filter: Option<Filter>,
 }
 
 /// Progress over a window of waiting: time in which the other side, or we, kept the client waiting does not count.
@@ -138,8 +148,11 @@ impl Incoming {
             begun: false,
             stream_idle_ms: Timeouts::DEFAULT.stream_idle,
             end_ms: u64::MAX,
+            frugal: false,
             trailers_kept: false,
+            beside: Buffer::empty(),
             window: Window::default(),
+            filter: None,
         }
     }
 
@@ -160,11 +173,56 @@ impl Incoming {
         self.trailers_kept = true;
     }
 
+    /// Has the messages of a call pass `filter`, before any has been decoded. Its client may be silent for as long as either side
+    /// may.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.filter = Some(filter);
+    }
+
+    /// What the messages of a call pass.
+    pub fn filter_mut(&mut self) -> Option<&mut Filter> {
+        self.filter.as_mut()
+    }
+
     /// Decodes what is here.
     ///
     /// # Errors
-    /// The framing is broken, or the body is larger than it may be.
+    /// The framing is broken, the body is larger than it may be, or it is that of a call and its messages may not pass.
+    #[inline]
     pub fn piece(&mut self) -> Result<Piece, Fail> {
+        if self.filter.is_some() { self.piece_of_call() } else { self.next_piece() }
+    }
+
+    /// The next piece of which the filter lets something pass.
+    #[inline(never)]
+    fn piece_of_call(&mut self) -> Result<Piece, Fail> {
+        loop {
+            let piece = match &self.filter {
+                Some(filter) => filter.verdict().map_err(|reason| self.blame(reason)),
+                None => Ok(()),
+            };
+            piece?;
+            let piece = self.next_piece()?;
+            let Some(filter) = &mut self.filter else { return Ok(piece) };
+            let passed = match &piece {
+                Piece::Data(range) => filter.pass(&mut self.buffer[range.clone()]),
+                Piece::Wanting => return Ok(piece),
+                Piece::End => {
+                    let beside = &self.beside;
+                    filter.finish(if beside.is_empty() { self.body.trailers() } else { beside }).map(|()| 0)
+                }
+            };
+            match (passed, piece) {
+                (Err(reason), _) => return Err(self.blame(reason)),
+                (Ok(0), Piece::Data(_)) => {}
+                (Ok(bytes), Piece::Data(range)) => return Ok(Piece::Data(range.start..range.start + bytes)),
+                (Ok(_), piece) => return Ok(piece),
+            }
+        }
+    }
+
+    #[inline]
+    fn next_piece(&mut self) -> Result<Piece, Fail> {
         let input = &self.buffer[self.at..];
         let (piece, consumed) = match self.body.decode(input).map_err(|reason| self.blame(reason))? {
             Step::Data { start, end, consumed } => (Piece::Data(self.at + start..self.at + end), consumed),
@@ -190,6 +248,11 @@ impl Incoming {
     /// The sender has gone, is too slow, or ended before its body did. The end of a body that lasts until the close is no
     /// error: [`Incoming::piece`] then says so.
     pub async fn receive(&mut self, from: &Transport, core: &Core) -> Result<(), Fail> {
+        self.receive_beside(from, &Cell::new(false), core).await
+    }
+
+    /// The same for one of two directions. Once `both` are under way the deadline of `from` is the other's, which sends to it.
+    async fn receive_beside(&mut self, from: &Transport, both: &Cell<bool>, core: &Core) -> Result<(), Fail> {
         let used = self.at == self.buffer.len();
         if used {
             // All of it is used: whoever keeps us waiting, or waits for its turn, holds no buffer.
@@ -201,9 +264,11 @@ impl Incoming {
             bulk::share(bytes, core.driver).await;
         }
         let begun_ms = core.coarse_ms();
-        self.set_deadline(from, core);
+        if !both.get() {
+            self.set_deadline(from, core);
+        }
         let received = if used {
-            let short = core.node.pressure.worst() > Level::Easy;
+            let short = self.frugal || core.node.pressure.worst() > Level::Easy;
             let left = self.body.left().unwrap_or(u64::MAX);
             let lease = || match left {
                 0..=SMALL_BYTES => Buffer::of(left as usize),
@@ -224,9 +289,10 @@ impl Incoming {
         };
         match received {
             Ok(0) => {
-                if let Some(deadline) = from.socket().expired() {
+                if let Some(deadline) = from.expired() {
                     return Err(self.lost(Some(deadline), None));
                 }
+                self.beside = from.take_trailers();
                 self.body.close().map_err(|reason| self.blame(reason))
             }
             Ok(count) => {
@@ -234,31 +300,39 @@ impl Incoming {
                 self.last = count;
                 // Whoever sends answers only for the time in which we wait for it, not for that in which we wait for the
                 // other side to take what it has sent.
-                from.socket().clear_deadline();
+                if both.get() {
+                    return Ok(());
+                }
+                from.clear_deadline();
                 if self.origin == Origin::Client {
                     let waited_ms = core.coarse_ms().saturating_sub(begun_ms);
                     self.window.advance(waited_ms, count as u64, PROGRESS_BYTES);
                 }
                 Ok(())
             }
-            Err(error) => Err(self.lost(from.socket().expired(), Some(&error))),
+            Err(error) => Err(self.lost(from.expired(), Some(&error))),
         }
     }
 
-    /// How many bytes the next receive is taken to move, if the message is large: it says so itself, or has become it.
+    /// How many bytes the next receive is taken to move, if the message is large: it says so itself, or has become it. Taken
+    /// for what the last one moved: whoever sends a large message slowly uses up no more of a turn than it moves.
     fn large_piece(&self) -> Option<usize> {
-        match self.body.left() {
-            Some(left) if self.received + left < bulk::LARGE_FROM => None,
-            Some(left) => Some(usize::try_from(left).unwrap_or(LARGE).min(LARGE)),
-            None if self.received < bulk::LARGE_FROM => None,
-            None => Some(self.last),
-        }
+        let left = self.body.left();
+        let whole = self.received.saturating_add(left.unwrap_or(0));
+        let most = left.map_or(LARGE, |left| usize::try_from(left).unwrap_or(LARGE).min(LARGE));
+        let next = if self.last == 0 { LARGE } else { self.last };
+        (whole >= bulk::LARGE_FROM).then_some(next.min(most))
     }
 
     fn set_deadline(&mut self, from: &Transport, core: &Core) {
         match self.origin {
             Origin::Client => {
-                let until_ms = core.coarse_ms() + PROGRESS_MS.saturating_sub(self.window.waited_ms);
+                // Who calls sends when it has something to say.
+                let grant_ms = match self.filter {
+                    None => PROGRESS_MS.saturating_sub(self.window.waited_ms),
+                    Some(_) => self.stream_idle_ms,
+                };
+                let until_ms = core.coarse_ms() + grant_ms;
                 core.deadline(from, Deadline::Body, until_ms.min(self.end_ms));
             }
             Origin::Upstream => self.set_progress_deadline(from, core),
@@ -288,12 +362,29 @@ impl Incoming {
         let left_ms = self.stream_idle_ms.saturating_sub(self.window.waited_ms);
         self.set_deadline_within(to, left_ms, core);
         let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        to.socket().set_pace(narrow(self.owed_bytes()), narrow(self.stream_idle_ms), self.end_ms);
+        to.set_pace(narrow(self.owed_bytes()), narrow(self.stream_idle_ms), self.end_ms);
     }
 
     /// What a client must take in a window.
     fn owed_bytes(&self) -> u64 {
         (self.stream_idle_ms * READ_BYTES_PER_S / 1_000).max(1)
+    }
+
+    /// A piece begins to be sent.
+    fn sends(&self, to: &Transport, both: &Cell<bool>, core: &Core) {
+        if !both.get() {
+            self.set_send_deadline(to, core);
+        }
+    }
+
+    /// A piece has been sent: until the next one is here, which is timed on its own side, whoever took it owes nothing. Where the
+    /// other direction waits for it, it has shown that it lives.
+    fn was_taken(&mut self, to: &Transport, begun_ms: u64, count: usize, both: &Cell<bool>, core: &Core) {
+        if both.get() {
+            return to.prolong(Deadline::StreamIdle, core.coarse_ms() + self.stream_idle_ms);
+        }
+        to.clear_deadline();
+        self.sent(begun_ms, count, core);
     }
 
     /// A piece has been sent.
@@ -316,6 +407,21 @@ impl Incoming {
             Origin::Client => Fail::client(deadline, error),
             Origin::Upstream => Fail::upstream(deadline, error),
         }
+    }
+
+    /// Whether its data leave in base64.
+    #[inline]
+    fn is_encoded(&mut self) -> bool {
+        self.filter.as_mut().is_some_and(|filter| filter.encoder().is_some())
+    }
+
+    /// Puts the trailers of a call behind its messages, where its client finds them there.
+    #[inline(never)]
+    fn push_last_frame(&mut self, chunked: bool, out: &mut Buffer) {
+        let Some(translator) = self.filter.as_mut().and_then(Filter::translator) else { return };
+        let trailers = if self.beside.is_empty() { self.body.trailers() } else { &self.beside };
+        push_frame(translator, trailers, chunked, out);
+        self.trailers_kept = false;
     }
 
     /// Whether [`transfer`] has given anything of the message to the other side: before it has, all can still be taken back.
@@ -350,7 +456,7 @@ impl Incoming {
 
     /// Lines of the trailer section.
     pub fn trailers(&self) -> &[u8] {
-        self.body.trailers()
+        if self.beside.is_empty() { self.body.trailers() } else { &self.beside }
     }
 
     /// Which side of the codec's reasons this body belongs to.
@@ -362,7 +468,8 @@ impl Incoming {
     }
 }
 
-/// Sends what `out` holds (an encoded head) and then the whole body, framed as `framing` says. Returns the bytes sent.
+/// Sends what `out` holds (an encoded head) and then the whole body, framed as `framing` says. Returns the bytes sent. `both` says
+/// that the other direction of the exchange is under way on the same two transports: then their deadlines are its affair.
 ///
 /// # Errors
 /// Either side, whichever failed first. Once something has been sent the caller must cut the message.
@@ -372,12 +479,16 @@ pub async fn transfer(
     to: &Transport,
     out: &mut Buffer,
     framing: BodyLength,
+    both: &Cell<bool>,
     core: &Core,
 ) -> Result<u64, Fail> {
     let chunked = framing == BodyLength::Chunked;
     let mut sent = 0;
     loop {
         match incoming.piece()? {
+            Piece::Data(range) if incoming.is_encoded() => {
+                sent += send_encoded(incoming, range, to, out, chunked, both, core).await?;
+            }
             Piece::Data(range) => {
                 if chunked {
                     let mut head = [0; CHUNK_HEAD_BYTES_MAX];
@@ -387,16 +498,15 @@ pub async fn transfer(
                 {
                     out.extend_from_slice(incoming.bytes(range));
                 } else {
-                    sent += flush(incoming, out, to, core).await?;
+                    sent += flush(incoming, out, to, both, core).await?;
                     let length = range.len();
                     let begun_ms = core.coarse_ms();
-                    incoming.set_send_deadline(to, core);
+                    incoming.sends(to, both, core);
                     incoming.begun = true;
                     to.send(&mut incoming.buffer, range)
                         .await
                         .map_err(|error| lost(incoming.origin, to, &error))?;
-                    to.socket().clear_deadline();
-                    incoming.sent(begun_ms, length, core);
+                    incoming.was_taken(to, begun_ms, length, both, core);
                     sent += length as u64;
                 }
                 if chunked {
@@ -404,40 +514,93 @@ pub async fn transfer(
                 }
             }
             Piece::Wanting => {
-                sent += flush(incoming, out, to, core).await?;
-                incoming.receive(from, core).await?;
+                sent += flush(incoming, out, to, both, core).await?;
+                incoming.frugal = to.is_crowded();
+                incoming.receive_beside(from, both, core).await?;
             }
             Piece::End => {
+                if incoming.filter.is_some() {
+                    incoming.push_last_frame(chunked, out);
+                }
+                let trailers = if incoming.trailers_kept { incoming.trailers() } else { b"" };
                 if chunked {
-                    push_last_chunk(out, if incoming.trailers_kept { incoming.trailers() } else { b"" });
+                    push_last_chunk(out, trailers);
                 }
                 // Nothing more is expected of this side: it may now wait for the other as long as that takes.
-                from.socket().clear_deadline();
-                let length = out.len();
-                if incoming.origin == Origin::Client || length > POST_BYTES_MAX {
-                    return Ok(sent + flush(incoming, out, to, core).await?);
+                if !both.get() {
+                    from.clear_deadline();
                 }
-                incoming.set_progress_deadline(to, core);
+                let length = out.len();
+                let begun_ms = core.coarse_ms();
+                // A request is sent once it has left; a small answer may leave later.
+                let waits = incoming.origin == Origin::Client;
+                match waits || length > POST_BYTES_MAX {
+                    true => incoming.sends(to, both, core),
+                    false => incoming.set_progress_deadline(to, core),
+                }
+                let ended = to.end(out, trailers, waits).await;
                 incoming.begun = true;
-                to.post(out).await.map_err(|error| lost(incoming.origin, to, &error))?;
+                ended.map_err(|error| lost(incoming.origin, to, &error))?;
+                if waits || length > POST_BYTES_MAX {
+                    incoming.was_taken(to, begun_ms, length, both, core);
+                }
+                out.clear();
                 return Ok(sent + length as u64);
             }
         }
     }
 }
 
-async fn flush(incoming: &mut Incoming, out: &mut Buffer, to: &Transport, core: &Core) -> Result<u64, Fail> {
+/// Sends data in base64, by way of `out`.
+async fn send_encoded(
+    incoming: &mut Incoming,
+    range: Range<usize>,
+    to: &Transport,
+    out: &mut Buffer,
+    chunked: bool,
+    both: &Cell<bool>,
+    core: &Core,
+) -> Result<u64, Fail> {
+    let (mut at, mut sent) = (range.start, 0);
+    while at < range.end {
+        // Three bytes become four.
+        let room = out.capacity().saturating_sub(out.len() + GATHER_ROOM) / 4 * 3;
+        if room < ENCODE_BYTES_MIN.min(range.end - at) && !out.is_empty() {
+            sent += flush(incoming, out, to, both, core).await?;
+            continue;
+        }
+        let end = range.end.min(at + room.max(ENCODE_BYTES_MIN));
+        let Incoming { filter, buffer, .. } = &mut *incoming;
+        let Some(encoder) = filter.as_mut().and_then(Filter::encoder) else { break };
+        if chunked {
+            let mut head = [0; CHUNK_HEAD_BYTES_MAX];
+            out.extend_from_slice(chunk_head((end - at).div_ceil(3) * 4, &mut head));
+        }
+        encoder.data(&buffer[at..end], out);
+        if chunked {
+            out.extend_from_slice(CHUNK_END);
+        }
+        at = end;
+    }
+    Ok(sent)
+}
+
+async fn flush(
+    incoming: &mut Incoming,
+    out: &mut Buffer,
+    to: &Transport,
+    both: &Cell<bool>,
+    core: &Core,
+) -> Result<u64, Fail> {
     let length = out.len();
     if length == 0 {
         return Ok(0);
     }
     let begun_ms = core.coarse_ms();
-    incoming.set_send_deadline(to, core);
+    incoming.sends(to, both, core);
     incoming.begun = true;
     to.send(out, 0..length).await.map_err(|error| lost(incoming.origin, to, &error))?;
-    // Until the next piece is here, which is timed on its own side, whoever took this one owes nothing.
-    to.socket().clear_deadline();
-    incoming.sent(begun_ms, length, core);
+    incoming.was_taken(to, begun_ms, length, both, core);
     out.clear();
     Ok(length as u64)
 }
@@ -445,7 +608,37 @@ async fn flush(incoming: &mut Incoming, out: &mut Buffer, to: &Transport, core: 
 /// The receiving side of a transfer failed: the other one than the body's origin.
 fn lost(origin: Origin, to: &Transport, error: &io::Error) -> Fail {
     match origin {
-        Origin::Client => Fail::upstream(to.socket().expired(), Some(error)),
-        Origin::Upstream => Fail::client(to.socket().expired(), Some(error)),
+        Origin::Client => Fail::upstream(to.expired(), Some(error)),
+        Origin::Upstream => Fail::client(to.expired(), Some(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(framing: BodyLength, received: u64, last: usize) -> Incoming {
+        let mut incoming = Incoming::new(framing, Origin::Client, b"", u64::MAX);
+        (incoming.received, incoming.last) = (received, last);
+        incoming
+    }
+
+    #[test]
+    fn a_large_message_is_charged_for_what_it_moves_not_for_what_it_promises() {
+        let large = bulk::LARGE_FROM;
+        let piece = |framing, received, last| after(framing, received, last).large_piece();
+        // Nothing is known of the first receive but what is left.
+        assert_eq!(piece(BodyLength::Length(large - 1), 0, 0), None);
+        assert_eq!(piece(BodyLength::Length(large), 0, 0), Some(LARGE.min(large as usize)));
+        assert_eq!(piece(BodyLength::Length(10 << 20), 0, 0), Some(LARGE));
+        // A kilobyte at a time, of a message that says that it is as large as can be said.
+        for whole in [10 << 20, u64::MAX - 1, u64::MAX] {
+            assert_eq!(piece(BodyLength::Length(whole), 1_024, 1_024), Some(1_024), "{whole}");
+        }
+        // Without a length it is large once it is.
+        assert_eq!(piece(BodyLength::Chunked, large - 1, 1_024), None);
+        assert_eq!(piece(BodyLength::Chunked, large, 1_024), Some(1_024));
+        // Never more than is left.
+        assert_eq!(piece(BodyLength::Length(5), large, LARGE), Some(5));
     }
 }

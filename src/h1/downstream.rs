@@ -1,22 +1,20 @@
 //! A client's connection: a small future while it is idle, a pooled slot while requests are under way.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::accept::ends::{self, CLIENT_SILENT, Visit};
 use crate::accept::pressure::CONNECTION_SPARED;
-use crate::accept::proxy_protocol::Announced;
 use crate::h1::body::{Incoming, Origin};
 use crate::h1::parse::{Parse, parse_request};
-use crate::http::BodyLength;
 use crate::http::reason::Fault;
-use crate::http::{HeadLimits, Reason};
+use crate::http::{BodyLength, HeadLimits, Protocol, Reason};
 use crate::pipeline::answer;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{CLIENT_GONE, CLIENT_HEAD_TIMEOUT};
 use crate::pipeline::serve::{Client, End, serve};
-use crate::snapshot::{CoreView, Timeouts};
+use crate::pipeline::whence::{Whence, conclude};
+use crate::snapshot::Timeouts;
 use crate::worker::core::{Core, DRAINING_FIRST_MS};
 use crate::worker::slots::Run;
 use crate::worker::{Buffer, Deadline, Transport, turn};
@@ -26,21 +24,17 @@ pub const CLIENT_RECORDS: Reason =
     Reason::client("client_records", 2216, 400, "The client broke the rules of TLS");
 
 /// How long we go on reading from a client that was told that its connection ends, in milliseconds.
-const LINGER_MS: u64 = 2_000;
+pub const LINGER_MS: u64 = 2_000;
 /// How much we go on reading from it, in bytes.
-const LINGER_BYTES: usize = 256 * 1024;
+pub const LINGER_BYTES: usize = 256 * 1024;
 
 /// A client's connection between two requests.
 #[derive(Debug)]
 pub struct Link {
     /// The byte stream.
     pub transport: Transport,
-    /// Who is at the other end.
-    pub peer: SocketAddr,
-    /// Whom a proxy there speaks for, where the PROXY protocol said so.
-    pub announced: Option<Box<Announced>>,
-    /// [Id](crate::snapshot::Listener::id) of the listener that accepted it.
-    pub listener: u32,
+    /// Where it comes from.
+    pub whence: Whence,
     /// Whether it has carried a request before.
     pub used: bool,
     /// Whether the last one had an identity.
@@ -48,9 +42,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// Where the connection comes from.
-    pub fn source(&self) -> SocketAddr {
-        self.announced.as_ref().map_or(self.peer, |announced| announced.source(self.peer))
+    /// A connection that has carried nothing yet.
+    pub fn new(transport: Transport, whence: Whence) -> Link {
+        Link { transport, whence, used: false, known: false }
     }
 }
 
@@ -75,8 +69,11 @@ where
         loop {
             let wait_ms = {
                 let view = core.view();
-                match view.snapshot.listener(link.listener) {
-                    Some(listener) if !core.is_draining() && listener.keeps(link.transport.is_tls()) => {
+                match view.snapshot.listener(link.whence.listener) {
+                    Some(listener)
+                        if !core.is_draining()
+                            && listener.keeps(link.transport.is_tls(), Protocol::Http1) =>
+                    {
                         listener.idle_ms
                     }
                     // Whoever was let in before the end, or was told that another request is welcome, may still ask once.
@@ -131,7 +128,7 @@ fn gave_up(link: &Link, waited_ms: u64, core: &Core) {
     let visit = Visit {
         duration_ms: if reason == CLIENT_SILENT { waited_ms } else { 0 },
         agreed: link.transport.agreed(),
-        ..Visit::begun(link.source(), link.listener)
+        ..Visit::begun(link.whence.source(), link.whence.listener)
     };
     ends::tell(core, &visit, &reason);
 }
@@ -145,9 +142,9 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
         // Whoever pipelines without end does not keep the others waiting.
         turn::step().await;
         let view = core.view();
-        let Some(listener) = view.snapshot.listener(link.listener) else { break };
+        let Some(listener) = view.snapshot.listener(link.whence.listener) else { break };
         let client = Client { transport: &link.transport, listener, view: &view };
-        begin(&mut x, &link, &core);
+        link.whence.begin(&mut x, &link.transport, link.known, &core);
         let end = match head(&mut x, pending, &client, &core).await {
             Ok(head_bytes) => {
                 x.facts.bytes_in = head_bytes as u64;
@@ -155,7 +152,7 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
             }
             Err(reason) => unreadable(&mut x, &client, reason, &core).await,
         };
-        conclude(&mut x, &link, &view, &core);
+        conclude(&mut x, &link.whence, link.used, &view, &core);
         link.used = true;
         link.known = x.identity.is_some();
         if !end.keep {
@@ -174,22 +171,6 @@ pub async fn stretch(stretch: Stretch) -> Option<Link> {
     }
     core.release(x);
     None
-}
-
-fn begin(x: &mut Exchange, link: &Link, core: &Core) {
-    x.peer = link.peer;
-    x.known = link.known;
-    (x.source, x.hearsay) = match link.announced.as_deref() {
-        None => (link.peer, true),
-        Some(Announced::Client { source, .. }) => (*source, true),
-        Some(Announced::Nobody) => (link.peer, false),
-    };
-    x.client = x.source.ip();
-    x.secure = link.transport.is_tls();
-    x.agreed = link.transport.agreed();
-    x.facts.started_ns = core.clock.now_ns();
-    let unix_ms = core.clock.unix_ns(x.facts.started_ns) / 1_000_000;
-    core.state.borrow_mut().identify_request(x, unix_ms);
 }
 
 /// Receives and parses one head into `x`.
@@ -251,18 +232,9 @@ async fn unreadable(x: &mut Exchange, client: &Client<'_>, reason: Reason, core:
     answer::refuse(x, client, &mut nothing, reason, core).await
 }
 
-/// The end of an exchange: one record, and the counters.
-fn conclude(x: &mut Exchange, link: &Link, view: &CoreView, core: &Core) {
-    x.seats.leave();
-    let silent = x.facts.status == 0 && x.facts.reason.is_none();
-    if !silent {
-        core.state.borrow_mut().record(x, link, view, &core.clock);
-    }
-}
-
 /// Sends what was posted, closes our side and reads on for a while, so that the client gets our last answer and not a reset
 /// (RFC 9112 §9.6). A message that only the end of the connection ends, and that was cut, gets that reset.
-async fn linger(transport: &Transport, core: &Core) {
+pub async fn linger(transport: &Transport, core: &Core) {
     let socket = transport.socket();
     if socket.is_open_ended() {
         return;

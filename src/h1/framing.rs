@@ -28,7 +28,7 @@ pub const CONNECTION_OPTIONS_MAX: usize = 32;
 
 /// Settles a complete request head: host, framing, persistence, expectations.
 #[inline(always)]
-pub(super) fn settle_request(
+pub(crate) fn settle_request(
     head: &[u8],
     limits: &HeadLimits,
     table: &mut RequestTable,
@@ -113,7 +113,7 @@ fn settle_notable(head: &[u8], limits: &HeadLimits, table: &mut RequestTable) ->
 
 /// Settles a complete response head for a request of this method.
 #[inline]
-pub(super) fn settle_response(head: &[u8], method: Method, table: &mut ResponseTable) -> Result<(), Reason> {
+pub(crate) fn settle_response(head: &[u8], method: Method, table: &mut ResponseTable) -> Result<(), Reason> {
     let side = Side::Upstream;
     let fields = &table.fields;
     if !fields.odd().is_empty() {

@@ -268,13 +268,20 @@ fn other_method(bytes: &[u8]) -> Result<Option<(Method, usize)>, Reason> {
         Some(b' ') if end > 0 => {}
         Some(_) => return Err(METHOD_SYNTAX),
     }
-    let token = &bytes[..end];
+    method_of(&bytes[..end]).map(|method| Some((method, end)))
+}
+
+/// The method of a token that may be forwarded.
+///
+/// # Errors
+/// [`target::METHOD_REFUSED`], [`target::METHOD_CASE`].
+pub(crate) fn method_of(token: &[u8]) -> Result<Method, Reason> {
     match Method::of(token) {
         Method::Connect | Method::Trace => Err(target::METHOD_REFUSED),
         Method::Other if Method::ALL.iter().any(|m| token.eq_ignore_ascii_case(m.name().as_bytes())) => {
             Err(target::METHOD_CASE)
         }
-        method => Ok(Some((method, end))),
+        method => Ok(method),
     }
 }
 

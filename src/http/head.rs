@@ -116,7 +116,7 @@ pub enum BodyLength {
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
-    /// Everything until the connection closes. Only responses.
+    /// Everything until the connection closes, which only responses can have; in HTTP/2 until the stream ends.
     UntilClose,
 }
 
@@ -206,7 +206,7 @@ pub struct RequestTable {
     pub version: Version,
     /// The fields.
     pub fields: FieldTable,
-    /// Where the body ends: never `UntilClose`.
+    /// Where the body ends; `UntilClose` only in HTTP/2, where it is the end of the stream.
     pub framing: BodyLength,
     /// The client wants to use the connection again.
     pub keep_alive: bool,

@@ -34,7 +34,17 @@ macro_rules! chapters {
     };
 }
 
-chapters!(life_of_a_request, configuration, operations, outages, words, decisions, load_testing);
+chapters!(
+    life_of_a_request,
+    configuration,
+    grpc,
+    websocket,
+    operations,
+    outages,
+    words,
+    decisions,
+    load_testing
+);
 
 /// The chapters, in reading order.
 pub fn all() -> &'static [Chapter] {
@@ -75,6 +85,9 @@ const CODES: &[&str] = &[
     include_str!("codes/20-message.md"),
     include_str!("codes/21-route.md"),
     include_str!("codes/22-admission.md"),
+    include_str!("codes/23-h2.md"),
+    include_str!("codes/24-websocket.md"),
+    include_str!("codes/24-grpc.md"),
     include_str!("codes/30-authenticate.md"),
     include_str!("codes/31-authorize.md"),
     include_str!("codes/32-limits.md"),

@@ -110,6 +110,7 @@ families! {
     ExceptionsExpired Gauge "ringwall_exceptions_expired" "Exceptions of the configuration whose date has passed.";
     Blocks Gauge "ringwall_blocks" "Addresses, identities, keys and operations that are blocked now.";
     Connections Gauge "ringwall_connections" "Open client connections.";
+    Tunnels Gauge "ringwall_tunnels" "Open WebSockets.";
     ConnectionsMax Gauge "ringwall_connections_max" "Client connections that there may be in all.";
     AcceptsPaused Gauge "ringwall_accepts_paused" "1 while nobody is accepted because the node is short of memory or descriptors.";
     MemoryUsed Gauge "ringwall_memory_used_bytes" "Memory in use, of the process or its cgroup, whichever is nearer its bound.";

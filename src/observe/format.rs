@@ -186,6 +186,9 @@ impl Formatter {
         if record.status != 0 {
             self.number(out, b",\"status\":", u64::from(record.status));
         }
+        if let Some(status) = record.grpc_status {
+            self.number(out, b",\"grpc_status\":", u64::from(status));
+        }
         if !record.reason.is_empty() {
             out.extend_from_slice(b",\"reason\":");
             push_json_string(out, record.reason.as_bytes());
@@ -219,6 +222,9 @@ impl Formatter {
             self.number(out, b",\"overhead_us\":", u64::from(record.overhead_us));
             if record.upstream_us != 0 {
                 self.number(out, b",\"upstream_us\":", record.upstream_us);
+            }
+            if record.flags.0 & Flags::UPGRADED.0 != 0 {
+                self.number(out, b",\"messages\":", record.messages);
             }
         }
         if record.flags != Flags::default() {

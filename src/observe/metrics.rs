@@ -345,6 +345,8 @@ pub(super) struct CoreCounters {
     pub(super) busy_ns: Counter,
     pub(super) idle_ns: Counter,
     pub(super) panics: Counter,
+    pub(super) tunnels_opened: Counter,
+    pub(super) tunnels_closed: Counter,
     /// Changes of the configuration, by what they took.
     pub(super) switches: Histogram<16>,
     pub(super) refusals_spilled: Counter,
@@ -365,6 +367,8 @@ impl CoreCounters {
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),
             panics: Counter::default(),
+            tunnels_opened: Counter::default(),
+            tunnels_closed: Counter::default(),
             switches: Histogram::default(),
             refusals_spilled: Counter::default(),
             uncounted: Counter::default(),
@@ -585,6 +589,16 @@ impl CoreMetrics {
             Some(block) => block.retries.bump(),
             None => self.counters.uncounted.bump(),
         }
+    }
+
+    /// A WebSocket stands between a client and its upstream.
+    pub fn tunnel_opened(&self) {
+        self.counters.tunnels_opened.bump();
+    }
+
+    /// It is over.
+    pub fn tunnel_closed(&self) {
+        self.counters.tunnels_closed.bump();
     }
 
     /// A client's connection was accepted.

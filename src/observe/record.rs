@@ -36,6 +36,8 @@ const CLIENT_REQUEST_ID_BYTES_MAX: usize = 128;
 const REFERER_BYTES_MAX: usize = 1024;
 /// Longest `User-Agent` in a record, bytes.
 const AGENT_BYTES_MAX: usize = 512;
+/// Most messages in a record.
+const MESSAGES_MAX: u64 = (1 << 36) - 1;
 /// Longest string of an administrative record, bytes.
 const ADMIN_BYTES_MAX: usize = 512;
 
@@ -79,6 +81,8 @@ pub struct AccessRecord<'a> {
     pub operation: OperationId,
     /// Status of the answer, 0 = none was sent.
     pub status: u16,
+    /// Status of a call of gRPC.
+    pub grpc_status: Option<u8>,
     /// Number of `RW-nnnn`, 0 = none.
     pub code: u16,
     /// Reason token, empty = none.
@@ -107,6 +111,8 @@ pub struct AccessRecord<'a> {
     pub overhead_us: u32,
     /// Of that, time waiting for the upstream, microseconds.
     pub upstream_us: u64,
+    /// Messages of a tunnel, in both directions; up to 2^36.
+    pub messages: u64,
     /// What else is worth knowing.
     pub flags: Flags,
     /// Generation of the configuration that decided.
@@ -639,7 +645,9 @@ fn push_access(ring: &Producer, record: &AccessRecord<'_>) -> bool {
         record.upstream_us,
         u64::from(record.overhead_us) | method_name << 32 | reason << 40 | client_id << 48 | key_id << 56,
         host | subject << 8 | path << 16 | query << 32 | agent << 48,
-        referer,
+        referer
+            | record.grpc_status.map_or(0, |status| u64::from(status) + 1) << 16
+            | record.messages.min(MESSAGES_MAX) << 28,
     ];
     ring.push(count, |slots| {
         let Some((head, mut rest)) = slots.split_first_chunk::<FIXED_WORDS>() else { return };
@@ -768,7 +776,7 @@ pub(super) fn decode<'a>(record: &[u64], bytes: &'a mut Vec<u8>) -> Option<Decod
     let reason = str_of(take(times >> 40 & 0xff)?)?;
     let method_name = take(times >> 32 & 0xff)?;
     let client_request_id = take(times >> 48 & 0xff)?;
-    let referer = take(fixed[21])?;
+    let referer = take(fixed[21] & 0xffff)?;
     let user_agent = take(lengths >> 48)?;
     Some(Decoded::Access(AccessRecord {
         time_ms: fixed[1],
@@ -809,6 +817,7 @@ pub(super) fn decode<'a>(record: &[u64], bytes: &'a mut Vec<u8>) -> Option<Decod
         api: ApiId(fixed[12] as u32),
         operation: OperationId((fixed[12] >> 32) as u32),
         status: (ids >> 16) as u16,
+        grpc_status: ((fixed[21] >> 16) as u8).checked_sub(1),
         code: (ids >> 32) as u16,
         reason,
         login: LoginId((codes >> 48) as u32),
@@ -822,6 +831,7 @@ pub(super) fn decode<'a>(record: &[u64], bytes: &'a mut Vec<u8>) -> Option<Decod
         duration_us: fixed[17],
         overhead_us: times as u32,
         upstream_us: fixed[18],
+        messages: fixed[21] >> 28,
         flags: Flags((fixed[0] >> 32) as u32),
         config: fixed[14],
         referer,
@@ -868,6 +878,7 @@ mod tests {
             api: ApiId(ApiId::MAX),
             operation: OperationId(OperationId::MAX),
             status: 599,
+            grpc_status: Some(16),
             code: 3107,
             reason: "scope_missing",
             mode: Mode::Enforce,
@@ -882,6 +893,7 @@ mod tests {
             duration_us: u64::MAX - 2,
             overhead_us: u32::MAX,
             upstream_us: u64::MAX - 3,
+            messages: MESSAGES_MAX,
             flags: Flags(!1),
             config: u64::MAX - 4,
             referer: b"https://example.com/",

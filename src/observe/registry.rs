@@ -285,6 +285,14 @@ impl Registry {
                 }
                 page.histogram(family, "", &OVERHEAD_BOUNDS_NS, &buckets, sum_ns, &[]);
             }
+            Family::Tunnels => {
+                let sum = |counter: fn(&CoreCounters) -> &Counter| -> u64 {
+                    self.cores.iter().map(|core| counter(core).load()).sum()
+                };
+                // What was closed is read first: whatever opens meanwhile is one too many, never one too few.
+                let closed = sum(|core| &core.tunnels_closed);
+                page.whole(family, "", sum(|core| &core.tunnels_opened).saturating_sub(closed));
+            }
             Family::Panics => per_core(page, family, self.cores.iter().map(|core| core.panics.load())),
             Family::CoreBusySeconds => {
                 for (core, counters) in self.cores.iter().enumerate() {

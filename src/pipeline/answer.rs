@@ -1,9 +1,10 @@
 //! Answers of our own: RFC 9457 problems with code, reason and request id, and fixed answers. Never an internal detail.
 
-use crate::h1::body::{Incoming, POST_BYTES_MAX};
+use crate::h1::body::Incoming;
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, push_framing, push_status_line};
 use crate::http::field::Known;
 use crate::http::{BodyLength, Fault, Method, Reason, Version};
+use crate::pipeline::calls::{self, Calling};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::serve::{Client, End, finish};
@@ -25,13 +26,41 @@ pub async fn refuse(
     reason: Reason,
     core: &Core,
 ) -> End {
+    if x.call.is_none() {
+        // Of what was refused for its head nothing has been asked yet.
+        x.call = Calling::of(x);
+    }
+    let reason = calls::whose(x, reason, core);
     let reason = put_on_record(x, client, reason, core);
     x.facts.reason = Some(reason);
+    if let Some(calling) = x.call {
+        return refuse_call(x, client, incoming, &calling, &reason, core).await;
+    }
     let mut body = Buffer::head();
     problem(x, &reason, &mut body);
     proxy_status(x, &reason);
     x.insert_answer(b"cache-control", b"no-store");
     fixed(x, client, incoming, reason.status, &body, "application/problem+json", core).await
+}
+
+/// Refuses a call: a head that is trailers as well (PROTOCOL-HTTP2, "Responses", Trailers-Only), in gRPC-Web too. What the log
+/// says is the status that others would have got.
+async fn refuse_call(
+    x: &mut Exchange,
+    client: &Client<'_>,
+    incoming: &mut Incoming,
+    calling: &Calling,
+    reason: &Reason,
+    core: &Core,
+) -> End {
+    let mut lines = std::mem::take(&mut x.answer_inserts);
+    calls::push_lines(x, reason, &mut lines);
+    x.answer_inserts = lines;
+    let end = fixed(x, client, incoming, 200, b"", calling.call.answer.answer_type(), core).await;
+    if x.facts.status != 0 {
+        x.facts.status = reason.status;
+    }
+    end
 }
 
 /// Puts a refusal on record before it is answered; gives the reason to answer with. Where the record cannot be kept that is
@@ -84,7 +113,7 @@ pub async fn fixed(
 ) -> End {
     // What has already arrived of the body is passed over.
     while matches!(incoming.piece(), Ok(crate::h1::body::Piece::Data(_))) {}
-    let broken = x.facts.reason.is_some_and(|reason| ends_connection(&reason));
+    let broken = x.facts.reason.is_some_and(|reason| ends_connection(x.request.table.version, &reason));
     let keep = x.request.table.keep_alive && incoming.is_complete() && !broken && client.goes_on(core);
     if !x.decided.contains(Known::Date) {
         core.state.borrow_mut().date.push(&mut x.answer_inserts, core.clock.unix_seconds());
@@ -97,10 +126,7 @@ pub async fn fixed(
     let length = out.len();
     let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
     core.deadline(client.transport, Deadline::StreamIdle, until_ms);
-    let sent = match length <= POST_BYTES_MAX {
-        true => client.transport.post(&mut out).await,
-        false => client.transport.send(&mut out, 0..length).await,
-    };
+    let sent = client.transport.end(&mut out, b"", false).await;
     x.facts.status = status;
     if sent.is_err() {
         return End::close();
@@ -135,6 +161,10 @@ fn encode(
     match status {
         // RFC 9110 §8.6: no Content-Length in a 204.
         204 => push_framing(out, BodyLength::None),
+        // What is all head has no body whose length could be said, where the stream says that it ends.
+        200 if x.call.is_some() && x.request.table.version == Version::Http2 => {
+            push_framing(out, BodyLength::None);
+        }
         _ => push_framing(out, BodyLength::Length(body.len() as u64)),
     }
     if x.method() != Method::Head && status != 204 && status != 304 {
@@ -162,8 +192,13 @@ pub fn redirect(x: &mut Exchange, location: &str, keep: Keep) {
 /// What was blocked in an emergency: a proxy may have brought it among others.
 const IN_PASSING: std::ops::Range<u16> = 2250..2260;
 
-/// Whether a refusal leaves doubt about where the next message begins.
-fn ends_connection(reason: &Reason) -> bool {
+/// Whether the connection ends with a refusal. In HTTP/1.1 it does where there is doubt about where the next message begins,
+/// or about the peer. In HTTP/2 frames say where messages end, whatever is in them: an answer never costs more than its stream,
+/// and what costs the connection is not answered but said with GOAWAY.
+fn ends_connection(version: Version, reason: &Reason) -> bool {
+    if version == Version::Http2 {
+        return false;
+    }
     (2000..2120).contains(&reason.code)
         || (2180..2200).contains(&reason.code)
         || (2200..2300).contains(&reason.code) && !IN_PASSING.contains(&reason.code)
@@ -244,4 +279,24 @@ fn push_json_string(out: &mut Vec<u8>, text: &str) {
         }
     }
     out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_in_http_1_does_an_answer_end_the_connection() {
+        let ends = |version, code| ends_connection(version, &Reason::client("reason", code, 400, ""));
+        for (code, expected) in
+            [(2000, true), (2060, true), (2119, true), (2120, false), (2180, true), (2240, true)]
+                .into_iter()
+                .chain([(2249, true), (2250, false), (2260, true), (2300, false), (3000, false)])
+        {
+            for version in [Version::Http10, Version::Http11] {
+                assert_eq!(ends(version, code), expected, "{code}");
+            }
+            assert!(!ends(Version::Http2, code), "{code}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use crate::http::field::{FieldSet, FieldTable, Known, KnownSet};
 use crate::http::head::{Method, RequestTable, ResponseTable};
 use crate::http::target::Target;
 use crate::observe::{RequestId, TargetId};
+use crate::pipeline::calls::Calling;
 use crate::policy::Mode;
 use crate::policy::identify::Identity;
 use crate::policy::limit::Seats;
@@ -81,6 +82,8 @@ pub struct Exchange {
     pub answer_inserts: Vec<u8>,
     /// Known fields of an answer of ours about which the operator has decided.
     pub decided: KnownSet,
+    /// What it is as a call of gRPC, if it is one.
+    pub call: Option<Calling>,
     /// The body, where the operation holds it: decoded, complete.
     pub body: Buffer,
     /// What the upstream answered.
@@ -118,8 +121,14 @@ pub struct Facts {
     pub upstream: u32,
     /// The target that was asked last.
     pub target: TargetId,
+    /// Number of the status that a call of gRPC came to.
+    pub grpc_status: Option<u8>,
     /// Attempts made.
     pub tries: u16,
+    /// Whether it became a tunnel, and messages that went through it in both directions.
+    pub upgraded: bool,
+    /// See `upgraded`.
+    pub messages: u64,
     /// Whether the refusal is on record already, or counted as lost.
     pub audited: bool,
 }
@@ -152,6 +161,7 @@ impl Exchange {
             response_inserts: Vec::with_capacity(512),
             answer_inserts: Vec::with_capacity(256),
             decided: KnownSet::EMPTY,
+            call: None,
             body: Buffer::empty(),
             response: Head::default(),
             response_skip: FieldSet::EMPTY,
@@ -181,6 +191,7 @@ impl Exchange {
         self.response_inserts.clear();
         self.answer_inserts.clear();
         self.decided = KnownSet::EMPTY;
+        self.call = None;
         self.body = Buffer::empty();
         self.reset_response();
         self.violations.clear();
@@ -197,6 +208,9 @@ impl Exchange {
         self.response.table.reset();
         self.response_skip = FieldSet::EMPTY;
         self.facts.answered_ns = 0;
+        if let Some(calling) = &mut self.call {
+            calling.forget_answer();
+        }
     }
 
     /// The method.

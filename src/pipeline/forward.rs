@@ -1,6 +1,7 @@
 //! Speaking to the upstream: choose a target, lend a connection, send the request while its body arrives, read the head of
 //! the response, try again only where that is safe.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -12,25 +13,31 @@ use crate::accept::proxy_protocol::Announced;
 use crate::h1::body::{Incoming, transfer};
 use crate::h1::encode::{CONNECTION_CLOSE, RequestLine, encode_request};
 use crate::h1::parse::{Parse, parse_response};
+use crate::h2::share;
 use crate::http::field::FieldSet;
 use crate::http::field::Known;
 use crate::http::head::ResponseTable;
 use crate::http::{BodyLength, HeadLimits, Reason, Version, forward as law};
+use crate::pipeline::calls;
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::fail::{EXCHANGE_TIMEOUT, Fail, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET};
+use crate::pipeline::fail::{
+    CLIENT_GONE, EXCHANGE_TIMEOUT, Fail, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET,
+};
 use crate::pipeline::gather::{invite, push_beginning};
-use crate::pipeline::respond;
+use crate::pipeline::respond::{self, Responded};
 use crate::pipeline::serve::Client;
+use crate::pipeline::tunnel;
 use crate::policy::respond::headers::drop_banners;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
-use crate::upstream::admission::admit;
+use crate::upstream::admission::{Admitted, admit};
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::{NOBODY, NODE_EXHAUSTED, UPSTREAM_PORTS, connect, is_our_own};
+use crate::upstream::connect::{NOBODY, NODE_EXHAUSTED, UPSTREAM_PORTS, connect, connect_alone, is_our_own};
 use crate::upstream::maglev::hash;
 use crate::upstream::pool::{Connection, CoreMember, CoreUpstream, InFlight};
 use crate::upstream::retry::pause_ms;
 use crate::upstream::{ChoiceKey, Introduction, Upstream};
+use crate::websocket::handshake::UPSTREAM_WEBSOCKET_SWITCH;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport, pause};
 
@@ -68,6 +75,8 @@ pub struct Route<'a> {
     pub rewrite: Option<&'a Rewrite>,
     /// Whether the upstream's own authority is sent as `Host`.
     pub host_of_upstream: bool,
+    /// The WebSocket that the client asks for.
+    pub tunnel: Option<&'a tunnel::Asked<'a>>,
 }
 
 /// When it broke.
@@ -84,6 +93,8 @@ struct Times<'a> {
     of: &'a Timeouts,
     /// When the head must be here, in monotonic milliseconds.
     total_ms: u64,
+    /// The upstream was asked to switch, so that 101 is an answer.
+    switches: bool,
 }
 
 impl Times<'_> {
@@ -124,12 +135,31 @@ pub async fn forward(
     client: &Client<'_>,
     incoming: &mut Incoming,
     route: &Route<'_>,
-    core: &Core,
+    core: &Rc<Core>,
 ) -> Result<bool, Broken> {
     prepare(x, route);
     x.facts.upstream = route.upstream_index as u32 + 1;
-    let total_ms = x.facts.started_ns / 1_000_000 + route.operation.timeouts.total;
+    let total_ms = calls::head_due_ms(x, &route.operation.timeouts);
     let upstream = &*route.upstream.upstream;
+    // Nobody holds more than its share of what is short, however many streams it has.
+    let _share = match client.transport.stream() {
+        None => None,
+        Some(stream) => {
+            let fair = || fair_share(route.upstream, core);
+            let share = match share::at_once(stream, fair) {
+                Some(share) => share,
+                None => {
+                    core.deadline(client.transport, Deadline::Total, total_ms);
+                    let taken = Box::pin(share::take(stream, fair)).await;
+                    let gone = || Broken::Before(Fail::client(client.transport.expired(), None));
+                    let share = taken.ok_or_else(gone)?;
+                    client.transport.clear_deadline();
+                    share
+                }
+            };
+            Some(share)
+        }
+    };
     // One right for all attempts: who asks again takes no second place.
     let mut admitted = match admit(route.upstream, core.coarse_ms(), total_ms).await {
         Ok(admitted) => admitted,
@@ -144,9 +174,14 @@ pub async fn forward(
     let key = choice_key(x, &upstream.key);
     let mut tried = Tried::default();
     loop {
+        if client.transport.is_gone() {
+            return Err(Broken::Before(Fail::Client(CLIENT_GONE)));
+        }
         x.facts.tries += 1;
-        match attempt(x, client, incoming, route, core, &mut tried, key, total_ms).await {
-            Ok(lent) => {
+        let asking = Asking { tried: &mut tried, key, total_ms, admitted: &mut admitted };
+        match attempt(x, client, incoming, route, core, asking).await {
+            Ok(Reached::Answered(answered)) => return answered,
+            Ok(Reached::Head(lent)) => {
                 let status = x.response.table.status;
                 if lent.is_timed_out_before(&x.response.table)
                     && x.method().is_idempotent()
@@ -169,7 +204,25 @@ pub async fn forward(
                     continue;
                 }
                 stick(x, upstream, lent.guard.member(), key, route);
-                return respond::respond(x, client, incoming, lent, route, core).await;
+                if let Some(asked) = route.tunnel {
+                    match status {
+                        101 => {
+                            return Box::pin(tunnel::run(x, client, incoming, lent, asked, route, core))
+                                .await;
+                        }
+                        // RFC 8441 §4: to the client it would mean what 101 means.
+                        200..=299 if client.transport.stream().is_some() => {
+                            return Err(Broken::Before(Fail::Upstream(UPSTREAM_WEBSOCKET_SWITCH)));
+                        }
+                        _ => {}
+                    }
+                }
+                let Lent { connection, request_sent, head_bytes, .. } = &lent;
+                let whole = *request_sent && incoming.is_complete();
+                let from = &connection.transport;
+                let responded = respond::respond(x, client, from, *head_bytes, whole, route, core).await?;
+                lent.give_back(responded, route, core);
+                return Ok(responded.keep);
             }
             Err(lost) => {
                 if lost.counts {
@@ -184,6 +237,20 @@ pub async fn forward(
                 x.reset_response();
             }
         }
+    }
+}
+
+/// The requests that one client's connection may have with an upstream now; `None`: there is no need to count. While a quarter of
+/// the connections is free all clients together may have half of them, each as many as the others; then each has one, as over
+/// HTTP/1.1.
+fn fair_share(upstream: &CoreUpstream, core: &Core) -> Option<usize> {
+    match upstream.quarters_taken() {
+        0 => None,
+        1 | 2 => {
+            let fair = upstream.upstream.connections_max / 2 / core.node.caps.open().max(1);
+            Some(usize::try_from(fair).unwrap_or(usize::MAX).max(2))
+        }
+        _ => Some(1),
     }
 }
 
@@ -291,22 +358,46 @@ impl Lent {
     fn is_timed_out_before(&self, response: &ResponseTable) -> bool {
         response.status == 408 && !response.keep_alive && self.reused && self.replayable
     }
+
+    /// The response is over: the connection goes back to its pool, if nothing of either message is left on it.
+    fn give_back(self, responded: Responded, route: &Route<'_>, core: &Core) {
+        if !self.request_sent {
+            // Nobody shall take what was sent of the request for all of it.
+            self.connection.transport.set_open_ended(true);
+        } else if responded.clean {
+            route.upstream.keep(self.guard.member(), self.connection, core.coarse_ms());
+        }
+    }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "an exchange, its two sides, and what is known of its attempts"
-)]
+/// What one attempt came to.
+enum Reached {
+    /// The head of a response is here.
+    Head(Lent),
+    /// All of a response has been sent, or as much as could be, while the request was still on its way.
+    Answered(Result<bool, Broken>),
+}
+
+/// What is known of an exchange's attempts.
+struct Asking<'a> {
+    tried: &'a mut Tried,
+    /// What the choice of a member hangs on.
+    key: u64,
+    /// When the head of the response must be here, in monotonic milliseconds.
+    total_ms: u64,
+    /// The right to ask.
+    admitted: &'a mut Admitted,
+}
+
 async fn attempt(
     x: &mut Exchange,
     client: &Client<'_>,
     incoming: &mut Incoming,
     route: &Route<'_>,
-    core: &Core,
-    tried: &mut Tried,
-    key: u64,
-    total_ms: u64,
-) -> Result<Lent, Lost> {
+    core: &Rc<Core>,
+    asking: Asking<'_>,
+) -> Result<Reached, Lost> {
+    let Asking { tried, key, total_ms, admitted } = asking;
     let upstream = &route.upstream.upstream;
     let Some(mut member) = route.upstream.choose(tried, key, core.clock.coarse_ns()) else {
         let reason = upstream.members().absence().unwrap_or(UPSTREAM_EMPTY);
@@ -315,7 +406,8 @@ async fn attempt(
     let mut guard = member.begin();
     x.facts.target = member.target;
     let whose = upstream.introduction.proxy.map(|_| whose(x));
-    let kept = route.upstream.take(&member, whose, core.coarse_ms());
+    let alone = route.tunnel.is_some();
+    let kept = if alone { None } else { route.upstream.take(&member, whose, core.coarse_ms()) };
     let reused = kept.is_some();
     if !reused {
         // A kept connection that has died says nothing of its member: the next one may well be alive.
@@ -327,7 +419,11 @@ async fn attempt(
         // Nothing was sent: another member may be asked, whatever the method.
         None => {
             let announced = whose.map(|source| announced(source, client));
-            let connected = connect(route.upstream, &member, announced.as_ref(), core, total_ms).await;
+            let announced = announced.as_ref();
+            let connected = match alone {
+                true => Box::pin(connect_alone(route.upstream, &member, announced, core, total_ms)).await,
+                false => connect(route.upstream, &member, announced, core, total_ms).await,
+            };
             let (reached, connection) = connected.map_err(|reason| {
                 let counts = !is_our_own(reason);
                 if counts && reason != EXCHANGE_TIMEOUT {
@@ -361,45 +457,74 @@ async fn attempt(
         }
     };
 
+    if client.transport.is_gone() {
+        // While it was connected to. What was opened is of use to the next one.
+        route.upstream.keep(&member, connection, core.coarse_ms());
+        return Err(Lost::aside(Fail::Client(CLIENT_GONE)));
+    }
+
     // What has been read from the client and sent on cannot be sent again.
     let replayable = incoming.is_complete();
     let framing = if x.body.is_leased() && replayable {
         BodyLength::Length(x.body.len() as u64)
     } else {
-        x.request.table.framing
+        connection.transport.framing(x.request.table.framing)
     };
+    if let Some(stream) = connection.transport.stream() {
+        stream.set_takes_trailers(x.request.table.te_trailers || x.call.is_some());
+    }
+    if x.call.is_some() {
+        calls::tell_time_left(x, &route.operation.timeouts, core);
+    }
     let mut out = Buffer::of(
         x.request.bytes.len() + x.inserts.len() + x.body.len().min(TOGETHER_BYTES_MAX) + HEAD_ROOM,
     );
     encode(x, route, member.member.key.authority.as_bytes(), framing, &mut out);
-    let mut of = route.operation.timeouts;
+    let mut of = calls::times(x, &route.operation.timeouts);
     let per_try_ms =
         upstream.retry.per_try_ms.filter(|_| replayable && x.facts.tries < upstream.retry.tries_max);
     of.first_byte = per_try_ms.map_or(of.first_byte, |per_try_ms| per_try_ms.min(of.first_byte));
-    let times = Times { of: &of, total_ms };
+    let times = Times { of: &of, total_ms, switches: alone };
     let asked_ns = if x.facts.tries == 1 { x.facts.forwarded_ns } else { core.clock.now_ns() };
-    connection.transport.socket().serve(client.transport.socket());
-    let sent_and_answered =
-        send_and_read(x, client, incoming, &connection, &mut out, framing, core, &times).await;
-    match sent_and_answered {
-        Ok((head_bytes, request_sent)) => {
-            let answered_ns = x.facts.answered_ns;
-            let in_trouble = is_server_error(x.response.table.status);
-            if upstream.eject.server_errors && in_trouble {
-                route.upstream.failed(&member, answered_ns);
-            } else {
-                let took_ns = answered_ns.saturating_sub(asked_ns);
-                route.upstream.answered(&member, took_ns, answered_ns, in_trouble);
-                member.member.record.succeeded(&upstream.eject, answered_ns / 1_000_000);
-            }
-            Ok(Lent { connection, request_sent, replayable, reused, head_bytes, guard })
+    connection.transport.serve(client.transport);
+    // What the head of its response says of a member.
+    let told = |x: &Exchange| {
+        let answered_ns = x.facts.answered_ns;
+        let in_trouble = is_server_error(x.response.table.status);
+        if upstream.eject.server_errors && in_trouble {
+            route.upstream.failed(&member, answered_ns);
+        } else {
+            let took_ns = answered_ns.saturating_sub(asked_ns);
+            route.upstream.answered(&member, took_ns, answered_ns, in_trouble);
+            member.member.record.succeeded(&upstream.eject, answered_ns / 1_000_000);
         }
+    };
+    // A response that comes before the request is over is the one: what has been sent on cannot be sent again.
+    let early = |x: &mut Exchange| {
+        told(x);
+        admitted.tell(is_server_error(x.response.table.status), core.coarse_ms());
+        stick(x, upstream, &member, key, route);
+    };
+    let sent_and_answered =
+        send_and_read(x, client, incoming, &connection, &mut out, framing, route, &times, early, core).await;
+    match sent_and_answered {
+        Ok(Sent::Head { head_bytes, request_sent }) => {
+            told(x);
+            Ok(Reached::Head(Lent { connection, request_sent, replayable, reused, head_bytes, guard }))
+        }
+        Ok(Sent::Answered { responded, request_sent }) => Ok(Reached::Answered(responded.map(|responded| {
+            let head_bytes = 0;
+            let lent = Lent { connection, request_sent, replayable, reused, head_bytes, guard };
+            lent.give_back(responded, route, core);
+            responded.keep
+        }))),
         Err(fail) => {
             // What has left of a request that is given up must not pass for one: its end is a reset.
-            connection.transport.socket().set_open_ended(true);
+            connection.transport.set_open_ended(true);
             // Interim responses count: what has begun to answer has begun to work.
             let untouched = x.facts.answered_ns == 0;
             let Fail::Upstream(reason) = fail else { return Err(Lost::aside(fail)) };
+            calls::note_reset(x, &connection.transport);
             let counts = !is_our_own(reason);
             let closed = reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET;
             let stale = reused && closed && untouched;
@@ -422,26 +547,29 @@ async fn attempt(
             let too_late = reason == UPSTREAM_FIRST_BYTE && per_try_ms.is_some();
             // RFC 9110 §9.2.2: a request is sent again only if doing it twice is doing it once, and only here, where all of it
             // is still here and not a byte of a response was seen.
-            let safe = untouched && replayable && may_be_done_twice(x);
+            // RFC 9113 §8.7: what the peer says that it has not acted on may be sent again whatever it is.
+            let unprocessed = untouched && connection.transport.is_unprocessed();
+            let safe = untouched && replayable && (unprocessed || may_be_done_twice(x));
             // Another one first, if there is one: a member that dies closes its kept connections one after the other.
             tried.add(member.member.number);
-            let again = safe && ((closed && (reused || has_others())) || too_late);
+            let again = safe && ((closed && (reused || unprocessed || has_others())) || too_late);
             // The member closed a connection that it had kept long enough: no attempt at all, and no load on anybody.
             Err(Lost {
                 fail,
                 again,
-                free: stale && again && x.facts.tries < upstream.retry.tries_max,
+                free: (stale || unprocessed) && again && x.facts.tries < upstream.retry.tries_max,
                 counts,
             })
         }
     }
 }
 
-/// Whether the body is small, and the request one that may be sent again: then it is held until it is answered.
+/// Whether the body is small, and the request one that may be sent again: then it is held until it is answered. Over HTTP/2 that
+/// is any: an upstream that leaves says which requests it has not begun.
 pub fn may_be_repeated(x: &Exchange, upstream: &Upstream) -> bool {
     matches!(x.request.table.framing, BodyLength::Length(length) if length <= TOGETHER_BYTES_MAX as u64)
         && upstream.retry.tries_max > 1
-        && may_be_done_twice(x)
+        && (may_be_done_twice(x) || upstream.protocols.http2)
 }
 
 /// RFC 9110 §9.2.2: whether doing it twice is doing it once, by its method or because its receiver can tell.
@@ -463,12 +591,21 @@ fn whose(x: &Exchange) -> SocketAddr {
 /// What a PROXY header says: whose the connection is, and where the client's connection came in.
 #[cold]
 fn announced(source: SocketAddr, client: &Client<'_>) -> Announced {
-    let destination = client.transport.socket().local_address().unwrap_or(NOBODY);
+    let destination = client.transport.local_address().unwrap_or(NOBODY);
     Announced::Client { source, destination }
 }
 
+/// What came of sending a request.
+enum Sent {
+    /// The head of its response, so long; whether the request has been sent to its end.
+    Head { head_bytes: usize, request_sent: bool },
+    /// The response came, and went, while the request was still on its way.
+    Answered { responded: Result<Responded, Broken>, request_sent: bool },
+}
+
 /// Sends the request and reads the head of the final response: one after the other where the whole request is here, side by
-/// side while a body still arrives, because the upstream may answer early.
+/// side while a body still arrives, because the upstream may answer early. Then the response is sent as well, beside what is
+/// left of the request (`early` is told before): streaming goes both ways at once.
 #[expect(clippy::too_many_arguments, reason = "the two sides of an exchange and their deadlines")]
 async fn send_and_read(
     x: &mut Exchange,
@@ -477,9 +614,11 @@ async fn send_and_read(
     connection: &Connection,
     out: &mut Buffer,
     framing: BodyLength,
-    core: &Core,
+    route: &Route<'_>,
     times: &Times<'_>,
-) -> Result<(usize, bool), Fail> {
+    early: impl FnOnce(&mut Exchange),
+    core: &Core,
+) -> Result<Sent, Fail> {
     let to = &connection.transport;
     if incoming.is_complete() {
         // Nothing more comes from the client: what is held, if anything, goes along with the head.
@@ -487,61 +626,89 @@ async fn send_and_read(
         if together {
             out.extend_from_slice(&x.body);
         }
-        let lost = |error| Fail::upstream(to.socket().expired(), Some(&error));
+        let lost = |error| Fail::upstream(to.expired(), Some(&error));
         if together {
             times.set(to, Deadline::FirstByte, times.of.first_byte, core);
-            to.post(out).await.map_err(lost)?;
+            to.end(out, b"", false).await.map_err(lost)?;
         } else {
             times.set(to, Deadline::StreamIdle, times.of.stream_idle, core);
             let end = out.len();
             to.send(out, 0..end).await.map_err(lost)?;
-            let end = x.body.len();
-            to.send(&mut x.body, 0..end).await.map_err(lost)?;
+            to.end(&mut x.body, b"", true).await.map_err(lost)?;
             times.set(to, Deadline::FirstByte, times.of.first_byte, core);
         }
         let head_bytes = response_head(x, client, connection, core, times).await?;
         // A response may come before the request is out; the connection then serves no other.
-        let sent = to.socket().settled().unwrap_or(false);
-        return Ok((head_bytes, sent));
+        let request_sent = to.settled().unwrap_or(false);
+        return Ok(Sent::Head { head_bytes, request_sent });
     }
 
     invite(x, client, core).await?;
     // Held in vain: the policies that wanted it only observe, and it was too long for them.
     push_beginning(out, &x.body, framing);
-    let mut upload = pin!(transfer(incoming, client.transport, to, out, framing, core));
-    let mut head = pin!(response_head(x, client, connection, core, times));
+    let both = Cell::new(false);
+    let mut upload = pin!(transfer(incoming, client.transport, to, out, framing, &both, core));
     let mut uploaded = None;
-    let answered = poll_fn(|context| {
+    let answered = {
+        let mut head = pin!(response_head(x, client, connection, core, times));
+        poll_fn(|context| {
+            if uploaded.is_none()
+                && let Poll::Ready(result) = upload.as_mut().poll(context)
+            {
+                if result.is_ok() {
+                    times.set(to, Deadline::FirstByte, times.of.first_byte, core);
+                }
+                uploaded = Some(result);
+            }
+            match head.as_mut().poll(context) {
+                Poll::Ready(result) => Poll::Ready(result),
+                // The client broke its own request: nobody waits for an answer to it. An upstream that stops reading may
+                // still have said why: its answer is what we wait for.
+                Poll::Pending => match uploaded {
+                    Some(Err(fail @ Fail::Client(_))) => Poll::Ready(Err(fail)),
+                    _ => Poll::Pending,
+                },
+            }
+        })
+        .await
+    };
+    let head_bytes = match (answered, uploaded) {
+        (Ok(head_bytes), Some(uploaded)) => {
+            return Ok(Sent::Head { head_bytes, request_sent: uploaded.is_ok() });
+        }
+        (Ok(head_bytes), None) => head_bytes,
+        (Err(_), Some(Err(fail @ Fail::Client(_)))) => {
+            // The upstream has the beginning of a request that will never be whole: a close could be taken for its end.
+            to.set_open_ended(true);
+            return Err(fail);
+        }
+        (Err(_), Some(Err(fail))) | (Err(fail), _) => return Err(fail),
+    };
+
+    // From now on the deadlines of both sides are the response's.
+    both.set(true);
+    client.transport.clear_deadline();
+    early(x);
+    let mut response = pin!(respond::respond(x, client, to, head_bytes, false, route, core));
+    let responded = poll_fn(|context| {
         if uploaded.is_none()
             && let Poll::Ready(result) = upload.as_mut().poll(context)
         {
-            if result.is_ok() {
-                times.set(to, Deadline::FirstByte, times.of.first_byte, core);
-            }
             uploaded = Some(result);
         }
-        match head.as_mut().poll(context) {
-            Poll::Ready(result) => Poll::Ready(result),
-            // The client broke its own request: nobody waits for an answer to it. An upstream that stops reading may
-            // still have said why: its answer is what we wait for.
-            Poll::Pending => match uploaded {
-                Some(Err(fail @ Fail::Client(_))) => Poll::Ready(Err(fail)),
-                _ => Poll::Pending,
-            },
+        match (&uploaded, response.as_mut().poll(context)) {
+            (_, Poll::Ready(responded)) => Poll::Ready(responded),
+            // Who broke its request off, or its framing, wants no answer either.
+            (Some(Err(fail @ Fail::Client(_))), Poll::Pending) => Poll::Ready(Err(Broken::After(*fail))),
+            (_, Poll::Pending) => Poll::Pending,
         }
     })
     .await;
     let request_sent = matches!(uploaded, Some(Ok(_)));
-    match (answered, uploaded) {
-        (Ok(head_bytes), _) => Ok((head_bytes, request_sent)),
-        (Err(_), Some(Err(fail @ Fail::Client(_)))) => {
-            // The upstream has the beginning of a request that will never be whole: a close could be taken for its end.
-            to.socket().set_open_ended(true);
-            Err(fail)
-        }
-        (Err(_), Some(Err(fail))) => Err(fail),
-        (Err(fail), _) => Err(fail),
+    if !request_sent {
+        to.set_open_ended(true);
     }
+    Ok(Sent::Answered { responded, request_sent })
 }
 
 /// Reads up to the head of the final response; passes interim ones on to clients that know them.
@@ -555,6 +722,21 @@ async fn response_head(
     let from = &connection.transport;
     let method = x.method();
     let mut interim = 0;
+    if let Some(stream) = from.stream() {
+        loop {
+            let come = stream.response(&mut x.response).await;
+            come.map_err(|error| Fail::upstream(from.expired(), Some(&error)))?;
+            if x.facts.answered_ns == 0 {
+                x.facts.answered_ns = core.clock.now_ns();
+            }
+            let head_bytes = x.response.bytes.len();
+            if is_final(x, client, head_bytes, &mut interim, times, core).await? {
+                from.clear_deadline();
+                return Ok(head_bytes);
+            }
+            core.deadline(from, Deadline::Total, times.total_ms);
+        }
+    }
     x.response.bytes = Buffer::head();
     // While the upstream worked on it, others used the caches.
     let cold = Lines::of(&*x);
@@ -564,9 +746,9 @@ async fn response_head(
             return Err(Fail::Upstream(UPSTREAM_HEAD));
         }
         match cold.before(from.recv(&mut x.response.bytes)).await {
-            Ok(0) => return Err(Fail::upstream(from.socket().expired(), None)),
+            Ok(0) => return Err(Fail::upstream(from.expired(), None)),
             Ok(_) => {}
-            Err(error) => return Err(Fail::upstream(from.socket().expired(), Some(&error))),
+            Err(error) => return Err(Fail::upstream(from.expired(), Some(&error))),
         }
         if x.facts.answered_ns == 0 {
             x.facts.answered_ns = core.clock.now_ns();
@@ -580,27 +762,41 @@ async fn response_head(
                     core.deadline(from, Deadline::Total, times.total_ms);
                     break;
                 }
-                Ok(Parse::Complete { head_bytes }) => match x.response.table.status {
-                    101 => return Err(Fail::Upstream(UPSTREAM_UPGRADE)),
-                    100..=199 => {
-                        interim += 1;
-                        if interim > INTERIM_MAX {
-                            return Err(Fail::Upstream(UPSTREAM_INTERIM));
-                        }
-                        pass_interim(x, client, head_bytes, core).await?;
-                        x.response.bytes.consume(head_bytes);
-                        x.response.table.reset();
-                        if x.response.bytes.is_empty() {
-                            break;
-                        }
-                    }
-                    _ => {
-                        from.socket().clear_deadline();
+                Ok(Parse::Complete { head_bytes }) => {
+                    if is_final(x, client, head_bytes, &mut interim, times, core).await? {
+                        from.clear_deadline();
                         return Ok(head_bytes);
                     }
-                },
+                    x.response.bytes.consume(head_bytes);
+                    x.response.table.reset();
+                    if x.response.bytes.is_empty() {
+                        break;
+                    }
+                }
             }
         }
+    }
+}
+
+/// Whether the head that has come is that of the final response. An interim one is passed on.
+async fn is_final(
+    x: &Exchange,
+    client: &Client<'_>,
+    head_bytes: usize,
+    interim: &mut usize,
+    times: &Times<'_>,
+    core: &Core,
+) -> Result<bool, Fail> {
+    match x.response.table.status {
+        101 if times.switches => Ok(true),
+        101 => Err(Fail::Upstream(UPSTREAM_UPGRADE)),
+        100..=199 if *interim == INTERIM_MAX => Err(Fail::Upstream(UPSTREAM_INTERIM)),
+        100..=199 => {
+            *interim += 1;
+            pass_interim(x, client, head_bytes, core).await?;
+            Ok(false)
+        }
+        _ => Ok(true),
     }
 }
 
@@ -633,7 +829,7 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
         .transport
         .send(&mut out, 0..end)
         .await
-        .map_err(|error| Fail::client(client.transport.socket().expired(), Some(&error)))
+        .map_err(|error| Fail::client(client.transport.expired(), Some(&error)))
 }
 
 /// Decides once, for all attempts, which fields go on and which are added.
@@ -643,6 +839,9 @@ pub fn prepare(x: &mut Exchange, route: &Route<'_>) {
         skip.insert(index);
     }
     let mut inserts = std::mem::take(&mut x.inserts);
+    if let Some(asked) = route.tunnel {
+        asked.prepare(x, &mut skip, &mut inserts);
+    }
     forwarded_fields(x, route.upstream.upstream.introduction, &mut inserts);
     law::push_field(&mut inserts, b"X-Request-Id", &x.request_id);
     if x.request.table.body_unanticipated {
@@ -653,6 +852,7 @@ pub fn prepare(x: &mut Exchange, route: &Route<'_>) {
     route.operation.request_edits.apply(&x.request.table.fields, &x.request.bytes, &mut skip, &mut inserts);
     x.inserts = inserts;
     x.skip = skip;
+    calls::prepare(x);
 }
 
 /// `X-Forwarded-*`: what was believed of trusted proxies is told on, what anybody else said is not, so that the first address

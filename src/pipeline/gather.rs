@@ -65,7 +65,7 @@ pub async fn hold(
                 incoming.receive(client.transport, core).await?;
             }
             Piece::End => {
-                client.transport.socket().clear_deadline();
+                client.transport.clear_deadline();
                 return Ok(true);
             }
         }
@@ -107,5 +107,5 @@ pub async fn invite(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Resul
         .transport
         .send(&mut out, 0..end)
         .await
-        .map_err(|error| Fail::client(client.transport.socket().expired(), Some(&error)))
+        .map_err(|error| Fail::client(client.transport.expired(), Some(&error)))
 }

@@ -1,53 +1,82 @@
 //! Sending the response back: edits and security fields, one framing of ours, and the upstream's connection returned to its
 //! pool when both messages are over.
 
+use std::cell::Cell;
+
 use crate::h1::body::{Incoming, Origin, RESPONSE_SIZE, transfer};
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, encode_response};
 use crate::http::field::Known;
 use crate::http::{BodyLength, Method, Version, forward as law};
+use crate::pipeline::calls;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
-use crate::pipeline::forward::{Broken, Lent, Route};
+use crate::pipeline::forward::{Broken, Route};
 use crate::pipeline::serve::Client;
 use crate::policy::respond::headers::{secure_response, takes_strict_transport};
-use crate::worker::Buffer;
 use crate::worker::core::Core;
+use crate::worker::{Buffer, Transport};
 
 /// What a response head gains at most beside the lines of policies: security fields, framing, a chunk's head.
 const HEAD_ROOM: usize = 512;
 
-/// Sends the response whose head stands in `x.response`. Says whether the client's connection may be kept.
+/// How a response was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Responded {
+    /// Whether the client's connection may be kept.
+    pub keep: bool,
+    /// Whether nothing of the response is left on the upstream's connection, so that it may carry another, if the request has
+    /// been sent to its end.
+    pub clean: bool,
+}
+
+/// Sends the response whose head, of `head_bytes`, stands in `x.response`. `whole`: the request has been received and sent to its
+/// end.
 ///
 /// # Errors
 /// Either side failed, and the client has seen part of the response; or nothing of it, because it is too large.
 pub async fn respond(
     x: &mut Exchange,
     client: &Client<'_>,
-    incoming: &Incoming,
-    lent: Lent,
+    from: &Transport,
+    head_bytes: usize,
+    whole: bool,
     route: &Route<'_>,
     core: &Core,
-) -> Result<bool, Broken> {
+) -> Result<Responded, Broken> {
     let response_max = route.operation.response_max;
     // What is declared to be too long is refused while nothing of it has been passed on.
     if matches!(x.response.table.framing, BodyLength::Length(length) if length > response_max) {
         return Err(Broken::Before(Fail::Upstream(RESPONSE_SIZE)));
     }
+    let lines_bytes = x.response_inserts.len();
+    let answering = match x.call {
+        None => None,
+        Some(_) => calls::answered(x, route.operation).map_err(Broken::Before)?,
+    };
     let old_client = x.request.table.version == Version::Http10;
-    let upstream_framing = x.response.table.framing;
+    let upstream_framing = from.extent(x.response.table.framing);
     let times = &route.operation.timeouts;
     let lifetime = if is_event_stream(x) { times.lifetime_of_events } else { times.lifetime };
-    let framing = client_framing(x, old_client);
+    let streams = client.transport.stream().is_some();
+    let framing = match client_framing(x, old_client || streams, streams) {
+        // The end of a body is where its trailers are.
+        BodyLength::Length(_) | BodyLength::UntilClose | BodyLength::Chunked
+            if answering.as_ref().is_some_and(|answering| answering.in_body) =>
+        {
+            if old_client || streams {
+                BodyLength::UntilClose
+            } else {
+                BodyLength::Chunked
+            }
+        }
+        framing => framing,
+    };
     // An early response leaves the rest of the request's body behind it, where nobody will read it.
-    let keep = x.request.table.keep_alive
-        && lent.request_sent
-        && incoming.is_complete()
-        && framing != BodyLength::UntilClose
-        && client.goes_on(core);
+    let keep =
+        x.request.table.keep_alive && whole && framing != BodyLength::UntilClose && client.goes_on(core);
 
     // What came with the head leaves with it.
     let mut out = Buffer::of(x.response.bytes.len() + x.response_inserts.len() + HEAD_ROOM);
-    let lines_bytes = x.response_inserts.len();
     let dated = x.response.table.fields.has(Known::Date);
     if !dated && !route.operation.response_edits.decided().contains(Known::Date) {
         // RFC 9110 §6.6.1: who forwards a response without it says when it came.
@@ -57,52 +86,55 @@ pub async fn respond(
     x.facts.status = x.response.table.status;
     // The head has been written anew: what was received now only serves the body behind it.
     let received = std::mem::take(&mut x.response.bytes);
-    let mut body =
-        Incoming::within(upstream_framing, Origin::Upstream, received, lent.head_bytes, response_max);
-    body.set_times(times.stream_idle, core.coarse_ms() + lifetime);
-    if x.request.table.te_trailers {
+    let mut body = Incoming::within(upstream_framing, Origin::Upstream, received, head_bytes, response_max);
+    body.set_times(times.stream_idle, calls::end_due_ms(x, core.coarse_ms() + lifetime));
+    if x.request.table.te_trailers || answering.is_some() {
         body.keep_trailers();
     }
-    let open_ended = framing == BodyLength::UntilClose;
-    if open_ended {
-        client.transport.socket().set_open_ended(true);
+    if let Some(filter) = answering.and_then(|answering| answering.filter) {
+        body.set_filter(filter);
     }
-    let sent =
-        transfer(&mut body, &lent.connection.transport, client.transport, &mut out, framing, core).await;
+    let open_ended = framing == BodyLength::UntilClose && !streams;
+    if open_ended {
+        client.transport.set_open_ended(true);
+    }
+    let alone = Cell::new(false);
+    let sent = transfer(&mut body, from, client.transport, &mut out, framing, &alone, core).await;
     if open_ended && sent.is_ok() {
         // It is whole only once the socket has taken its end, which may have been posted.
-        let socket = client.transport.socket();
-        if let Err(error) = socket.settle().await {
-            return Err(Broken::After(Fail::client(socket.expired(), Some(&error))));
+        if let Err(error) = client.transport.settle().await {
+            return Err(Broken::After(Fail::client(client.transport.expired(), Some(&error))));
         }
-        socket.set_open_ended(false);
+        client.transport.set_open_ended(false);
     }
     match sent {
         Ok(count) => {
             x.facts.bytes_out += count;
-            client.transport.socket().clear_deadline();
-            let reusable = x.response.table.keep_alive
-                && lent.request_sent
+            client.transport.clear_deadline();
+            if let Some(status) = body.filter_mut().and_then(|filter| filter.status()) {
+                x.facts.grpc_status = Some(status.number());
+            }
+            let clean = x.response.table.keep_alive
                 && !x.request.table.body_unanticipated
                 && !may_be_left_over(x)
+                && upstream_framing != BodyLength::UntilClose
                 && body.rest().is_empty();
-            if !lent.request_sent {
-                // Nobody shall take what was sent of the request for all of it.
-                lent.connection.transport.socket().set_open_ended(true);
-            }
-            if reusable && upstream_framing != BodyLength::UntilClose {
-                route.upstream.keep(lent.guard.member(), lent.connection, core.coarse_ms());
-            }
-            drop(lent.guard);
-            Ok(keep)
+            Ok(Responded { keep, clean })
         }
         Err(fail) if !body.has_begun() => {
             // The client has not seen a byte of it: it gets an answer of ours instead.
             x.response_inserts.truncate(lines_bytes);
-            client.transport.socket().set_open_ended(false);
+            client.transport.set_open_ended(false);
+            calls::note_reset(x, from);
             Err(Broken::Before(fail))
         }
-        Err(fail) => Err(Broken::After(fail)),
+        Err(fail) => {
+            if x.call.is_some() {
+                calls::note_reset(x, from);
+                calls::end(x, client, &mut body, out, framing, fail, core).await;
+            }
+            Err(Broken::After(fail))
+        }
     }
 }
 
@@ -120,14 +152,16 @@ fn is_event_stream(x: &Exchange) -> bool {
     start.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
 }
 
-/// The framing that the client gets.
-fn client_framing(x: &Exchange, old_client: bool) -> BodyLength {
+/// The framing that the client gets. One that `knows_no_chunks` is told of the end by the end of its connection, or stream.
+fn client_framing(x: &Exchange, knows_no_chunks: bool, streams: bool) -> BodyLength {
     let response = &x.response.table;
     match response.framing {
         // HEAD and 304 tell the length that there would be (RFC 9110 §8.6); nothing follows.
         BodyLength::None if x.method() == Method::Head || response.status == 304 => BodyLength::None,
-        // RFC 9112 §6.1: an HTTP/1.0 client knows no chunks.
-        BodyLength::Chunked | BodyLength::UntilClose if old_client => BodyLength::UntilClose,
+        // A stream has said its end with its head, which a head of HTTP/1.1 says by a length.
+        BodyLength::None if !streams && !matches!(response.status, 100..=199 | 204) => BodyLength::Length(0),
+        // RFC 9112 §6.1, RFC 9113 §8.1.
+        BodyLength::Chunked | BodyLength::UntilClose if knows_no_chunks => BodyLength::UntilClose,
         BodyLength::UntilClose => BodyLength::Chunked,
         framing => framing,
     }
@@ -162,6 +196,7 @@ pub fn encode_head(
             BodyLength::UntilClose => BodyLength::None,
             // RFC 9112 §6.1: not even the name of a transfer coding for an HTTP/1.0 client.
             BodyLength::Chunked if old_client => BodyLength::None,
+            BodyLength::None => framing,
             declared => declared,
         },
         _ => framing,

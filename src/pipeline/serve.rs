@@ -1,14 +1,18 @@
 //! One request, from its head to the last byte of its response. This function is the architecture: everything that a
 //! request meets stands here, in order.
 
+use std::rc::Rc;
+
 use crate::h1::body::{Incoming, Origin};
 use crate::h1::flaw::{FIELD_COUNT, HEAD_SIZE};
 use crate::h1::parse::TARGET_SIZE;
-use crate::http::{BodyLength, Reason, RequestTable};
+use crate::http::{BodyLength, Reason, RequestTable, Version};
 use crate::pipeline::admit::{self, Meant};
+use crate::pipeline::calls::Calling;
 use crate::pipeline::exchange::Exchange;
-use crate::pipeline::{answer, forward, gather};
+use crate::pipeline::{answer, calls, forward, gather, tunnel};
 use crate::policy::Verdict;
+use crate::policy::websocket::WEBSOCKET_UNSERVED;
 use crate::snapshot::{Action, CoreView, HeadMax, Listener, Timeouts};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Transport};
@@ -27,7 +31,7 @@ pub struct Client<'a> {
 impl Client<'_> {
     /// Whether its connection may go on after this answer, as far as we are concerned.
     pub fn goes_on(&self, core: &Core) -> bool {
-        !core.is_draining() && self.listener.keeps(self.transport.is_tls())
+        !core.is_draining() && self.listener.keeps(self.transport.is_tls(), self.transport.protocol())
     }
 
     /// How long the client may take to read the next piece of what is sent to it, in milliseconds.
@@ -59,9 +63,9 @@ pub async fn serve(
     client: &Client<'_>,
     view: &CoreView,
     head_bytes: usize,
-    core: &Core,
+    core: &Rc<Core>,
 ) -> End {
-    let framing = x.request.table.framing;
+    let framing = client.transport.extent(x.request.table.framing);
     let mut incoming = Incoming::new(framing, Origin::Client, &x.request.bytes[head_bytes..], u64::MAX);
     let end = walk(x, client, view, head_bytes, &mut incoming, core).await;
     x.facts.bytes_in += incoming.received() - end.rest.len() as u64;
@@ -75,9 +79,10 @@ async fn walk(
     view: &CoreView,
     head_bytes: usize,
     incoming: &mut Incoming,
-    core: &Core,
+    core: &Rc<Core>,
 ) -> End {
     let framing = x.request.table.framing;
+    x.call = Calling::of(x);
 
     // Whether the connection may ask at all.
     if let Err(reason) = admit::certificate(x, client, core) {
@@ -110,6 +115,12 @@ async fn walk(
         return answer::refuse(x, client, incoming, reason, core).await;
     }
 
+    if x.call.is_some()
+        && let Err(reason) = calls::read_deadline(x)
+    {
+        return answer::refuse(x, client, incoming, reason, core).await;
+    }
+
     // What can be said of the head alone: address, identity, grants, limits.
     let verdict = {
         let mut state = core.state.borrow_mut();
@@ -125,12 +136,26 @@ async fn walk(
     }
 
     // A declared length past the bound is refused before a byte of the body is read.
-    incoming.set_limit(operation.body_max);
+    let body_max = calls::body_max(x, operation);
+    incoming.set_limit(body_max);
     let times = &operation.timeouts;
-    incoming.set_times(times.stream_idle, x.facts.started_ns / 1_000_000 + times.total);
-    if matches!(framing, BodyLength::Length(length) if length > operation.body_max) {
+    incoming.set_times(times.stream_idle, calls::head_due_ms(x, times));
+    if matches!(framing, BodyLength::Length(length) if length > body_max) {
         return answer::refuse(x, client, incoming, crate::h1::body::BODY_SIZE, core).await;
     }
+
+    // Whoever asks to switch where nothing is switched gets an ordinary answer; over HTTP/2 any 2xx would say that it has been.
+    let asked = match &operation.websocket {
+        None if x.request.table.websocket && x.request.table.version == Version::Http2 => {
+            Err(WEBSOCKET_UNSERVED)
+        }
+        None => Ok(None),
+        Some(websocket) => tunnel::ask(x, websocket),
+    };
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(reason) => return answer::refuse(x, client, incoming, reason, core).await,
+    };
 
     match &operation.action {
         Action::Closed => {
@@ -146,6 +171,10 @@ async fn walk(
             answer::fixed(x, client, incoming, *status, body, content_type, core).await
         }
         Action::Forward { upstream, rewrite, host_of_upstream } => {
+            if x.call.is_some() {
+                let translates = view.upstreams[*upstream].upstream.protocols.http2;
+                calls::enter(x, incoming, operation, translates);
+            }
             // A body is held only where a policy wants the whole of it, up to the operation's bound (or to a fixed one, if nobody
             // may refuse it), or where it is small and may have to be sent again.
             let holds = operation.chain.wants_body()
@@ -173,6 +202,7 @@ async fn walk(
                 upstream_index: *upstream,
                 rewrite: rewrite.as_ref(),
                 host_of_upstream: *host_of_upstream,
+                tunnel: asked.as_ref(),
             };
             match forward::forward(x, client, incoming, &route, core).await {
                 Ok(keep) => finish(incoming, keep),
@@ -180,7 +210,9 @@ async fn walk(
                 // Something of the response is out: all that can be done is to cut it, visibly. Its framing shows that it is
                 // incomplete; where that is the end of the connection, a reset does (`Socket::set_open_ended`).
                 Err(forward::Broken::After(fail)) => {
-                    x.facts.reason = Some(fail.reason());
+                    let reason = calls::whose(x, fail.reason(), core);
+                    x.facts.reason = Some(reason);
+                    calls::cut(x, client, &reason);
                     End::close()
                 }
             }

@@ -14,6 +14,7 @@ pub mod identify;
 pub mod limit;
 pub mod respond;
 pub mod validate;
+pub mod websocket;
 
 use crate::http::Reason;
 use crate::pipeline::exchange::Exchange;
@@ -163,6 +164,22 @@ impl Chain {
     /// Judges the head: all stages before `Validate`.
     pub fn run_head(&self, x: &mut Exchange, core: &mut CoreState) -> Verdict {
         run(&self.links[..self.body_from], x, core)
+    }
+
+    /// Judges once more who it is and whether they may, of an exchange that lasts. Nothing is counted, and nothing charged.
+    ///
+    /// # Errors
+    /// Why it would be refused now.
+    pub fn run_again(&self, x: &mut Exchange, core: &mut CoreState) -> Result<(), &'static Reason> {
+        for link in self.links.iter().filter(|link| link.mode == Mode::Enforce) {
+            if let Compiled::Login(_) | Compiled::Allow(_) = link.policy {
+                x.set_mode(link.mode);
+                if let Verdict::Refuse(reason) = link.policy.apply(x, core) {
+                    return Err(reason);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Judges the body that is held.

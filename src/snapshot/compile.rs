@@ -38,6 +38,7 @@ use crate::policy::limit::rate;
 use crate::policy::respond::headers::Edits;
 use crate::policy::validate::content_type::ContentType;
 use crate::policy::validate::json_schema::JsonSchema;
+use crate::policy::websocket::WebSocket;
 use crate::policy::{Chain, Compiled, Link, Mode, Stage};
 use crate::route::{BaseId, MethodSet, RouteError, RouterBuilder};
 use crate::snapshot::names::SnapshotNames;
@@ -184,6 +185,7 @@ pub fn compile(
     let (upstreams, known) = compiler.upstreams(kept);
     let arrival_rate = compiler.arrival_rate();
     let (apis, operations, router) = compiler.apis();
+    let websockets = operations.iter().any(|operation| operation.websocket.is_some());
     let encoded_slash = match operations.iter().any(|operation| operation.keeps_encoded_slash) {
         true => EncodedSlash::Keep,
         false => EncodedSlash::Refuse,
@@ -208,6 +210,7 @@ pub fn compile(
             watched: compiler.watched,
             tables,
             arrival_rate,
+            websockets,
             encoded_slash,
             refuse_unrecorded: config
                 .audit
@@ -278,6 +281,7 @@ impl Compiler<'_> {
                         .map(|domain| domain.value.as_str().as_bytes().into())
                         .collect(),
                     secure: tls.is_some(),
+                    protocols: listener.protocols_in_force(),
                     tls,
                     handshake_ms: in_milliseconds(listener.timeouts.handshake_in_force()),
                     gate: self.gate(listener, kept),
@@ -363,12 +367,13 @@ impl Compiler<'_> {
         if certificates.is_empty() {
             return None;
         }
+        let protocols = listener.protocols_in_force();
         if let written::Tls::Files(files) = &tls.value
             && let Some(asked) = files.first().and_then(|file| file.clients.as_ref())
         {
             let clients = clients::trust(asked, self, kept)?;
             self.asking.push(Arc::clone(&clients));
-            return ServerProfile::asking(&certificates, &domains, clients)
+            return ServerProfile::asking(&certificates, &domains, protocols, clients)
                 .map_err(|why| self.error(CERTIFICATE, &why, tls.span))
                 .ok();
         }
@@ -380,7 +385,7 @@ impl Compiler<'_> {
                 tickets
             }
         };
-        ServerProfile::new(&certificates, &domains, tickets)
+        ServerProfile::new(&certificates, &domains, protocols, tickets)
             .map_err(|why| self.error(CERTIFICATE, &why, tls.span))
             .ok()
     }
@@ -414,7 +419,13 @@ impl Compiler<'_> {
                     &upstream.retry.pause
                 ),
                 (upstream.retry.on.iter().map(|status| status.value).collect::<Vec<_>>(), &upstream.eject),
-                (&upstream.breaker, upstream.slow_start, upstream.proxy_protocol, upstream.forwarded),
+                (
+                    &upstream.breaker,
+                    upstream.slow_start,
+                    upstream.proxy_protocol.as_ref().map(|version| version.value),
+                    upstream.forwarded,
+                    upstream.protocols_in_force(),
+                ),
                 upstream.health.as_ref().map(origins::plan),
             ));
             let compiled = match kept.upstreams.get(&name.value) {
@@ -452,15 +463,16 @@ impl Compiler<'_> {
             }
         }
         let introduction = Introduction {
-            proxy: upstream.proxy_protocol.map(|version| match version {
+            proxy: upstream.proxy_protocol.as_ref().map(|version| match version.value {
                 written::SentProxy::V1 => Version::V1,
                 written::SentProxy::V2 => Version::V2,
             }),
             forwarded: upstream.forwarded,
         };
+        let protocols = upstream.protocols_in_force();
         let prober = self.parts.zip(upstream.health.as_ref()).map(|(parts, wanted)| Prober {
             health: parts.health.clone(),
-            plan: Arc::new(Plan { proxy: introduction.proxy, ..origins::plan(wanted) }),
+            plan: Arc::new(Plan { proxy: introduction.proxy, protocols, ..origins::plan(wanted) }),
         });
         let parts = upstream::Parts {
             name: name.into(),
@@ -495,6 +507,7 @@ impl Compiler<'_> {
             idle_max: usize::try_from(upstream.pool.idle_in_force()).unwrap_or(usize::MAX),
             cores,
             introduction,
+            protocols,
         };
         Upstream::new(parts, before)
     }
@@ -640,9 +653,28 @@ impl Compiler<'_> {
             head_max: self.head_max(&sizes),
             body_max: sizes.body_bytes_max,
             response_max: sizes.response_bytes_max,
+            call_max: sizes.call_bytes_max,
+            message_max: sizes.message_bytes_max.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
             timeouts: self.timeouts(api, operation),
             strict_transport,
             keeps_encoded_slash: api.keeps_encoded_slash(operation),
+            websocket: self.websocket(api, operation),
+        }
+    }
+
+    fn websocket(
+        &mut self,
+        api: &written::Api,
+        operation: Option<&written::Operation>,
+    ) -> Option<Box<WebSocket>> {
+        let websocket = api.websocket_of(operation)?;
+        let sizes = api.sizes_of(operation).in_force();
+        match WebSocket::compile(websocket, operation.is_some(), &sizes) {
+            Ok(compiled) => Some(Box::new(compiled)),
+            Err(errors) => {
+                self.errors.extend(errors);
+                None
+            }
         }
     }
 

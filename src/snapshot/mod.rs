@@ -16,10 +16,10 @@ use crate::accept::gate::Gate;
 use crate::accept::prefixes::AddressSet;
 use crate::accept::proxy_protocol::Versions;
 use crate::control::watch::Subscription;
-use crate::http::HeadLimits;
 use crate::http::forward::RenamedIdentity;
 use crate::http::forwarded::ClientField;
 use crate::http::target::EncodedSlash;
+use crate::http::{HeadLimits, Protocol, Protocols};
 use crate::observe::ListenerId;
 use crate::policy::Chain;
 use crate::policy::limit::charge::Tables;
@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub tables: Arc<Tables>,
     /// How often one address may connect, if that is bounded.
     pub arrival_rate: Option<ArrivalRate>,
+    /// Whether some operation is a WebSocket, so that clients of HTTP/2 are told that they may open one.
+    pub websockets: bool,
     /// Whether some operation takes `%2F` in its path, so that the router has to see it.
     pub encoded_slash: EncodedSlash,
     /// `audit.on_full: refuse`: a refusal that cannot be put on record is answered 503.
@@ -98,6 +100,9 @@ pub struct Listener {
     pub secure: bool,
     /// What they are met with, where they are TLS.
     pub tls: Option<crate::tls::ServerProfile>,
+    /// What is spoken here. Under TLS the client has chosen by ALPN ([`Protocols::under_tls`]); without, it begins with the
+    /// preface of HTTP/2 or not (RFC 9113 §3.3), where there is a choice.
+    pub protocols: Protocols,
     /// A handshake must be complete within this many milliseconds.
     pub handshake_ms: u64,
     /// Who may connect, where that is not everybody.
@@ -125,11 +130,11 @@ impl Listener {
         self.leaving_ms.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether a connection that is TLS, or not, may go on after its next answer: the listener stays, and speaks as it did when
-    /// that connection was made.
+    /// Whether a connection that is TLS, or not, and on which `protocol` is spoken may go on after its next answer: the listener
+    /// stays, and speaks as it did when that connection was made.
     #[inline]
-    pub fn keeps(&self, tls: bool) -> bool {
-        !self.is_leaving() && self.secure == tls
+    pub fn keeps(&self, tls: bool, protocol: Protocol) -> bool {
+        !self.is_leaving() && self.secure == tls && self.protocols.has(protocol)
     }
 
     /// Whether `host` (canonical) is served here.
@@ -202,12 +207,18 @@ pub struct Operation {
     pub body_max: u64,
     /// Most bytes of a response body.
     pub response_max: u64,
+    /// The same of a call, whose messages are bounded one by one.
+    pub call_max: u64,
+    /// The longest message within a body, in bytes, where the operator has said so; else what its protocol has for a default.
+    pub message_max: Option<u32>,
     /// How long its exchanges may take.
     pub timeouts: Timeouts,
     /// Whether `Strict-Transport-Security` may be sent.
     pub strict_transport: bool,
     /// Whether its path may hold `%2F`.
     pub keeps_encoded_slash: bool,
+    /// What holds for WebSockets, where it may be opened as one.
+    pub websocket: Option<Box<crate::policy::websocket::WebSocket>>,
 }
 
 /// Bounds of a request head that are known only once its operation is.

@@ -22,6 +22,7 @@ const MESSAGE_HEADER_BYTES: usize = 4;
 const CONTENT_HANDSHAKE: u8 = 22;
 const MESSAGE_CLIENT_HELLO: u8 = 1;
 const EXTENSION_SERVER_NAME: u16 = 0;
+const EXTENSION_ALPN: u16 = 16;
 const EXTENSION_PRE_SHARED_KEY: u16 = 41;
 const NAME_HOST: u8 = 0;
 
@@ -39,6 +40,8 @@ pub enum Look {
 pub struct Hello {
     /// The host that is wanted (RFC 6066 §3), in lower case.
     pub server_name: Option<Box<str>>,
+    /// Whether it lists protocols to be spoken inside (RFC 7301 §3.1).
+    pub has_alpn: bool,
 }
 
 /// Why the bytes are no ClientHello that we go on with; as the alert that the client is told (RFC 8446 §6).
@@ -56,6 +59,8 @@ pub enum Alert {
     ProtocolVersion = 70,
     /// Nobody of that name is here.
     UnrecognizedName = 112,
+    /// Nothing is spoken here that the client has named.
+    NoApplicationProtocol = 120,
 }
 
 impl Alert {
@@ -178,7 +183,7 @@ fn hello(body: &[u8]) -> Result<Hello, Alert> {
         return Err(Alert::DecodeError);
     }
     body.take(compressions)?;
-    let mut found = Hello { server_name: None };
+    let mut found = Hello { server_name: None, has_alpn: false };
     if body.0.is_empty() {
         return Ok(found); // Before TLS 1.3 there may be no extensions.
     }
@@ -195,6 +200,7 @@ fn hello(body: &[u8]) -> Result<Hello, Alert> {
         }
         match kind {
             EXTENSION_SERVER_NAME => found.server_name = server_name(data)?,
+            EXTENSION_ALPN => found.has_alpn = true,
             // RFC 8446 §4.2.11: it is the last one.
             EXTENSION_PRE_SHARED_KEY if !extensions.0.is_empty() => return Err(Alert::IllegalParameter),
             _ => {}
@@ -260,7 +266,7 @@ impl Seen {
 ///
 /// # Panics
 /// If the verdict on a whole hello changes with what follows it, a beginning of one is refused, or rustls reads another
-/// name.
+/// name or finds protocols where we find none.
 pub fn client_hello(data: &[u8]) {
     let whole = look(data);
     for cut in [data.len() / 3, data.len() / 2, data.len().saturating_sub(1)] {
@@ -275,6 +281,7 @@ pub fn client_hello(data: &[u8]) {
     while !wire.is_empty() && acceptor.read_tls(&mut wire).is_ok_and(|count| count > 0) {
         match Acceptor::accept(&mut acceptor) {
             Ok(Some(accepted)) => {
+                assert_eq!(accepted.client_hello().alpn().is_some(), hello.has_alpn, "{hello:?}");
                 let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
                 // rustls ignores names that are no DNS names.
                 assert!(
@@ -316,7 +323,7 @@ mod tests {
     }
 
     fn complete(name: Option<&str>) -> Result<Look, Alert> {
-        Ok(Look::Complete(Hello { server_name: name.map(Into::into) }))
+        Ok(Look::Complete(Hello { server_name: name.map(Into::into), has_alpn: false }))
     }
 
     /// A hello with these extensions.
@@ -393,7 +400,8 @@ mod tests {
             assert_eq!(look(&with(&[(twice, data), (twice, data)])), Err(Alert::IllegalParameter), "{twice}");
         }
         assert_eq!(look(&with(&[(41, b""), (16, b"")])), Err(Alert::IllegalParameter), "behind the last");
-        assert_eq!(look(&with(&[(16, b""), (41, b"")])), complete(None));
+        let listed = Hello { server_name: None, has_alpn: true };
+        assert_eq!(look(&with(&[(16, b"\0\x03\x02h2"), (41, b"")])), Ok(Look::Complete(listed)));
         for bad in [&b""[..], b"\0", b"\0\0", b"\0\x05\0\0\x01a", b"\0\x04\0\0\x01ab"] {
             assert_eq!(look(&with(&[(0, bad)])), Err(Alert::DecodeError), "{bad:?}");
         }

@@ -8,8 +8,10 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 
+use crate::http::Protocols;
 use crate::tls::certificate::Certificate;
 use crate::tls::client_certificates::{ClientTrust, Verifier};
+use crate::tls::hello::{Alert, Hello};
 use crate::tls::provider;
 use crate::tls::session::Session;
 use crate::tls::tickets::Tickets;
@@ -20,23 +22,25 @@ pub struct ServerProfile {
     config: Arc<ServerConfig>,
     resolver: Arc<ByName>,
     clients: Option<Arc<ClientTrust>>,
+    protocols: Protocols,
     /// Unix seconds at which the first of its certificates expires.
     pub not_after_s: i64,
 }
 
 impl ServerProfile {
     /// A profile that presents `certificates`. Where there are `domains`, a client that names none of them is refused by its
-    /// hello ([`ServerProfile::serves`]).
+    /// hello ([`ServerProfile::admit`]); so is one that says nothing in ALPN, where HTTP/1.1 is not among `protocols`.
     ///
     /// # Errors
     /// rustls does not take the combination.
     pub fn new(
         certificates: &[Certificate],
         domains: &[String],
+        protocols: Protocols,
         tickets: Arc<Tickets>,
     ) -> Result<ServerProfile, String> {
-        let mut profile =
-            ServerProfile::build(certificates, domains, WebPkiClientVerifier::no_client_auth(), None)?;
+        let nobody = WebPkiClientVerifier::no_client_auth();
+        let mut profile = ServerProfile::build(certificates, domains, protocols, nobody, None)?;
         if let Some(config) = Arc::get_mut(&mut profile.config) {
             config.ticketer = tickets;
             // One ticket is enough for a client that keeps its connection.
@@ -54,16 +58,18 @@ impl ServerProfile {
     pub fn asking(
         certificates: &[Certificate],
         domains: &[String],
+        protocols: Protocols,
         clients: Arc<ClientTrust>,
     ) -> Result<ServerProfile, String> {
         let verifier = Arc::new(Verifier::new(Arc::clone(&clients)));
-        ServerProfile::build(certificates, domains, verifier, Some(clients))
+        ServerProfile::build(certificates, domains, protocols, verifier, Some(clients))
     }
 
     /// A profile without tickets.
     fn build(
         certificates: &[Certificate],
         domains: &[String],
+        protocols: Protocols,
         verifier: Arc<dyn ClientCertVerifier>,
         clients: Option<Arc<ClientTrust>>,
     ) -> Result<ServerProfile, String> {
@@ -74,11 +80,11 @@ impl ServerProfile {
             .map_err(|error| error.to_string())?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.alpn();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        Ok(ServerProfile { config: Arc::new(config), resolver, clients, not_after_s })
+        Ok(ServerProfile { config: Arc::new(config), resolver, clients, protocols, not_after_s })
     }
 
     /// What is asked of clients, if they are asked for certificates.
@@ -86,9 +92,19 @@ impl ServerProfile {
         self.clients.as_ref()
     }
 
-    /// Whether a client that asks for `name`, or for nobody, is served.
-    pub fn serves(&self, name: Option<&str>) -> bool {
-        self.resolver.key_for(name).is_some()
+    /// Whether a client that says `hello` is served: it asks for one of the names, or for nobody where that will do, and will
+    /// speak what is spoken here. What it lists in ALPN is compared in the handshake.
+    ///
+    /// # Errors
+    /// The alert for one that is not.
+    pub fn admit(&self, hello: &Hello) -> Result<(), Alert> {
+        if self.resolver.key_for(hello.server_name.as_deref()).is_none() {
+            return Err(Alert::UnrecognizedName);
+        }
+        if !hello.has_alpn && self.protocols.under_tls(None).is_none() {
+            return Err(Alert::NoApplicationProtocol);
+        }
+        Ok(())
     }
 
     /// A new session.
@@ -156,5 +172,108 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         self.key_for(name.as_deref()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{AlertDescription, ClientConfig, ClientConnection, Connection, Error, RootCertStore};
+
+    use super::*;
+    use crate::http::Protocol;
+    use crate::tls::hello::{Look, look};
+    use crate::tls::session::shake_hands;
+
+    const H2: &[u8] = b"h2";
+    const HTTP1: &[u8] = b"http/1.1";
+
+    fn profile(protocols: Protocols) -> (ServerProfile, RootCertStore) {
+        let names = vec!["a.test".to_owned()];
+        let certificate = crate::tls::certificate::self_signed(&names).expect("made");
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.key.cert[0].clone()).expect("a root");
+        let tickets = Arc::new(Tickets::new(0).expect("random"));
+        (ServerProfile::new(&[certificate], &names, protocols, tickets).expect("a profile"), roots)
+    }
+
+    /// A client of rustls that offers this, with every version of TLS.
+    fn client(roots: &RootCertStore, name: &'static str, offered: &[&[u8]], tls12: bool) -> Connection {
+        let versions = if tls12 { &[&rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+        let name = name.try_into().expect("a name");
+        ClientConnection::new(Arc::new(config), name).expect("a client").into()
+    }
+
+    fn hello(client: &mut Connection) -> Hello {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).expect("a vector");
+        match look(&wire) {
+            Ok(Look::Complete(hello)) => hello,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn our_order_decides_what_is_spoken() {
+        let [http1, http2] = [Some(Protocol::Http1), Some(Protocol::Http2)];
+        for (protocols, offered, agreed) in [
+            (Protocols::BOTH, &[H2, HTTP1][..], http2),
+            (Protocols::BOTH, &[HTTP1, H2], http2),
+            (Protocols::BOTH, &[b"h3", HTTP1], http1),
+            (Protocols::BOTH, &[H2], http2),
+            (Protocols::BOTH, &[HTTP1], http1),
+            (Protocols::BOTH, &[], None),
+            (Protocols::HTTP1, &[H2, HTTP1], http1),
+            (Protocols::HTTP1, &[], None),
+            (Protocols::HTTP2, &[HTTP1, H2], http2),
+        ] {
+            let (profile, roots) = profile(protocols);
+            for tls12 in [false, true] {
+                let mut client = client(&roots, "a.test", offered, tls12);
+                let mut ours = profile.session().expect("a session");
+                assert_eq!(shake_hands(&mut ours, &mut client), (Ok(()), Ok(())), "{protocols:?}");
+                assert!(!ours.is_handshaking());
+                assert_eq!(ours.protocol(), agreed, "{protocols:?} {offered:?}");
+                assert_eq!(client.alpn_protocol(), agreed.map(Protocol::alpn), "{protocols:?} {offered:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_speaks_nothing_that_is_spoken_here_is_told_so() {
+        for (protocols, offered) in
+            [(Protocols::HTTP2, HTTP1), (Protocols::HTTP1, H2), (Protocols::BOTH, b"http/1.0".as_slice())]
+        {
+            let (profile, roots) = profile(protocols);
+            for tls12 in [false, true] {
+                let mut client = client(&roots, "a.test", &[offered], tls12);
+                let mut ours = profile.session().expect("a session");
+                let (our_end, their_end) = shake_hands(&mut ours, &mut client);
+                assert_eq!(our_end, Err(Error::NoApplicationProtocol));
+                assert_eq!(their_end, Err(Error::AlertReceived(AlertDescription::NoApplicationProtocol)));
+                assert_eq!(ours.protocol(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hello_without_alpn_is_refused_where_only_http2_is_spoken() {
+        let admit = |protocols: Protocols, name: &'static str, offered: &[&[u8]]| {
+            let (profile, roots) = profile(protocols);
+            profile.admit(&hello(&mut client(&roots, name, offered, false)))
+        };
+        assert_eq!(admit(Protocols::HTTP2, "a.test", &[]), Err(Alert::NoApplicationProtocol));
+        // Whether there is one in common is seen in the handshake.
+        assert_eq!(admit(Protocols::HTTP2, "a.test", &[HTTP1]), Ok(()));
+        assert_eq!(admit(Protocols::HTTP2, "a.test", &[H2]), Ok(()));
+        assert_eq!(admit(Protocols::BOTH, "a.test", &[]), Ok(()));
+        assert_eq!(admit(Protocols::HTTP1, "a.test", &[]), Ok(()));
+        assert_eq!(admit(Protocols::HTTP2, "b.test", &[]), Err(Alert::UnrecognizedName));
+        assert_eq!(Alert::NoApplicationProtocol.record()[5..], [2, 120]);
     }
 }

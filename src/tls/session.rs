@@ -4,6 +4,8 @@ use std::io::{self, BufRead, Write};
 
 use rustls::{ClientConnection, Connection, ServerConnection};
 
+use crate::http::Protocol;
+
 /// A session in either role.
 #[derive(Debug)]
 pub struct Session {
@@ -53,9 +55,9 @@ impl Session {
         self.connection.protocol_version()
     }
 
-    /// Whether a protocol was agreed on by ALPN: `http/1.1`, the only one that is offered.
-    pub fn has_alpn(&self) -> bool {
-        self.connection.alpn_protocol().is_some()
+    /// The protocol that was agreed on by ALPN, if one was.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.connection.alpn_protocol().and_then(Protocol::of_alpn)
     }
 
     /// The chain that the peer has shown and that was verified, its own certificate first; empty without one.
@@ -165,6 +167,33 @@ impl Session {
         let mut reader = self.connection.reader();
         reader.fill_buf().is_ok_and(|chunk| !chunk.is_empty())
     }
+}
+
+/// Lets the two shake hands, to the end or the first failure, whose alert still gets over. What became of our side and of
+/// the peer's.
+#[cfg(test)]
+pub(super) fn shake_hands(
+    ours: &mut Session,
+    peer: &mut Connection,
+) -> (Result<(), rustls::Error>, Result<(), rustls::Error>) {
+    let (mut our_end, mut their_end) = (Ok(()), Ok(()));
+    while ours.wants_write() || peer.wants_write() {
+        let mut wire = Vec::new();
+        ours.take_wire(&mut wire).expect("a vector");
+        let mut rest = &wire[..];
+        while !rest.is_empty() && their_end.is_ok() {
+            peer.read_tls(&mut rest).expect("room");
+            their_end = peer.process_new_packets().map(|_| ());
+        }
+        let mut wire = Vec::new();
+        while peer.wants_write() {
+            peer.write_tls(&mut wire).expect("a vector");
+        }
+        if our_end.is_ok() {
+            our_end = ours.feed(&wire).map(|_| ());
+        }
+    }
+    (our_end, their_end)
 }
 
 #[cfg(test)]

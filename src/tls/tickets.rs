@@ -164,8 +164,9 @@ mod tests {
         let certificate = crate::tls::certificate::self_signed(&names).expect("made");
         let mut roots = RootCertStore::empty();
         roots.add(certificate.key.cert[0].clone()).expect("a root");
-        let profile =
-            crate::tls::ServerProfile::new(&[certificate], &names, Arc::clone(&tickets)).expect("a profile");
+        let protocols = crate::http::Protocols::HTTP1;
+        let profile = crate::tls::ServerProfile::new(&[certificate], &names, protocols, Arc::clone(&tickets))
+            .expect("a profile");
         let config = ClientConfig::builder_with_provider(crate::tls::provider())
             .with_safe_default_protocol_versions()
             .expect("versions")

@@ -319,30 +319,13 @@ mod tests {
                 authority: "a".into(),
                 tls: None,
                 trust: 0,
+                protocols: crate::http::Protocols::HTTP1,
                 weight: *weight,
                 priority: *priority,
                 guard: Arc::default(),
             })
             .collect();
-        let parts = Parts {
-            name: "a".into(),
-            origins,
-            prober: None,
-            balance,
-            key: Default::default(),
-            retry: Default::default(),
-            eject: Default::default(),
-            slow_start_ms: 0,
-            queue_wait_ms: 0,
-            breaker: None,
-            requests: None,
-            queue_max: 0,
-            timeouts: Default::default(),
-            connections_max: 1,
-            idle_max: 1,
-            cores: 1,
-            introduction: crate::upstream::Introduction::default(),
-        };
+        let parts = Parts { origins, balance, ..Parts::bare() };
         CoreUpstream::new(Arc::new(Upstream::new(parts, None)), 0, None)
     }
 

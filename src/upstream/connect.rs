@@ -12,12 +12,13 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::accept::proxy_protocol::{self, Announced};
-use crate::http::{Fault, Reason};
+use crate::h2::upstream::carry;
+use crate::http::{Fault, Protocol, Reason};
 use crate::pipeline::fail::{EXCHANGE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT};
 use crate::sys::address::Address;
 use crate::sys::socket::{Shutdown, connect_start, is_exhaustion};
 use crate::upstream::Permit;
-use crate::upstream::pool::{Connection, CoreMember, CoreUpstream};
+use crate::upstream::pool::{Connection, CoreMember, CoreUpstream, Share};
 use crate::worker::core::Core;
 use crate::worker::turn::pause;
 use crate::worker::{Buffer, Deadline, Socket, Transport};
@@ -31,6 +32,13 @@ pub const UPSTREAM_UNRESOLVED: Reason =
 /// All connections that the upstream may have are in use.
 pub const UPSTREAM_CONNECTIONS: Reason =
     Reason::upstream("upstream_connections", 4002, 503, "The upstream has no free connection");
+/// A WebSocket is for an upstream of HTTP/2.
+pub const UPSTREAM_WEBSOCKET_HTTP2: Reason = Reason::ringwall(
+    "upstream_websocket_http2",
+    4310,
+    502,
+    "WebSockets go to upstreams of HTTP/1.1, and this one speaks HTTP/2 only",
+);
 /// The name of the upstream leads only to addresses that it may not lead to.
 pub const UPSTREAM_ADDRESS: Reason =
     Reason::upstream("upstream_address", 4030, 502, "The upstream's name leads to a refused address");
@@ -61,11 +69,82 @@ pub async fn connect(
     from: &CoreUpstream,
     member: &Rc<CoreMember>,
     announced: Option<&Announced>,
+    core: &Rc<Core>,
+    latest_ms: u64,
+) -> Result<(Rc<CoreMember>, Connection), Reason> {
+    if !member.member.key.protocols.http2 {
+        return connect_within(from, member, announced, core, latest_ms, None).await;
+    }
+    loop {
+        let opening = match member.share() {
+            Share::Stream(connection) => return Ok((Rc::clone(member), connection)),
+            Share::Open(opening) => opening,
+            Share::Wait => {
+                member.opened().await?;
+                if core.coarse_ms() >= latest_ms {
+                    return Err(EXCHANGE_TIMEOUT);
+                }
+                continue;
+            }
+        };
+        let connected = Box::pin(connect_within(from, member, announced, core, latest_ms, None)).await;
+        let (reached, connection) = match connected {
+            Ok(connected) => connected,
+            Err(reason) => {
+                if let (UPSTREAM_CONNECTIONS, Some(stream)) = (reason, member.share_in_line()) {
+                    // There is a connection, if a crowded one.
+                    return Ok((Rc::clone(member), stream));
+                }
+                if opening.is_some() && reason != EXCHANGE_TIMEOUT && !is_our_own(reason) {
+                    member.not_opened(reason);
+                }
+                return Err(reason);
+            }
+        };
+        reached.speaks(connection.protocol);
+        if connection.protocol == Protocol::Http1 {
+            return Ok((reached, connection));
+        }
+        if !Rc::ptr_eq(&reached, member)
+            && let Some(stream) = reached.share_at_once()
+        {
+            // Another address of its host was there first, and has one already: there are few, however often that is so.
+            return Ok((reached, stream));
+        }
+        let carrier = carry(core, from, &reached, connection);
+        let stream = reached.carry(carrier);
+        return Ok((reached, stream));
+    }
+}
+
+/// As [`connect`], but always a new connection, of HTTP/1.1, for what takes all of it.
+///
+/// # Errors
+/// Those of [`connect`], and `upstream_websocket_http2`.
+pub async fn connect_alone(
+    from: &CoreUpstream,
+    member: &Rc<CoreMember>,
+    announced: Option<&Announced>,
     core: &Core,
     latest_ms: u64,
 ) -> Result<(Rc<CoreMember>, Connection), Reason> {
+    if !member.member.key.protocols.http1 {
+        return Err(UPSTREAM_WEBSOCKET_HTTP2);
+    }
+    connect_within(from, member, announced, core, latest_ms, Some(Protocol::Http1)).await
+}
+
+/// `only`: what is to be spoken, where that is not everything that may be.
+async fn connect_within(
+    from: &CoreUpstream,
+    member: &Rc<CoreMember>,
+    announced: Option<&Announced>,
+    core: &Core,
+    latest_ms: u64,
+    only: Option<Protocol>,
+) -> Result<(Rc<CoreMember>, Connection), Reason> {
     let whole_ms = core.now_ms() + from.upstream.timeouts.connect;
-    let connected = connect_by(from, member, announced, core, whole_ms.min(latest_ms)).await;
+    let connected = connect_by(from, member, announced, core, whole_ms.min(latest_ms), only).await;
     connected.map_err(|reason| match reason {
         UPSTREAM_CONNECT_TIMEOUT if latest_ms < whole_ms => EXCHANGE_TIMEOUT,
         reason => reason,
@@ -78,6 +157,7 @@ async fn connect_by(
     announced: Option<&Announced>,
     core: &Core,
     deadline_ms: u64,
+    only: Option<Protocol>,
 ) -> Result<(Rc<CoreMember>, Connection), Reason> {
     let most = from.upstream.connections_max;
     // What is kept for other clients is of no use here.
@@ -113,7 +193,7 @@ async fn connect_by(
         proxy_protocol::write(&mut header, version, announced);
         socket.post(&mut header).await.map_err(|error| reason(&socket, &error))?;
     }
-    let mut connection = secure(socket, &member, permit, core).await?;
+    let mut connection = secure(socket, &member, permit, only, core).await?;
     connection.whose = header.map(|(_, announced)| announced.source(NOBODY));
     Ok((member, connection))
 }
@@ -302,13 +382,19 @@ async fn secure(
     socket: Socket,
     member: &CoreMember,
     permit: Permit,
+    only: Option<Protocol>,
     core: &Core,
 ) -> Result<Connection, Reason> {
-    let transport = match &member.member.tls {
-        None => Transport::Plain(socket),
-        Some(profile) => Transport::Tls(Box::new(profile.connect(socket).await?)),
+    let protocols = member.member.key.protocols;
+    let (transport, protocol) = match &member.member.tls {
+        // What is not agreed on is known before (RFC 9113 §3.3): there is one, the configuration sees to that.
+        None => (Transport::Plain(socket), only.or(protocols.only()).unwrap_or(Protocol::Http1)),
+        Some(profile) => {
+            let (stream, protocol) = profile.connect(socket, only).await?;
+            (Transport::Tls(Box::new(stream)), protocol)
+        }
     };
-    Ok(Connection::new(transport, permit, core.coarse_ms()))
+    Ok(Connection::new(transport, protocol, permit, core.coarse_ms()))
 }
 
 #[cfg(test)]

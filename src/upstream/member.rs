@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 
 use crate::control::health;
+use crate::http::Protocols;
 use crate::observe::TargetId;
 use crate::sys::address::Address;
 use crate::tls::ClientProfile;
@@ -28,6 +29,8 @@ pub struct MemberKey {
     pub authority: Box<str>,
     /// Tells apart whom it is trusted by; 0 is plain HTTP.
     pub trust: u64,
+    /// What may be spoken to it.
+    pub protocols: Protocols,
     /// How it is probed, if it is.
     pub probe: Option<Arc<health::Plan>>,
 }
@@ -120,6 +123,12 @@ impl Member {
         None
     }
 
+    /// How many whole quarters of the places for connections are taken, idle ones included.
+    pub fn quarters_taken(&self, most: u32) -> u32 {
+        let taken = u64::from(self.open.load(Ordering::Relaxed)) * 4 / u64::from(most.max(1));
+        u32::try_from(taken).unwrap_or(u32::MAX)
+    }
+
     /// A core has no place for a connection, and none that it could let go of.
     pub fn want(&self) {
         self.wanted.store(true, Ordering::Relaxed);
@@ -155,6 +164,7 @@ pub(super) fn of_port(port: u16) -> Arc<Member> {
         address: std::net::SocketAddr::from(([127, 0, 0, 1], port)).into(),
         authority: format!("127.0.0.1:{port}").into(),
         trust: 0,
+        protocols: Protocols::HTTP1,
         probe: None,
     };
     Arc::new(Member::new(key, None, None))

@@ -13,7 +13,7 @@ use crate::control::names::{Addresses, Found, ServiceHost, Services};
 use crate::control::process_log::{Code, Line};
 use crate::control::targets_file::TargetsFile;
 use crate::control::{exchange, health};
-use crate::http::Reason;
+use crate::http::{Protocol, Protocols, Reason};
 use crate::observe::TargetId;
 use crate::sys::address::Address;
 use crate::tls::ClientProfile;
@@ -45,6 +45,8 @@ pub struct Origin {
     pub tls: Option<Arc<ClientProfile>>,
     /// Tells apart whom it is trusted by; 0 is plain HTTP.
     pub trust: u64,
+    /// What may be spoken to it.
+    pub protocols: Protocols,
     /// Its share of the requests beside that of the others; 1 to 1000.
     pub weight: u16,
     /// Its members get requests only when those of lower numbers are all down.
@@ -372,6 +374,7 @@ impl Origin {
             address,
             authority: self.authority.clone(),
             trust: self.trust,
+            protocols: self.protocols,
             probe: prober.map(|prober| Arc::clone(&prober.plan)),
         }
     }
@@ -399,7 +402,14 @@ impl Prober {
             plan: Arc::clone(&self.plan),
             tls_identity: key.trust,
         };
-        let tls = tls.map(|profile| exchange::TlsTo { config: profile.config(), name: profile.name() });
+        let tls = tls.map(|profile| exchange::TlsTo {
+            config: match self.plan.ask {
+                // gRPC is asked in HTTP/2, whatever requests are sent in.
+                health::Ask::Grpc { .. } => profile.config_for(Protocol::Http2),
+                health::Ask::Get { .. } | health::Ask::Tls | health::Ask::Tcp => profile.config(),
+            },
+            name: profile.name(),
+        });
         self.health.target(probe, tls, start)
     }
 }
@@ -443,6 +453,7 @@ mod tests {
             authority: "a".into(),
             tls: None,
             trust: 0,
+            protocols: Protocols::HTTP1,
             weight,
             priority: 0,
             guard: Arc::default(),

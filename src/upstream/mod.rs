@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use crate::accept::proxy_protocol::Version;
+use crate::http::Protocols;
 
 use adaptive::Adaptive;
 use breaker::Breaker;
@@ -131,6 +132,8 @@ pub struct Upstream {
     pub cores: usize,
     /// How it is told whose a request is.
     pub introduction: Introduction,
+    /// What may be spoken to it: one, or by ALPN either.
+    pub protocols: Protocols,
     members: ArcSwap<Members>,
     generation: AtomicU64,
 }
@@ -203,11 +206,38 @@ pub struct Parts {
     pub cores: usize,
     /// How it is told whose a request is.
     pub introduction: Introduction,
+    /// What may be spoken to it: one, or by ALPN either.
+    pub protocols: Protocols,
 }
 
 impl Parts {
     fn choosing(&self) -> Choosing<'_> {
         Choosing { balance: self.balance, key: &self.key, slow_start_ms: self.slow_start_ms }
+    }
+
+    /// Those of an upstream of one core that has no members and nothing set.
+    #[cfg(test)]
+    fn bare() -> Parts {
+        Parts {
+            name: "a".into(),
+            origins: Vec::new(),
+            prober: None,
+            balance: Balance::default(),
+            key: ChoiceKey::default(),
+            retry: Default::default(),
+            eject: Default::default(),
+            slow_start_ms: 0,
+            queue_wait_ms: 0,
+            breaker: None,
+            requests: None,
+            queue_max: 0,
+            timeouts: Timeouts::default(),
+            connections_max: 1_024,
+            idle_max: 1,
+            cores: 1,
+            introduction: Introduction::default(),
+            protocols: Protocols::HTTP1,
+        }
     }
 }
 
@@ -281,6 +311,7 @@ impl Upstream {
             idle_max: parts.idle_max,
             cores: parts.cores.max(1),
             introduction: parts.introduction,
+            protocols: parts.protocols,
             members: ArcSwap::from_pointee(members),
             generation: AtomicU64::new(1),
         }
@@ -342,26 +373,7 @@ mod tests {
     use super::*;
 
     fn upstream(idle_max: usize, cores: usize) -> Upstream {
-        let parts = Parts {
-            name: "a".into(),
-            origins: Vec::new(),
-            prober: None,
-            balance: Balance::default(),
-            key: ChoiceKey::default(),
-            retry: Default::default(),
-            eject: Default::default(),
-            slow_start_ms: 0,
-            queue_wait_ms: 0,
-            breaker: None,
-            requests: None,
-            queue_max: 0,
-            timeouts: Timeouts::default(),
-            connections_max: 1_024,
-            idle_max,
-            cores,
-            introduction: Introduction::default(),
-        };
-        Upstream::new(parts, None)
+        Upstream::new(Parts { idle_max, cores, ..Parts::bare() }, None)
     }
 
     #[test]

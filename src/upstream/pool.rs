@@ -2,10 +2,14 @@
 //! age; the end of a connection is noticed before it is used again.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
+use crate::h2::upstream::Carrier;
+use crate::http::{Protocol, Reason};
 use crate::observe::TargetId;
 use crate::upstream::balance::{Ewma, Tried, Turn};
 use crate::upstream::eject::Seen;
@@ -14,11 +18,16 @@ use crate::upstream::slots::Line;
 use crate::upstream::{Balance, Member, Members, Permit, Upstream};
 use crate::worker::Transport;
 
+/// Connections that carry many requests at once, to one member from one core: beyond them requests wait in line.
+const CARRIERS_MAX: usize = 4;
+
 /// An open connection to a member.
 #[derive(Debug)]
 pub struct Connection {
     /// The byte stream.
     pub transport: Transport,
+    /// What is spoken on it.
+    pub protocol: Protocol,
     /// Requests that it has carried before.
     pub used: u64,
     /// Whom its PROXY header named: it carries no request of anybody else.
@@ -27,20 +36,40 @@ pub struct Connection {
     opened_ms: u64,
     /// When it became idle, monotonic milliseconds.
     idle_since_ms: u64,
-    _permit: Permit,
+    /// Its place among those that may be open; a stream has none of its own.
+    permit: Option<Permit>,
 }
 
 impl Connection {
     /// A connection that has carried nothing yet.
-    pub fn new(transport: Transport, permit: Permit, now_ms: u64) -> Connection {
+    pub fn new(transport: Transport, protocol: Protocol, permit: Permit, now_ms: u64) -> Connection {
         Connection {
             transport,
+            protocol,
             used: 0,
             whose: None,
             opened_ms: now_ms,
             idle_since_ms: now_ms,
-            _permit: permit,
+            permit: Some(permit),
         }
+    }
+
+    /// A stream on a connection that carries many; it has carried `used` before.
+    fn stream(transport: Transport, used: u64) -> Connection {
+        Connection {
+            transport,
+            protocol: Protocol::Http2,
+            used,
+            whose: None,
+            opened_ms: 0,
+            idle_since_ms: 0,
+            permit: None,
+        }
+    }
+
+    /// Its byte stream, and its place among those that may be open.
+    pub fn into_parts(self) -> (Transport, Option<Permit>) {
+        (self.transport, self.permit)
     }
 }
 
@@ -54,6 +83,15 @@ pub struct CoreMember {
     /// What is to be expected of it, as this core sees it.
     pub ewma: Ewma,
     idle: RefCell<Vec<Connection>>,
+    /// Connections that carry many requests at once.
+    carriers: RefCell<Vec<Rc<Carrier>>>,
+    /// Whether one is being opened, and who waits for what comes of it.
+    opening: Cell<bool>,
+    /// What came of the last one that failed, and how many have.
+    failures: Cell<(u32, Option<Reason>)>,
+    line: RefCell<Vec<Waker>>,
+    /// What it agreed to speak, last.
+    spoke: Cell<Option<Protocol>>,
     in_flight: Cell<u32>,
     /// Since the last tick.
     seen: Cell<Seen>,
@@ -68,6 +106,11 @@ impl CoreMember {
             member,
             ewma: Ewma::default(),
             idle: RefCell::new(Vec::new()),
+            carriers: RefCell::default(),
+            opening: Cell::new(false),
+            failures: Cell::default(),
+            line: RefCell::default(),
+            spoke: Cell::new(None),
             in_flight: Cell::new(0),
             seen: Cell::default(),
             retired: Cell::new(false),
@@ -87,12 +130,130 @@ impl CoreMember {
 
     /// Idle connections to it on this core.
     pub fn idle(&self) -> usize {
-        self.idle.borrow().len()
+        let room = self.carriers.borrow().iter().filter(|carrier| carrier.room() > 0).count();
+        self.idle.borrow().len() + room
     }
 
     fn retire(&self) {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
+        self.carriers.borrow_mut().drain(..).for_each(|carrier| carrier.retire());
+    }
+
+    /// A stream on a connection that is there, where there is room for one.
+    fn stream(&self) -> Option<Connection> {
+        let mut carriers = self.carriers.borrow_mut();
+        carriers.retain(|carrier| !carrier.is_leaving());
+        let carrier = carriers.iter().find(|carrier| carrier.room() > 0)?;
+        let (transport, used) = carrier.stream();
+        Some(Connection::stream(transport, used))
+    }
+
+    /// A stream on the connection on which the least is under way: it waits there for its turn.
+    fn stream_in_line(&self) -> Option<Connection> {
+        let carriers = self.carriers.borrow();
+        let carriers = carriers.iter().filter(|carrier| !carrier.is_leaving());
+        let (transport, used) = carriers.min_by_key(|carrier| carrier.under_way())?.stream();
+        Some(Connection::stream(transport, used))
+    }
+
+    /// A stream, if one can be had without opening a connection; else whether that is to be done, and by whom.
+    pub fn share(self: &Rc<CoreMember>) -> Share {
+        if let Some(connection) = self.stream() {
+            return Share::Stream(connection);
+        }
+        if self.spoke.get() == Some(Protocol::Http1) {
+            return Share::Open(None);
+        }
+        if self.carriers.borrow().len() >= CARRIERS_MAX
+            && let Some(connection) = self.stream_in_line()
+        {
+            return Share::Stream(connection);
+        }
+        if self.opening.replace(true) {
+            return Share::Wait;
+        }
+        Share::Open(Some(Opening(Rc::clone(self))))
+    }
+
+    /// A stream on a connection with room, if there is one.
+    pub fn share_at_once(&self) -> Option<Connection> {
+        self.stream()
+    }
+
+    /// A stream on whatever connection there is, because no other can be opened.
+    pub fn share_in_line(&self) -> Option<Connection> {
+        self.stream_in_line()
+    }
+
+    /// Waits until the connection that is being opened has come to something, or nothing.
+    ///
+    /// # Errors
+    /// It has failed in a way that says something of the member: whoever waited has asked it, too. That each tried for itself,
+    /// one after the other, would have the last one wait for all.
+    pub async fn opened(&self) -> Result<(), Reason> {
+        let (before, _) = self.failures.get();
+        poll_fn(|context| {
+            if !self.opening.get() {
+                return Poll::Ready(match self.failures.get() {
+                    (now, Some(reason)) if now != before => Err(reason),
+                    _ => Ok(()),
+                });
+            }
+            let mut line = self.line.borrow_mut();
+            if !line.iter().any(|waiting| waiting.will_wake(context.waker())) {
+                line.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// A connection that others wait for could not be opened, for this reason.
+    pub fn not_opened(&self, reason: Reason) {
+        let (count, _) = self.failures.get();
+        self.failures.set((count.wrapping_add(1), Some(reason)));
+    }
+
+    /// Remembers what it agreed to speak.
+    pub fn speaks(&self, protocol: Protocol) {
+        self.spoke.set(Some(protocol));
+    }
+
+    /// Keeps a connection that carries streams; a stream on it.
+    pub fn carry(&self, carrier: Rc<Carrier>) -> Connection {
+        let (transport, used) = carrier.stream();
+        if self.retired.get() {
+            carrier.retire();
+        } else {
+            self.carriers.borrow_mut().push(carrier);
+        }
+        Connection::stream(transport, used)
+    }
+
+    /// A connection that carried streams has ended.
+    pub fn forget(&self, gone: &Rc<Carrier>) {
+        self.carriers.borrow_mut().retain(|carrier| !Rc::ptr_eq(carrier, gone));
+    }
+}
+
+/// How a stream can be had.
+pub enum Share {
+    /// Here it is.
+    Stream(Connection),
+    /// A connection is to be opened; others wait for it as long as this is kept, if they have to.
+    Open(Option<Opening>),
+    /// Somebody opens a connection: it is to be waited for.
+    Wait,
+}
+
+/// A connection is being opened that others wait for.
+pub struct Opening(Rc<CoreMember>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.opening.set(false);
+        self.0.line.borrow_mut().drain(..).for_each(Waker::wake);
     }
 }
 
@@ -191,6 +352,17 @@ impl CoreUpstream {
         *self.view.borrow_mut() = next;
     }
 
+    /// How many whole quarters of its connections the member has taken that has the most of them to spare.
+    pub fn quarters_taken(&self) -> u32 {
+        let most = self.upstream.connections_max;
+        // A connection that carries many requests at once is not short, whoever holds how many of them.
+        let taken = |pool: &Rc<CoreMember>| match pool.carriers.borrow().is_empty() {
+            true => pool.member.quarters_taken(most),
+            false => 0,
+        };
+        self.view().pools.iter().map(taken).min().unwrap_or(0)
+    }
+
     /// Chooses a member for one more request. `tried` are those that this exchange has tried already: they are chosen again
     /// only when there is no other. `key` is what a consistent choice hangs on.
     pub fn choose(&self, tried: &Tried, key: u64, now_ns: u64) -> Option<Rc<CoreMember>> {
@@ -205,13 +377,18 @@ impl CoreUpstream {
 
     /// Takes a kept connection to `member` that is still fit for use, and named `whose` in its PROXY header, or nobody.
     pub fn take(&self, member: &CoreMember, whose: Option<SocketAddr>, now_ms: u64) -> Option<Connection> {
+        if member.member.key.protocols.http2
+            && let Some(connection) = member.stream()
+        {
+            return Some(connection);
+        }
         let mut idle = member.idle.borrow_mut();
         // The last one, unless headers are sent.
         while let Some(at) = idle.iter().rposition(|connection| connection.whose == whose) {
             let connection = idle.remove(at);
             // Bytes nobody asked for, or the end: either way it is of no more use.
             if self.is_fresh(&connection, now_ms) && connection.transport.is_quiet() {
-                connection.transport.socket().clear_deadline();
+                connection.transport.clear_deadline();
                 return Some(connection);
             }
         }
@@ -220,6 +397,10 @@ impl CoreUpstream {
 
     /// Keeps a connection whose last exchange was complete on both sides.
     pub fn keep(&self, member: &CoreMember, mut connection: Connection, now_ms: u64) {
+        if connection.permit.is_none() {
+            // A stream carries one exchange.
+            return;
+        }
         let mut idle = member.idle.borrow_mut();
         if member.retired.get() || self.idle_max == 0 {
             return;
@@ -233,7 +414,7 @@ impl CoreUpstream {
         }
         connection.used += 1;
         connection.idle_since_ms = now_ms;
-        connection.transport.socket().clear_deadline();
+        connection.transport.clear_deadline();
         idle.push(connection);
     }
 

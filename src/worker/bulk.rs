@@ -20,9 +20,8 @@ use std::time::Duration;
 
 use monoio::net::UnixStream;
 
-use crate::worker::core::count_panic;
 use crate::worker::driver::Driver;
-use crate::worker::guard::Guarded;
+use crate::worker::guard::spawn;
 
 /// A message of so many bytes is large; so is one that does not say how long it is, once it has moved as many.
 pub const LARGE_FROM: u64 = 128 * 1024;
@@ -141,7 +140,7 @@ impl Future for Share {
             }
         });
         if begins {
-            monoio::spawn(Guarded::new(let_on(Running, self.driver), count_panic));
+            spawn(let_on(Running, self.driver));
         }
         if done {
             self.place = None;
@@ -226,38 +225,23 @@ impl Next {
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
 
     use super::*;
+    use crate::worker::counted::Counted;
     use crate::worker::driver::{Loop, Wanted};
-
-    struct Counted(AtomicUsize);
-
-    impl Wake for Counted {
-        fn wake(self: Arc<Counted>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn counted() -> (Arc<Counted>, Waker) {
-        let counted = Arc::new(Counted(AtomicUsize::new(0)));
-        (Arc::clone(&counted), Waker::from(counted))
-    }
 
     #[test]
     fn a_turn_lets_on_as_many_as_its_share_has_room_for_in_the_order_in_which_they_came() {
         let mut lane = Lane::new();
         assert!(lane.take(TURN_BYTES) && !lane.take(1));
-        let (told, waker) = counted();
+        let (told, waker) = Counted::new();
         let places: Vec<u64> = (0..6).map(|_| lane.enter(TURN_BYTES / 2, &waker)).collect();
         // What there is belongs to those in line.
         lane.left = TURN_BYTES;
         assert!(!lane.take(1));
         for turn in 1..=3 {
             lane.turn(TURN_BYTES);
-            assert_eq!(told.0.load(Ordering::Relaxed), turn * 2);
+            assert_eq!(told.times(), turn * 2);
             for (number, &place) in places.iter().enumerate() {
                 assert_eq!(lane.is_let_on(place, &waker), number < turn * 2);
             }
@@ -269,23 +253,23 @@ mod tests {
     #[test]
     fn a_piece_larger_than_a_share_is_let_on_alone() {
         let mut lane = Lane::new();
-        let (told, waker) = counted();
+        let (told, waker) = Counted::new();
         let places = [lane.enter(TURN_BYTES * 5, &waker), lane.enter(1, &waker)];
         lane.turn(TURN_BYTES);
         assert_eq!(places.map(|place| lane.is_let_on(place, &waker)), [true, false]);
         lane.turn(TURN_BYTES);
         assert!(lane.is_let_on(places[1], &waker));
-        assert_eq!(told.0.load(Ordering::Relaxed), 2);
+        assert_eq!(told.times(), 2);
     }
 
     #[test]
     fn who_leaves_the_line_takes_nothing_of_a_share_and_is_not_woken() {
         let mut lane = Lane::new();
-        let ((gone, first), (told, second)) = (counted(), counted());
+        let ((gone, first), (told, second)) = (Counted::new(), Counted::new());
         let (place, other) = (lane.enter(TURN_BYTES, &first), lane.enter(TURN_BYTES, &second));
         lane.leave(place);
         lane.turn(TURN_BYTES);
-        assert_eq!((gone.0.load(Ordering::Relaxed), told.0.load(Ordering::Relaxed)), (0, 1));
+        assert_eq!((gone.times(), told.times()), (0, 1));
         assert!(lane.is_let_on(other, &second));
         // Whoever has been let on has no place to leave.
         lane.leave(place);

@@ -185,7 +185,7 @@ impl Core {
 
     /// Sets the deadline of a transport, in monotonic milliseconds.
     pub fn deadline(&self, transport: &Transport, kind: Deadline, at_ms: u64) {
-        transport.socket().set_deadline(&self.sweep, kind, at_ms);
+        transport.set_deadline(&self.sweep, kind, at_ms);
     }
 
     /// What this core runs: the view that is current now. Costs one relaxed load while nothing changes.
@@ -397,34 +397,24 @@ pub fn panics() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
-
     use super::*;
-
-    struct Counted(AtomicUsize);
-
-    impl Wake for Counted {
-        fn wake(self: Arc<Counted>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    use crate::worker::counted::Counted;
 
     #[test]
     fn a_loop_that_waits_again_and_again_has_one_place_and_is_woken_once() {
-        let counted: [Arc<Counted>; 2] = std::array::from_fn(|_| Arc::new(Counted(AtomicUsize::new(0))));
+        let told = [Counted::new(), Counted::new()];
         let mut waiting = WaitingForChange::default();
         let places = [waiting.take_place(), waiting.take_place()];
         for _ in 0..1000 {
             // Another waker each time, as some runtimes make them.
-            waiting.set(places[1], &Waker::from(Arc::new(Counted(AtomicUsize::new(0)))));
-            waiting.set(places[1], &Waker::from(Arc::clone(&counted[1])));
-            waiting.set(places[0], &Waker::from(Arc::clone(&counted[0])));
+            waiting.set(places[1], &Counted::new().1);
+            waiting.set(places[1], &told[1].1.clone());
+            waiting.set(places[0], &told[0].1.clone());
         }
         assert_eq!(waiting.wakers.len(), 2);
         waiting.wake();
         waiting.wake();
-        assert!(counted.iter().all(|counted| counted.0.load(Ordering::Relaxed) == 1));
+        assert!(told.iter().all(|(counted, _)| counted.times() == 1));
         // Listeners that come and go leave nothing behind.
         for _ in 0..1000 {
             waiting.give_place(places[1]);

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::sys::prefetch::Lines;
+use crate::worker::core::count_panic;
 use crate::worker::turn;
 
 /// A spawned future whose panics stay inside.
@@ -16,6 +17,11 @@ pub struct Guarded<F> {
     /// `None` once it is done, or has panicked.
     future: Option<Pin<Box<F>>>,
     on_panic: fn(),
+}
+
+/// Runs `future` beside whatever else this core does. Its panics stay inside, and are counted.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    monoio::spawn(Guarded::new(future, count_panic));
 }
 
 impl<F: Future<Output = ()>> Guarded<F> {

@@ -8,6 +8,9 @@ pub mod buffer;
 pub mod bulk;
 pub mod clock;
 pub mod core;
+#[cfg(test)]
+mod counted;
+pub mod crew;
 pub mod desk;
 pub mod driver;
 pub mod guard;

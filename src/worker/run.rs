@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use crate::accept::accept_loop;
 use crate::control::doorbell::Heard;
-use crate::h1::downstream::stretch;
-use crate::worker::core::{Core, Node, count_panic};
+use crate::h1::downstream::{Link, Stretch, stretch};
+use crate::h2::downstream::{Asking, exchange};
+use crate::worker::core::{Core, Node};
+use crate::worker::crew::{Crew, Hire};
 use crate::worker::desk::{Desk, Order};
 use crate::worker::driver::{Choice, Loop, Wanted};
-use crate::worker::guard::Guarded;
-use crate::worker::slots::Slots;
+use crate::worker::guard::spawn;
+use crate::worker::slots::{Run, Slots};
+use crate::worker::spare::Trim;
 use crate::worker::state::CoreState;
 use crate::worker::sweep::TICK_MS;
 
@@ -29,6 +32,38 @@ pub struct Seat {
     pub node: Arc<Node>,
     /// Its policies' state and its rings.
     pub state: CoreState,
+}
+
+/// Where requests run: in the task of their connection, or beside it.
+struct Places<S, C> {
+    stretches: S,
+    streams: Rc<C>,
+}
+
+/// The places of one core.
+pub(crate) fn places() -> Rc<impl Run<Stretch, Output = Option<Link>> + Hire<Asking> + Trim> {
+    Rc::new(Places { stretches: Slots::new(stretch), streams: Rc::new(Crew::new(exchange)) })
+}
+
+impl<S: Trim, C: Trim> Trim for Places<S, C> {
+    fn trim(&self) {
+        self.stretches.trim();
+        self.streams.trim();
+    }
+}
+
+impl<S: Run<Stretch>, C> Run<Stretch> for Places<S, C> {
+    type Output = S::Output;
+
+    fn run(&self, stretch: Stretch) -> impl Future<Output = S::Output> {
+        self.stretches.run(stretch)
+    }
+}
+
+impl<S, C: Hire<Asking>> Hire<Asking> for Places<S, C> {
+    fn hire(self: &Rc<Self>, asking: Asking) {
+        self.streams.hire(asking);
+    }
 }
 
 /// Pause after the driver could not wait for the bell.
@@ -47,23 +82,24 @@ pub fn run(seat: Seat, started: impl FnOnce(Choice)) -> io::Result<()> {
     let result = runtime.block_on(async move {
         super::bell::settle(seat.index, Arc::clone(&seat.node));
         let core = Rc::new(Core::new(seat.index, choice.driver, seat.node, seat.state));
-        let slots = Rc::new(Slots::new(stretch));
+        let places = places();
         let accept = {
-            let (core, slots) = (Rc::clone(&core), Rc::clone(&slots));
+            let (core, places) = (Rc::clone(&core), Rc::clone(&places));
             move |listener, socket, lent| {
                 let socket = monoio::net::TcpListener::from_std(socket)?;
-                let work = accept_loop(Rc::clone(&core), socket, listener, lent, Rc::clone(&slots));
-                monoio::spawn(Guarded::new(work, count_panic));
+                let work = accept_loop(Rc::clone(&core), socket, listener, lent, Rc::clone(&places));
+                spawn(work);
                 Ok(())
             }
         };
         obey(&core, &accept)?;
         if let Some(ear) = core.desk().map(Desk::ear).transpose()? {
             let ear = monoio::net::UnixStream::from_std(ear)?;
-            monoio::spawn(Guarded::new(attend(Rc::clone(&core), ear, accept), count_panic));
+            spawn(attend(Rc::clone(&core), ear, accept));
         }
         started(choice);
-        sweep(&core, || slots.trim()).await;
+        let trim = || places.trim();
+        sweep(&core, trim).await;
         Ok(())
     });
     // A loop with operations in flight must not be dropped: their buffers are the kernel's. The thread ends, and with

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::sys::prefetch::Lines;
-use crate::worker::spare::Spare;
+use crate::worker::spare::{Spare, Trim};
 
 /// Free slots kept per core at most, and at least.
 const FREE_MAX: usize = 256;
@@ -32,11 +32,6 @@ pub trait Run<A> {
 }
 
 impl<A, F: Future, M: Fn(A) -> F> Slots<A, F, M> {
-    /// Gives slots that nobody needs back to the allocator, little by little.
-    pub fn trim(&self) {
-        self.free.borrow_mut().trim();
-    }
-
     /// An empty pool.
     pub fn new(make: M) -> Slots<A, F, M> {
         Slots {
@@ -44,6 +39,13 @@ impl<A, F: Future, M: Fn(A) -> F> Slots<A, F, M> {
             free: RefCell::new(Spare::new(FREE_MAX, FREE_MIN)),
             _argument: std::marker::PhantomData,
         }
+    }
+}
+
+impl<A, F: Future, M: Fn(A) -> F> Trim for Slots<A, F, M> {
+    /// Gives slots that nobody needs back to the allocator.
+    fn trim(&self) {
+        self.free.borrow_mut().trim();
     }
 }
 

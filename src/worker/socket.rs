@@ -18,19 +18,19 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use monoio::buf::{IoBuf, IoBufMut};
 
-use crate::sys::socket::{self, Peek, Presence, Shutdown};
+use crate::sys::socket::{self, Peek, Shutdown};
 use crate::sys::stream::Stream;
 use crate::worker::buffer::Buffer;
 use crate::worker::driver::Driver;
 use crate::worker::outbox;
 use crate::worker::readiness::Arrival;
 use crate::worker::spare::Spare;
-use crate::worker::sweep::Sweep;
+use crate::worker::sweep::{self, Due, Sweep, Watched};
 
 /// What a deadline was about; the reason of the answer or of the log follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Deadline {
     IdleKnown,
     /// The node needs the room.
     Spared,
+    /// A connection that many share is due to be looked at, whatever happens on it.
+    Look,
     /// The peer does not take its leave after the last answer.
     Linger,
     /// Connecting to an upstream, its TLS handshake included.
@@ -96,12 +98,7 @@ pub(super) struct Shared {
     pub(super) followed: Cell<bool>,
     /// Whether the socket is non-blocking, that is, driven by epoll.
     nonblocking: bool,
-    /// When the deadline passes, monotonic milliseconds; 0 is never.
-    pub(super) deadline_ms: Cell<u64>,
-    kind: Cell<Deadline>,
-    /// The slot of the sweep in which this socket is due to be looked at; 0 is none.
-    pub(super) due_tick: Cell<u64>,
-    fired: Cell<bool>,
+    due: Due,
     /// Whether a message is under way whose only end is that of the connection.
     open_ended: Cell<bool>,
     /// Whether a client has yet to ask for something on it.
@@ -113,10 +110,6 @@ pub(super) struct Shared {
     /// Whether the peer owes something while the deadline runs, and what.
     owes: Cell<bool>,
     pace: Cell<Pace>,
-    /// The client for whom this upstream is asked.
-    client: Cell<Weak<Shared>>,
-    /// When that client was first seen to have ended its side, monotonic milliseconds; 0: it was not.
-    left_ms: Cell<u64>,
 }
 
 /// How much a peer must take within how much time. Nothing is asked of the kernel for a send that goes quickly: the sweep
@@ -183,10 +176,6 @@ impl Courier {
     }
 }
 
-/// How long a client that has ended its side is taken to wait for its answer, in milliseconds. Most that do so have gone, and
-/// nothing tells them from those that only have nothing more to ask.
-const LISTENS_MS: u64 = 3_000;
-
 /// Who cares for a parcel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
@@ -241,18 +230,13 @@ impl Socket {
                 failed: Cell::new(None),
                 followed: Cell::new(false),
                 nonblocking: driver.wants_nonblocking(),
-                deadline_ms: Cell::new(0),
-                kind: Cell::new(Deadline::First),
-                due_tick: Cell::new(0),
-                fired: Cell::new(false),
+                due: Due::default(),
                 open_ended: Cell::new(false),
                 newcomer: Cell::new(false),
                 lined_up: Cell::new(false),
                 taken: Cell::new(0),
                 owes: Cell::new(false),
                 pace: Cell::default(),
-                client: Cell::new(Weak::new()),
-                left_ms: Cell::new(0),
             }),
         })
     }
@@ -263,14 +247,8 @@ impl Socket {
 
     /// Sets the deadline: at `at_ms` (monotonic milliseconds) everything that waits on this socket ends.
     pub fn set_deadline(&self, sweep: &Sweep, kind: Deadline, at_ms: u64) {
-        // Whoever was ended for good keeps the cause.
-        if matches!(self.expired(), Some(Deadline::Blocked | Deadline::Spared)) {
-            return;
-        }
-        self.shared.kind.set(kind);
-        self.shared.deadline_ms.set(at_ms.max(1));
         self.shared.owes.set(false);
-        sweep.watch(&self.shared, at_ms);
+        sweep.set(&self.shared, kind, at_ms);
     }
 
     /// Lets a peer go on that acknowledges at least `bytes` by the deadline that was set just now, and in each further
@@ -284,8 +262,7 @@ impl Socket {
     /// Says that this upstream is asked for `client` from now on: while its answer is waited for, the sweep looks after the
     /// client, every few seconds. Costs nothing that a request would notice.
     pub fn serve(&self, client: &Socket) {
-        self.shared.client.set(Rc::downgrade(&client.shared));
-        self.shared.left_ms.set(0);
+        self.shared.due.serve(&client.shared);
     }
 
     /// Says that this is a client's, and that it has not asked for anything yet.
@@ -295,7 +272,12 @@ impl Socket {
 
     /// Takes the deadline away, because the head of a request is whole: the client is no newcomer any more.
     pub fn request_has_come(&self) {
-        self.shared.deadline_ms.set(0);
+        self.shared.due.clear();
+        self.shared.newcomer.set(false);
+    }
+
+    /// Says that a client has asked for something, on one of the streams of this connection.
+    pub fn stream_has_come(&self) {
         self.shared.newcomer.set(false);
     }
 
@@ -308,14 +290,19 @@ impl Socket {
         &self.shared
     }
 
+    /// Moves a deadline about `kind`, if there is one, to `at_ms` at the earliest.
+    pub fn prolong(&self, kind: Deadline, at_ms: u64) {
+        self.shared.due.prolong(kind, at_ms);
+    }
+
     /// Takes the deadline away.
     pub fn clear_deadline(&self) {
-        self.shared.deadline_ms.set(0);
+        self.shared.due.clear();
     }
 
     /// The deadline that has passed, if one has.
     pub fn expired(&self) -> Option<Deadline> {
-        self.shared.fired.get().then(|| self.shared.kind.get())
+        self.shared.due.passed()
     }
 
     /// Waits until bytes (or the end) can be received; holds no buffer and loses nothing when it is dropped.
@@ -680,26 +667,9 @@ impl Shared {
         }
     }
 
-    /// What the deadline is about.
-    pub(super) fn kind(&self) -> Deadline {
-        self.kind.get()
-    }
-
-    /// Whether nothing of the last message is left to be sent, and nothing of a next one lies unread in the kernel.
-    pub(super) fn is_at_rest(self: &Rc<Shared>) -> bool {
-        self.ask() && socket::peek(self.fd()) != Peek::Data
-    }
-
-    /// Ends whatever is under way, for this cause.
-    pub(super) fn end(&self, cause: Deadline) {
-        self.kind.set(cause);
-        self.deadline_ms.set(0);
-        self.expire();
-    }
-
     /// Whether this is a client's that waits for its first request.
     pub(super) fn is_silent(&self) -> bool {
-        self.newcomer.get() && self.deadline_ms.get() != 0 && !self.fired.get()
+        self.newcomer.get() && self.due.at_ms() != 0 && self.due.passed().is_none()
     }
 
     /// Bytes that the peer has acknowledged, of those that were waited for.
@@ -708,17 +678,37 @@ impl Shared {
         (self.taken.get() + under_way as u64).saturating_sub(socket::unacknowledged(self.fd()))
     }
 
+    /// The node needs the room more than this client.
+    pub(super) fn spare(&self) {
+        self.end(Deadline::Spared);
+    }
+
+    /// Ends whatever is under way, for this cause.
+    pub(super) fn end(&self, cause: Deadline) {
+        sweep::end(self, cause);
+    }
+}
+
+impl Watched for Shared {
+    fn due(&self) -> &Due {
+        &self.due
+    }
+
+    fn is_at_rest(self: Rc<Shared>) -> bool {
+        self.ask() && socket::peek(self.fd()) != Peek::Data
+    }
+
     /// Notes where the peer stands, unless that is known or of no importance.
-    pub(super) fn note_pace(&self) {
+    fn note_pace(&self) {
         let pace = self.pace.get();
         if self.owes.get() && !pace.noted && self.sending.get() == Sending::Awaited {
             self.pace.set(Pace { from: self.acknowledged(), noted: true, ..pace });
         }
     }
 
-    /// The deadline has passed: until when the peer may go on, because it has taken what it owed (or because nobody knows
-    /// where it stood before); `None`: it has not.
-    pub(super) fn reprieve(&self, now_ms: u64) -> Option<u64> {
+    /// Until when the peer may go on, because it has taken what it owed (or because nobody knows where it stood before);
+    /// `None`: it has not.
+    fn reprieve(&self, now_ms: u64) -> Option<u64> {
         let pace = self.pace.get();
         if !self.owes.get() || now_ms >= pace.end_ms || self.sending.get() != Sending::Awaited {
             return None;
@@ -730,42 +720,16 @@ impl Shared {
         self.pace.set(Pace { from: acknowledged, noted: true, ..pace });
         let window_ends_ms = now_ms + u64::from(pace.window_ms);
         if window_ends_ms >= pace.end_ms {
-            self.kind.set(Deadline::Lifetime);
+            self.due.set_kind(Deadline::Lifetime);
         }
         Some(window_ends_ms.min(pace.end_ms))
     }
 
-    /// Whether an answer is waited for that nobody will read.
-    pub(super) fn is_abandoned(&self, now_ms: u64) -> bool {
-        if !matches!(self.kind.get(), Deadline::FirstByte | Deadline::Total) {
-            return false;
-        }
-        let client = self.client.take();
-        let presence = client.upgrade().map(|client| socket::presence(client.fd()));
-        self.client.set(client);
-        match (presence, self.left_ms.get()) {
-            (Some(Presence::Gone), _) => true,
-            (Some(Presence::Listening), 0) => {
-                self.left_ms.set(now_ms);
-                false
-            }
-            (Some(Presence::Listening), left_ms) => now_ms - left_ms >= LISTENS_MS,
-            (Some(Presence::There) | None, _) => false,
-        }
-    }
-
-    /// The node needs the room more than this client.
-    pub(super) fn spare(&self) {
-        self.end(Deadline::Spared);
-    }
-
-    /// The deadline has passed.
-    pub(super) fn expire(&self) {
-        self.fired.set(true);
+    fn expire(&self) {
         if self.open_ended.get() {
             return socket::abort(self.fd());
         }
-        let how = match self.kind.get() {
+        let how = match self.due.kind() {
             // The answer (408) must still get out.
             Deadline::Head | Deadline::Body => Shutdown::Read,
             _ => Shutdown::Both,
@@ -778,7 +742,7 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shared = f.debug_struct("Socket");
         shared.field("stream", &self.stream).field("sending", &self.sending.get());
-        shared.field("deadline_ms", &self.deadline_ms.get()).field("kind", &self.kind.get()).finish()
+        shared.field("due", &self.due).finish()
     }
 }
 

@@ -3,6 +3,12 @@
 //! A stack, so that what is used is warm; and a low-water mark, so that what a burst left behind is given back little by
 //! little: half of what nobody has needed since the last [`Spare::trim`].
 
+/// What gives back what nobody needs.
+pub trait Trim {
+    /// Little by little: called ten times a second.
+    fn trim(&self);
+}
+
 /// A bounded stack of things that are free.
 #[derive(Debug)]
 pub struct Spare<T> {

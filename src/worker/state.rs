@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use crate::accept::ends::Visit;
-use crate::h1::downstream::Link;
 use crate::http::date::DateLine;
 use crate::http::{Reason, Version};
 use crate::jose::cache::Counts;
@@ -85,13 +84,13 @@ impl CoreState {
     }
 
     /// Writes the record of an exchange and counts it.
-    pub fn record(&mut self, x: &mut Exchange, link: &Link, view: &CoreView, clock: &Clock) {
+    pub fn record(&mut self, x: &mut Exchange, listener: u32, used: bool, view: &CoreView, clock: &Clock) {
         let names = &view.snapshot.names;
         let facts = &x.facts;
         let now_ns = clock.now_ns();
         let taken = Taken::until(now_ns, facts);
         let (_, operation_id) = names.of(x.api, x.operation);
-        let mut record = describe(x, link.listener, &view.snapshot, &taken, clock.unix_ns(now_ns));
+        let mut record = describe(x, listener, &view.snapshot, &taken, clock.unix_ns(now_ns));
 
         self.metrics.request(operation_id, record.method, facts.status, taken.duration_ns, taken.overhead_ns);
         self.metrics.exemplar(operation_id, taken.duration_ns, ExemplarId::Request(x.id), record.time_ms);
@@ -105,7 +104,7 @@ impl CoreState {
                 self.metrics.retry(record.upstream);
             }
         }
-        if link.used {
+        if used {
             record.flags.set(Flags::CLIENT_REUSED);
         }
         self.log.push(&record);
@@ -227,7 +226,8 @@ fn describe<'x>(
         alpn: x.agreed.alpn,
         protocol: match x.request.table.version {
             Version::Http10 => Protocol::Http10,
-            _ => Protocol::Http11,
+            Version::Http11 => Protocol::Http11,
+            Version::Http2 => Protocol::Http2,
         },
         method,
         method_name: match method {
@@ -240,6 +240,7 @@ fn describe<'x>(
         api: api_id,
         operation: operation_id,
         status: facts.status,
+        grpc_status: facts.grpc_status,
         login: identity.map(|identity| names.login(identity.login)).unwrap_or_default(),
         subject: identity.map(|identity| identity.subject.as_bytes()).unwrap_or_default(),
         key_id: identity.map(|identity| identity.key_id.as_bytes()).unwrap_or_default(),
@@ -251,9 +252,13 @@ fn describe<'x>(
         duration_us: taken.duration_ns / 1_000,
         overhead_us: u32::try_from(taken.overhead_ns / 1_000).unwrap_or(u32::MAX),
         upstream_us: taken.waited_ns / 1_000,
+        messages: facts.messages,
         config: snapshot.generation,
         ..AccessRecord::default()
     };
+    if facts.upgraded {
+        record.flags.set(Flags::UPGRADED);
+    }
     if x.agreed.resumed {
         record.flags.set(Flags::TLS_RESUMED);
     }

@@ -22,6 +22,7 @@ const CERTIFICATES: &str = include_str!("../../config/examples/client-certificat
 const MAINTENANCE: &str = include_str!("../../config/examples/maintenance.yaml");
 const UPLOADS: &str = include_str!("../../config/examples/uploads.yaml");
 const SLASHES: &str = include_str!("../../config/examples/encoded-slash.yaml");
+const WEBSOCKET: &str = include_str!("../../config/examples/websocket.yaml");
 
 /// The third of the smallest forms that must work, most of which belongs to a later version.
 const OPENAPI: &str = r#"
@@ -176,12 +177,9 @@ fn keys_of_later_versions_are_refused_by_name_and_nothing_else_is() {
 fn every_key_of_a_later_version_says_so_where_it_stands() {
     for (text, anchor, key) in [
         (DROP_IN, "    to: shop\n", "    cors: { origins: [https://a.example.com] }\n"),
-        (DROP_IN, "    to: shop\n", "    websocket: true\n"),
         (DROP_IN, "    to: shop\n", "    unknown: refuse\n"),
         (DROP_IN, "    to: shop\n", "    owner: { x: y }\n"),
         (DROP_IN, "upstreams", "secrets: { vault: x }\nupstreams"),
-        (KEYS, "    health:", "    protocol: http2\n    health:"),
-        (KEYS, "        match: POST", "        websocket: true\n        match: POST"),
     ] {
         let inserted = if key.ends_with(anchor) { key.to_owned() } else { format!("{anchor}{key}") };
         let mutant = text.replacen(anchor, &inserted, 1);
@@ -189,6 +187,33 @@ fn every_key_of_a_later_version_says_so_where_it_stands() {
         assert_eq!(errors.len(), 1, "{key}: {errors:?}");
         assert_eq!(errors[0].0, 1009, "{key}");
         assert_eq!(mutant[errors[0].1..].split(':').next(), key.trim().split(':').next(), "{key}");
+    }
+}
+
+/// HTTP/2 is asked for wherever it can be spoken; HTTP/1.1 in its place is never an error.
+#[test]
+fn http2_is_asked_for_where_it_can_be_spoken() {
+    const UPSTREAM: &str = "    insecure: { reason: \"private VLAN";
+    for (text, anchor, key, otherwise) in [
+        (DROP_IN, "tls: {", "protocols: http2, ", None),
+        (DROP_IN, "tls: {", "protocols: [http1, http2], ", None),
+        (BALANCER, "trusted_proxies", "protocols: [http1, http2]\n  ", None),
+        (TOKENS, "redirect: https", "protocols: [http1, http2], ", Some(1111)),
+        (KEYS, UPSTREAM, "    protocol: http2\n", None),
+        (KEYS, UPSTREAM, "    protocol: auto\n", Some(1211)),
+    ] {
+        let mutant = text.replacen(anchor, &format!("{key}{anchor}"), 1);
+        let errors: Vec<u16> = found(&mutant).into_iter().map(|(code, _)| code).collect();
+        match otherwise {
+            None => assert_eq!(errors, [0; 0], "{key}"),
+            // Once for each target.
+            Some(code) => {
+                assert!(!errors.is_empty() && errors.iter().all(|error| *error == code), "{key}: {errors:?}");
+            }
+        }
+        let http1 =
+            mutant.replace("[http1, http2]", "http1").replace("http2", "http1").replace("auto", "http1");
+        assert_eq!(found(&http1), [], "{http1}");
     }
 }
 
@@ -317,6 +342,13 @@ const SLIPS: &[Slip] = &[
     (TOKENS, "redirect: https", "redirect: http", &[(1105, "http }")]),
     (TOKENS, "redirect: https", "redirect: https, tls: self-signed", &[(1106, "https, tls")]),
     (TOKENS, "redirect: https", "redirect: https, trusted_proxies: 10.0.0.0/8", &[(1109, "10.0.0.0/8")]),
+    (DROP_IN, TLS, "tls: self-signed, protocols: h2", &[(1017, "h2")]),
+    (DROP_IN, TLS, "tls: self-signed, protocols: [http1, spdy]", &[(1017, "spdy")]),
+    (DROP_IN, TLS, "tls: self-signed, protocols: []", &[(1025, "[]")]),
+    (DROP_IN, TLS, "tls: self-signed, protocols: [http1, \"http1\"]", &[(1110, "\"http1\"")]),
+    (DROP_IN, TLS, "tls: self-signed, protocol: http1", &[(1003, "protocol:")]),
+    (KEYS, "    health:", "    protocol: h2\n    health:", &[(1017, "h2\n")]),
+    (KEYS, "    health:", "    protocols: http1\n    health:", &[(1003, "protocols:")]),
     (TOKENS, "\"[::]:80\"", "\"[::]:443\" ", &[(1102, "\"[::]:443\" ,")]),
     // Upstreams.
     (DROP_IN, TARGET, "\"127.0.0.1:3000\"", &[(1201, "\"127.0.0.1:3000\"")]),
@@ -333,6 +365,10 @@ const SLIPS: &[Slip] = &[
     (KEYS, "get: /healthz", "get: /healthz, status: [299-200]", &[(1257, "299-200")]),
     (KEYS, "get: /healthz", "connect: tcp, host: a", &[(1258, "host")]),
     (KEYS, "get: /healthz", "connect: udp", &[(1017, "udp")]),
+    (KEYS, "get: /healthz", "get: /healthz, grpc: a.B", &[(1256, "grpc: a.B")]),
+    (KEYS, "get: /healthz", "grpc: a.B, port: 9090, status: 200", &[(1258, "status: 200")]),
+    (KEYS, "get: /healthz", "grpc: \"a..B\", port: 9090", &[(1258, "\"a..B\"")]),
+    (KEYS, "get: /healthz", "grpc: \"\"", &[(1258, "\"http://10.0.3.11"), (1258, "\"http://10.0.3.12")]),
     (KEYS, "get: /healthz", "get: /healthz, timeout: 6s", &[(1258, "6s")]),
     (KEYS, "get: /healthz", "connect: tls", &[(1258, "\"http://10.0.3.11"), (1258, "\"http://10.0.3.12")]),
     (DROP_IN, TARGET, "{ targets: \"unix:/a\", health: { get: /, port: 80 } }", &[(1258, "\"unix")]),
@@ -473,6 +509,28 @@ const SLIPS: &[Slip] = &[
         "redirect: \"https://www.example.com/login\", encoded_slash: keep",
         &[(1430, "keep }\n    allow")],
     ),
+    (WEBSOCKET, "websocket: true", "websocket: false", &[(1443, "false")]),
+    (WEBSOCKET, "https://admin.example.com", "https://*.example.com", &[(1444, "\"https://*")]),
+    (WEBSOCKET, "https://admin.example.com", "https://admin.example.com/", &[(1444, "\"https://admin")]),
+    (WEBSOCKET, "https://admin.example.com", "wss://admin.example.com", &[(1444, "\"wss:")]),
+    (WEBSOCKET, "match: GET /prices", "match: POST /prices", &[(1445, "true")]),
+    (WEBSOCKET, "websocket: true", "websocket: true, respond: { status: 200 }", &[(1445, "true")]),
+    (
+        WEBSOCKET,
+        "websocket: true",
+        "websocket: true, body: { types: [application/json] }",
+        &[(1445, "{ types")],
+    ),
+    (
+        WEBSOCKET,
+        "    to: events\n",
+        "    to: events\n    websocket: true\n",
+        &[(1445, "true\n    operations")],
+    ),
+    (WEBSOCKET, "idle: 5min", "idle: 0s", &[(1008, "0s")]),
+    (WEBSOCKET, "rate: 50/s", "rate: 50", &[(1601, "50\n")]),
+    (CLOSED, "closed: true", "closed: true, websocket: true", &[(1415, "true }\n  moved")]),
+    (DROP_IN, RAW, "    raw: a test\n    methods: [POST]\n    websocket: true\n", &[(1445, "true\n")]),
     (SLASHES, "/{name}\", encoded_slash: keep", "/{name}\", encoded_slash: decode", &[(1017, "decode")]),
     (CLOSED, "closed: true", "closed: true, encoded_slash: keep", &[(1415, "keep }\n  moved")]),
     (UPLOADS, "types: text/plain, ", "", &[(1435, "charsets: [utf-8, iso")]),

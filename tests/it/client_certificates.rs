@@ -793,7 +793,7 @@ fn curl(node: &Node, address: SocketAddr, path: &str, name: Option<&str>, more: 
     let end = output.stdout.windows(4).position(|four| four == b"\r\n\r\n");
     let end = end.unwrap_or_else(|| panic!("{path} {name:?}: {output:?}")) + 4;
     let head = String::from_utf8(output.stdout[..end].to_vec()).expect("text");
-    let status = head.get(9..12).and_then(|digits| digits.parse().ok()).expect("a status");
+    let status = head.split(' ').nth(1).and_then(|digits| digits.parse().ok()).expect("a status");
     Answer { status, head, body: output.stdout[end..].to_vec() }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ringwall::grpc::Status;
+use ringwall::http::Reason;
 use ringwall::manual;
 
 /// A declaration of a code: number, token (empty for codes that are not of requests), where.
@@ -10,6 +12,8 @@ use ringwall::manual;
 struct Declared {
     code: u16,
     token: String,
+    /// The HTTP status; 0 for codes that are not of requests.
+    status: u16,
     place: String,
 }
 
@@ -38,7 +42,7 @@ fn declared() -> Vec<Declared> {
             let digits: String =
                 text[at + 10..].trim_start().chars().take_while(char::is_ascii_digit).collect();
             if let Ok(code) = digits.parse() {
-                found.push(Declared { code, token: String::new(), place: place.clone() });
+                found.push(Declared { code, token: String::new(), status: 0, place: place.clone() });
             }
         }
         for maker in ["Reason::client(", "Reason::upstream(", "Reason::ringwall("] {
@@ -48,9 +52,9 @@ fn declared() -> Vec<Declared> {
                     continue;
                 };
                 let rest = rest.trim_start_matches([',', ' ', '\n']);
-                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                if let Ok(code) = digits.parse() {
-                    found.push(Declared { code, token: token.to_owned(), place: place.clone() });
+                let mut numbers = rest.split(',').map(|number| number.trim().parse());
+                if let (Some(Ok(code)), Some(Ok(status))) = (numbers.next(), numbers.next()) {
+                    found.push(Declared { code, token: token.to_owned(), status, place: place.clone() });
                 }
             }
         }
@@ -64,7 +68,7 @@ fn codes_and_tokens_are_unique_and_in_range() {
     let mut codes: BTreeMap<u16, String> = BTreeMap::new();
     let mut tokens: BTreeMap<String, String> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for Declared { code, token, place } in declared() {
+    for Declared { code, token, status, place } in declared() {
         let here = format!("RW-{code:04} {token} in {place}");
         let range_fits = match code / 100 {
             10..=19 | 60 | 61 | 80 => token.is_empty() || code / 100 == 60,
@@ -73,6 +77,9 @@ fn codes_and_tokens_are_unique_and_in_range() {
         };
         if !range_fits {
             wrong.push(format!("{here} is out of its range"));
+        }
+        if !token.is_empty() && !(300..=599).contains(&status) {
+            wrong.push(format!("{here} has the status {status}"));
         }
         let token_fits = token.len() <= 32
             && token.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
@@ -93,10 +100,24 @@ fn codes_and_tokens_are_unique_and_in_range() {
 }
 
 #[test]
+fn no_refusal_leaves_a_caller_of_grpc_without_a_status() {
+    for Declared { code, token, status, place } in declared() {
+        if token.is_empty() {
+            continue;
+        }
+        let of = Status::of(&Reason::client("any", code, status, "Any"));
+        // The one that says so.
+        let unknown = token == "grpc_status_missing";
+        assert_eq!(of == Status::Unknown, unknown, "RW-{code:04} {token} in {place}: {status}");
+        assert_ne!(of, Status::Ok);
+    }
+}
+
+#[test]
 fn every_code_has_a_page_and_every_page_a_code() {
     let declared = declared();
     let mut wrong = Vec::new();
-    for Declared { code, token, place } in &declared {
+    for Declared { code, token, place, .. } in &declared {
         match manual::page(*code) {
             None => wrong.push(format!("RW-{code:04} {token} ({place}) has no page in src/manual/codes")),
             Some(page) if page.token().unwrap_or_default() != token => {

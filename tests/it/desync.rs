@@ -39,8 +39,8 @@ pub const LISTEN: &str = "{ address: \"127.0.0.1:0\", tls: none, domains: [a.exa
 #[derive(Debug)]
 pub struct Arrived {
     pub head: Vec<u8>,
-    body: Vec<u8>,
-    trailers: Vec<u8>,
+    pub body: Vec<u8>,
+    pub trailers: Vec<u8>,
     /// Bytes of it on the wire.
     bytes: usize,
 }

@@ -119,7 +119,7 @@ fn read(file: &str, text: &str, cases: &mut Vec<Case>) {
     }
 }
 
-fn unescape(text: &str, place: &str) -> Vec<u8> {
+pub fn unescape(text: &str, place: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find('\\') {

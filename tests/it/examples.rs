@@ -90,7 +90,8 @@ impl Outsider {
             let end = rest.windows(4).position(|four| four == b"\r\n\r\n");
             let end = end.unwrap_or_else(|| panic!("{path}: {output:?}")) + 4;
             let head = String::from_utf8(rest[..end].to_vec()).expect("text");
-            let status: u16 = head.get(9..12).and_then(|digits| digits.parse().ok()).expect("a status");
+            let status: u16 =
+                head.split(' ').nth(1).and_then(|digits| digits.parse().ok()).expect("a status");
             rest = &rest[end..];
             if status >= 200 {
                 return Answer { status, head, body: rest.to_vec() };

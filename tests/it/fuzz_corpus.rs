@@ -10,6 +10,8 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("h1_chunked", fuzzing::h1_chunked),
     ("h1_roundtrip", fuzzing::h1_roundtrip),
     ("h1_stream", fuzzing::h1_stream),
+    ("h2_frames", fuzzing::h2_frames),
+    ("h2_operations", fuzzing::h2_operations),
     ("target", fuzzing::target),
     ("config", fuzzing::config),
     ("json_schema", fuzzing::json_schema),
@@ -22,6 +24,10 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("certificate_names", fuzzing::certificate_names),
     ("forwarded", fuzzing::forwarded),
     ("proxy_protocol", fuzzing::proxy_protocol),
+    ("hpack", fuzzing::hpack),
+    ("hpack_roundtrip", fuzzing::hpack_roundtrip),
+    ("grpc_messages", fuzzing::grpc_messages),
+    ("websocket_frames", fuzzing::websocket_frames),
 ];
 
 #[test]

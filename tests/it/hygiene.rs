@@ -360,7 +360,7 @@ fn strict_transport_is_said_over_tls_and_to_names() {
             .output()
             .expect("curl");
         let text = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
-        assert!(text.starts_with("http/1.1 "), "{host}: {output:?}");
+        assert!(text.starts_with("http/2 "), "{host}: {output:?}");
         assert_eq!(
             text.contains("strict-transport-security: max-age=31536000\r\n"),
             said,

@@ -128,6 +128,7 @@ audit: {{ file: audit.jsonl }}",
         Family::CountsLost,
         Family::NamesWithoutId,
         Family::Panics,
+        Family::Tunnels,
         Family::Blocks,
     ];
     // Some are told ten times a second, and the busy ratio is taken over a second.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::desync::{LISTEN, config};
 use crate::desync_cases::cases;
+use crate::downgrade;
 use crate::nginx::free_address;
 use crate::node::{Node, PATIENCE, Place, Server};
 use crate::paths::{corpus, decoded};
@@ -103,11 +104,11 @@ fn open_to_all(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("its mode");
 }
 
-/// Sends the whole corpus through a node to `address` and compares the two logs. `line` makes the form of the others of
-/// a log line that has another.
+/// Sends the whole corpus, that of HTTP/2 too, through a node to `address` and compares the two logs. `line` makes the form of the
+/// others of a log line that has another.
 fn compare(address: SocketAddr, foreign: Foreign, line: impl Fn(&str) -> String) {
-    let text = crate::node::text_of(LISTEN, &config(address));
-    let node = Node::start_whole(Place::new(), &text, &[]);
+    let text = crate::node::text_of(&format!("[{LISTEN}, {}]", downgrade::LISTEN), &config(address));
+    let mut node = Node::start_whole(Place::new(), &text, &[]);
     let cases = cases(false);
     let mut lines = 0;
     for case in &cases {
@@ -120,6 +121,10 @@ fn compare(address: SocketAddr, foreign: Foreign, line: impl Fn(&str) -> String)
         lines +=
             case.outcomes.iter().filter(|outcome| **outcome != crate::desync_cases::Outcome::Closed).count();
     }
+    lines += downgrade::send_all(node.addresses[1]);
+    // All that was sent is logged when it has ended, whatever became of it.
+    node.signal("TERM");
+    assert!(node.child.wait().expect("it ends").success());
     let log = node.log(lines);
     drop(node);
     let seen: Vec<String> = foreign.end().iter().map(|text| line(text)).collect();

@@ -30,7 +30,9 @@ enum Scope {
 /// What runs on data threads.
 pub const DATA_THREADS: &[&str] = &[
     "accept/",
+    "grpc/",
     "h1/",
+    "h2/",
     "http/",
     "jose/",
     "json/",
@@ -40,6 +42,7 @@ pub const DATA_THREADS: &[&str] = &[
     "schema/",
     "tls/",
     "upstream/",
+    "websocket/",
     "worker/",
 ];
 

@@ -8,6 +8,7 @@ use std::thread;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
+use crate::hostile::records;
 use crate::node::{Client, Node, Origin, PATIENCE, Place, Reply};
 
 const NAME: &str = "a.test";
@@ -214,4 +215,67 @@ fn a_client_that_says_goodbye_and_stays_is_let_go() {
     client.conn.send_close_notify();
     client.flush().expect("flushed");
     assert!(Client::new(client.sock).is_closed());
+}
+
+const LISTEN: &str = "{ address: \"127.0.0.1:0\", domains: [a.test], tls: { cert: c.pem, key: k.pem } }";
+
+/// A client that offers this in ALPN.
+fn offering(identity: &Identity, offered: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut config = Arc::unwrap_or_clone(identity.client(None));
+    config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
+#[test]
+fn the_log_says_what_alpn_agreed_on_and_who_agrees_on_nothing_is_refused() {
+    let origin = Origin::plain();
+    let place = Place::new();
+    let identity = Identity::new(&place);
+    let node = Node::start_in(place, LISTEN, &config(&format!("http://{}", origin.address), ""));
+    let lists: [(&[&[u8]], Option<&str>); 3] =
+        [(&[b"http/1.1"], Some("http/1.1")), (&[], None), (&[b"http/1.0", b"http/1.1"], Some("http/1.1"))];
+    for (count, (offered, agreed)) in lists.into_iter().enumerate() {
+        let mut client = connect(node.address, offering(&identity, offered));
+        client.write_all(format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n").as_bytes()).expect("sent");
+        assert!(read(&mut client).expect("an answer").0.starts_with("http/1.1 200"));
+        assert_eq!(client.conn.alpn_protocol(), agreed.map(str::as_bytes));
+        let log = node.log(count + 1);
+        assert_eq!(log[count].get("alpn").and_then(|alpn| alpn.as_str()), agreed, "{:?}", log[count]);
+        assert_eq!(log[count]["tls"], "1.3");
+    }
+    // Nobody here speaks that.
+    let mut client = connect(node.address, offering(&identity, &[b"h3"]));
+    let error = client.write_all(b"x").and_then(|()| client.flush()).and_then(|()| client.read(&mut [0]));
+    let error = error.expect_err("no handshake").to_string();
+    assert!(error.to_ascii_lowercase().contains("noapplicationprotocol"), "{error}");
+    let record = records(&node, "client_alpn", 1).remove(0);
+    assert_eq!(record["code"], "RW-2218", "{record}");
+}
+
+#[test]
+fn an_upstream_that_insists_on_another_protocol_gets_no_request() {
+    let place = Place::new();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    place.write("ca.pem", &made.cert.pem());
+    let identity = Identity { made };
+    let taking = |name: &[u8]| {
+        let mut config = Arc::unwrap_or_clone(identity.server(None));
+        config.alpn_protocols = vec![name.to_vec()];
+        echo(Arc::new(config), false)
+    };
+    let (http1, http2) = (taking(b"http/1.1"), taking(b"h2"));
+    let api = |name: &str| {
+        format!("{name}: {{ base: /{name}, to: {name}, raw: \"a test\", allow: [{{ who: anyone }}] }}")
+    };
+    let text = format!(
+        "upstreams:\n  one: {{ targets: [\"https://{http1}\"], ca: ca.pem, protocol: http1 }}\n  \
+         two: {{ targets: [\"https://{http2}\"], ca: ca.pem }}\napis:\n  {}\n  {}",
+        api("one"),
+        api("two")
+    );
+    let node = Node::start_in(place, "{ address: \"127.0.0.1:0\", tls: none }", &text);
+    assert_eq!(node.ask("GET /one HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    let refused = node.ask("GET /two HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(refused.refusal(), (502, "upstream_protocol".to_owned()), "{}", refused.text());
+    assert_eq!(records(&node, "upstream_protocol", 1)[0]["code"], "RW-4227");
 }

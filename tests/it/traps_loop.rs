@@ -516,6 +516,62 @@ fn a_deadline_ends_a_wait_and_keeps_what_has_arrived() {
     });
 }
 
+/// How a client is while its upstream works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    Waits,
+    /// It has nothing more to ask, or has gone: only time tells.
+    EndsItsSide,
+    Resets,
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_given_up() {
+    in_time(|| {
+        on_loop(wanted(), |driver| async move {
+            for (does, from_ms, until_ms) in [
+                (Client::Waits, None, None),
+                (Client::EndsItsSide, Some(3_000), Some(7_000)),
+                (Client::Resets, Some(0), Some(3_300)),
+            ] {
+                let now_ms = monotonic_ns() / 1_000_000;
+                let sweep = Sweep::new(now_ms);
+                let (client, peer) = connected(driver);
+                let (upstream, mut origin) = connected(driver);
+                upstream.serve(&client);
+                upstream.set_deadline(&sweep, Deadline::FirstByte, now_ms + 30_000);
+                match does {
+                    Client::Waits => {}
+                    Client::EndsItsSide => peer.shutdown(Shutdown::Write).expect("shut down"),
+                    Client::Resets => {
+                        // What it has not read turns the close into a reset.
+                        let mut buffer = Buffer::small();
+                        buffer.extend_from_slice(b"?");
+                        client.send(&mut buffer, 0..1).await.expect("sent");
+                        peer.peek(&mut [0]).expect("it is there");
+                        drop(peer);
+                    }
+                }
+                let given_up_ms = (0..=29_000).step_by(100).find(|passed_ms| {
+                    sweep.advance(now_ms + passed_ms);
+                    upstream.expired().is_some()
+                });
+                match given_up_ms {
+                    Some(passed_ms) => {
+                        assert_eq!(upstream.expired(), Some(Deadline::Abandoned), "{does:?}");
+                        assert!(
+                            Some(passed_ms) >= from_ms && Some(passed_ms) <= until_ms,
+                            "{does:?}: {passed_ms}"
+                        );
+                        assert_eq!(origin.read(&mut [0; 1]).expect("the end"), 0);
+                    }
+                    None => assert_eq!(does, Client::Waits),
+                }
+            }
+        });
+    });
+}
+
 // ---- partial writes
 
 #[test]

@@ -17,6 +17,7 @@ use rustls::{ClientConfig, ClientConnection};
 use serde::Serialize;
 
 use super::crafted::{self, Renegotiation};
+use super::http2::Abuse;
 use super::scenario::{Kind, Scenario};
 use crate::client::Schedule;
 use crate::material::HOST;
@@ -120,6 +121,7 @@ struct Line {
     stream: Option<TcpStream>,
     tls: Option<Box<ClientConnection>>,
     renegotiation: Option<Renegotiation>,
+    abuse: Option<Abuse>,
     phase: Phase,
     /// Bytes that the socket has not taken.
     output: Vec<u8>,
@@ -194,11 +196,17 @@ impl Attacker<'_> {
             return None;
         }
         (line.phase, line.left, line.renegotiation) = (Phase::Connecting, 0, None);
+        line.abuse = self.plan.scenario.kind.is_http2().then(|| Abuse::new(self.plan.scenario.kind));
         line.output.clear();
         line.stream = Some(stream);
         line.tls = match &self.plan.tls {
             Some(config) if self.plan.scenario.kind != Kind::HandshakeStall => {
-                ClientConnection::new(Arc::clone(config), self.name.clone()).ok().map(Box::new)
+                let tls = ClientConnection::new(Arc::clone(config), self.name.clone());
+                tls.ok().map(|mut tls| {
+                    // An act may be larger than what is kept by default; there is never more than one.
+                    tls.set_buffer_limit(None);
+                    Box::new(tls)
+                })
             }
             _ => None,
         };
@@ -319,6 +327,10 @@ impl Attacker<'_> {
                 }
             }
             Kind::TlsRecordFlood | Kind::KeyUpdates | Kind::TokenFlood | Kind::FreshPrefixes => Ok(()),
+            _ => match line.abuse.as_mut().map(Abuse::opening) {
+                Some(opening) => line.send(&opening),
+                None => Ok(()),
+            },
         };
         if sent.is_err() {
             self.ended(slot);
@@ -377,6 +389,7 @@ impl Attacker<'_> {
         let line = &mut self.lines[slot];
         let mut again = true;
         let acted = match kind {
+            _ if kind.is_http2() => line.abuse(number),
             Kind::SlowRead => {
                 match line.stream.as_mut().map(|stream| stream.read(&mut self.buffer[..SLOW_READ_BYTES])) {
                     Some(Ok(n)) if n > 0 => Ok(()),
@@ -441,6 +454,7 @@ impl Line {
             stream: None,
             tls: None,
             renegotiation: None,
+            abuse: None,
             phase: Phase::Connecting,
             output: Vec::new(),
             left: 0,
@@ -455,6 +469,15 @@ impl Line {
             None => self.output.extend_from_slice(bytes),
         }
         self.flush()
+    }
+
+    /// Sends what an abuse of HTTP/2 sends at an act. As long as the socket is full nothing is added.
+    fn abuse(&mut self, number: u64) -> io::Result<()> {
+        let is_full = self.tls.as_ref().is_some_and(|tls| tls.wants_write());
+        match self.abuse.as_mut().filter(|_| !is_full).map(|abuse| abuse.act(number)) {
+            Some(bytes) => self.send(&bytes),
+            None => self.flush(),
+        }
     }
 
     /// Sends bytes of an upload in records of their own; its head first, where one begins.

@@ -3,10 +3,12 @@
 //! The gateway has one core to itself, the backend, the good clients and the attacker share another, of which they may
 //! use 70 %: beyond that the generator would be measured, and the round is void. Windows with and without the attack
 //! alternate. Good clients are of three kinds: those that keep their TLS connections (nearly all requests), and those
-//! that come anew with each request, plain and with TLS, who feel a full queue of the listener first.
+//! that come anew with each request, plain and with TLS, who feel a full queue of the listener first. Beside attacks over
+//! HTTP/2 a part of those that keep their connections speak HTTP/2 too.
 
 mod attacker;
 mod crafted;
+mod http2;
 mod report;
 mod scenario;
 
@@ -25,7 +27,7 @@ use self::attacker::{Done, Plan};
 use self::report::{Report, Result as AttackResult, Round, Window};
 use self::scenario::{Kind, Listener, Scenario};
 use crate::backend::SMALL_BODY;
-use crate::client::{Client, Expect, Pace, Tally, Target, Watch, tls};
+use crate::client::{Client, Expect, Pace, Protocol, Tally, Target, Watch, tls};
 use crate::contender::{Contender, Places, Running, start_backend};
 use crate::material::{HOST, Material};
 use crate::process::{Cpu, Turns, rss_bytes, stolen_ns};
@@ -33,6 +35,11 @@ use crate::stats::Latencies;
 use crate::suite::{self, Paths};
 use crate::sys;
 
+/// Good clients over HTTP/2, beside attacks over it: connections, and requests at once on each.
+const HTTP2_CONNECTIONS: (usize, usize) = (4, 8);
+const HTTP2: Protocol = Protocol::Http2 { streams: HTTP2_CONNECTIONS.1 };
+/// Their part of all requests.
+const HTTP2_SHARE: f64 = 0.4;
 /// Good clients that keep their connections.
 const KEPT_CONNECTIONS: usize = 32;
 /// Requests a second of good clients that come anew, plain; of their rate at most [`NEW_SHARE`].
@@ -147,7 +154,9 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     let bench = Bench {
         seconds: if suite.short { 0.5 } else { options.seconds },
         rounds: if suite.short { 1 } else { options.rounds },
-        measuring: tls::for_measuring(certificate.clone()).map_err(|error| error.to_string())?,
+        measuring: tls::for_measuring(certificate.clone(), Protocol::Http1)
+            .map_err(|error| error.to_string())?,
+        measuring_http2: tls::for_measuring(certificate.clone(), HTTP2).map_err(|error| error.to_string())?,
         renegotiating: tls::for_renegotiating(certificate).map_err(|error| error.to_string())?,
         options,
         places,
@@ -168,7 +177,19 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
             others * 100.0
         );
         report::print_columns();
-        for scenario in chosen.iter().filter(|scenario| scenario.peers || !peer) {
+        let wanted = || chosen.iter().filter(|scenario| scenario.peers || !peer);
+        let without_http2 = match wanted().any(|scenario| scenario.kind.is_http2()) {
+            true => bench.without_http2(contender)?,
+            false => None,
+        };
+        for scenario in wanted() {
+            if scenario.kind.is_http2()
+                && let Some(why) = &without_http2
+            {
+                println!("{:22} NOT RUN: it does not speak HTTP/2: {why}", scenario.name);
+                report.without_http2.push(format!("{}: {}", contender.name, scenario.name));
+                continue;
+            }
             match bench.scenario(contender, scenario, rate) {
                 Ok(result) => {
                     result.print();
@@ -177,7 +198,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
                 Err(why) if stop.load(Ordering::Relaxed) => return Err(why),
                 // The others are not kept from being run.
                 Err(why) => {
-                    println!("{:18} NOT DONE: {why}", scenario.name);
+                    println!("{:22} NOT DONE: {why}", scenario.name);
                     report.not_done.push(format!("{}: {}: not done: {why}", contender.name, scenario.name));
                 }
             }
@@ -185,6 +206,9 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<(), String> {
     }
     let written = report.write(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     println!("raw: {}", written.display());
+    if let Some(line) = report.not_told() {
+        println!("{line}");
+    }
     report.verdict(suite.strict)
 }
 
@@ -205,6 +229,7 @@ struct Bench<'a> {
     places: Places,
     material: Material,
     measuring: Arc<ClientConfig>,
+    measuring_http2: Arc<ClientConfig>,
     renegotiating: Arc<ClientConfig>,
     descriptors: u64,
     seconds: f64,
@@ -215,20 +240,40 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Starts a backend and the contender before it.
     fn start(&self, contender: &Contender) -> Result<(Running, Running), String> {
-        let backend = start_backend(&self.places.work, self.options.load_cpu)?;
-        let running = contender.start(&self.places, &self.material, backend.plain, Some("attack"))?;
-        let target = self.good(&running, Some(&running.tls), true);
-        let mut last = String::new();
+        let backend = start_backend(&self.places.work, &self.material, self.options.load_cpu)?;
+        let running = contender.start(&self.places, &self.material, &backend, Some("attack"))?;
+        match self.answers(&self.good(&running, Some(&running.tls), true))? {
+            None => Ok((backend, running)),
+            Some(error) => Err(format!("{}: {error}. {}", contender.name, running.last_words())),
+        }
+    }
+
+    /// Waits until a good request is answered; what was wrong with the last one, if none is.
+    fn answers(&self, target: &Target) -> Result<Option<String>, String> {
+        let mut last = None;
         for _ in 0..20 {
-            let mut client = Client::new(&target, 1, self.stop).map_err(|error| error.to_string())?;
+            let mut client = Client::new(target, 1, self.stop).map_err(|error| error.to_string())?;
             let tally = client.once_each(0..1, 1, Duration::from_secs(5)).map_err(interrupted)?;
-            match tally.errors.into_keys().next() {
-                None => return Ok((backend, running)),
-                Some(error) => last = error,
+            last = tally.errors.into_keys().next();
+            if last.is_none() {
+                break;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        Err(format!("{}: {last}. {}", contender.name, running.last_words()))
+        Ok(last)
+    }
+
+    /// Why good clients cannot speak HTTP/2 with it, if they cannot.
+    fn without_http2(&self, contender: &Contender) -> Result<Option<String>, String> {
+        let (_backend, running) = self.start(contender)?;
+        self.answers(&self.good_http2(&running))
+    }
+
+    /// Good clients that keep their connections, over HTTP/2.
+    fn good_http2(&self, running: &Running) -> Target {
+        let target = self.good(running, Some(&running.tls), true);
+        let tls = target.tls.map(|(_, name)| (Arc::clone(&self.measuring_http2), name));
+        Target { tls, protocol: HTTP2, ..target }
     }
 
     /// Good clients: with TLS at that address, or plain.
@@ -244,7 +289,9 @@ impl Bench<'_> {
             address: SocketAddr::V4(*tls.unwrap_or(&running.plain)),
             tls: name.map(|name| (Arc::clone(&self.measuring), name)),
             requests: requests.collect(),
-            expect: Expect { status: Some(200), body: Some(SMALL_BODY.into()), no_body: false },
+            protocol: Protocol::Http1,
+            opening: Arc::from([]),
+            expect: Expect { status: Some(200), body: Some(SMALL_BODY.into()), ..Expect::default() },
             keep_alive,
             many_sources: false,
         }
@@ -287,7 +334,7 @@ impl Bench<'_> {
         let first = self.options.rate.unwrap_or(FIRST_SHARE * 1e6 / saturated_us);
         let mut calmest: Option<Window> = None;
         for _ in 0..WEIGHINGS {
-            let window = self.window(&running, &backend, first)?;
+            let window = self.window(&running, &backend, first, false)?;
             if calmest.as_ref().is_none_or(|calmest| window.others() < calmest.others()) {
                 calmest = Some(window);
             }
@@ -310,7 +357,9 @@ impl Bench<'_> {
         let (backend, mut running) = self.start(contender)?;
         let connections =
             scenario.connections.min(self.descriptors.saturating_sub(DESCRIPTORS_LEFT) as usize);
+        let http2 = scenario.kind.is_http2();
         let tls = match (scenario.kind, scenario.listener) {
+            _ if http2 => Some(Arc::clone(&self.measuring_http2)),
             (Kind::Renegotiation, _) => Some(Arc::clone(&self.renegotiating)),
             (_, Listener::Tls) => Some(Arc::clone(&self.measuring)),
             _ => None,
@@ -337,7 +386,7 @@ impl Bench<'_> {
         let rss_before = rss_bytes(running.pid());
         let mut rss_peak = rss_before;
         for _ in 0..self.rounds {
-            let without = self.window(&running, &backend, rate)?;
+            let without = self.window(&running, &backend, rate, http2)?;
             let ended = AtomicBool::new(false);
             let (with, done) = std::thread::scope(|scope| {
                 let attacker = scope.spawn(|| {
@@ -349,7 +398,7 @@ impl Bench<'_> {
                     attacker::attack(&plan, &ended)
                 });
                 std::thread::sleep(ramp);
-                let with = self.window(&running, &backend, rate);
+                let with = self.window(&running, &backend, rate, http2);
                 ended.store(true, Ordering::Relaxed);
                 (with, attacker.join())
             });
@@ -360,7 +409,7 @@ impl Bench<'_> {
             running.trim_log();
             std::thread::sleep(Duration::from_secs_f64(if self.options.suite.short { 0.2 } else { 1.0 }));
         }
-        let after = self.window(&running, &backend, rate)?;
+        let after = self.window(&running, &backend, rate, http2)?;
         let alive = running.runs();
         Ok(AttackResult {
             contender: contender.name.clone(),
@@ -381,16 +430,21 @@ impl Bench<'_> {
         Meter::new(gateway, backend, [self.options.proxy_cpu, self.options.load_cpu])
     }
 
-    /// All good clients for the length of a window.
-    fn window(&self, running: &Running, backend: &Running, rate: f64) -> Result<Window, String> {
+    /// All good clients for the length of a window, some of them over HTTP/2 if that is asked for.
+    fn window(&self, running: &Running, backend: &Running, rate: f64, http2: bool) -> Result<Window, String> {
         let new_rate = NEW_RATE.min(rate * NEW_SHARE);
         let new_tls_rate = NEW_TLS_RATE.min(rate * NEW_SHARE / 10.0);
-        let targets = [
-            (self.good(running, Some(&running.tls), true), rate - new_rate - new_tls_rate, KEPT_CONNECTIONS),
+        let kept_rate = rate - new_rate - new_tls_rate;
+        let http2_rate = if http2 { kept_rate * HTTP2_SHARE } else { 0.0 };
+        let mut targets = vec![
+            (self.good(running, Some(&running.tls), true), kept_rate - http2_rate, KEPT_CONNECTIONS),
             (self.good(running, None, false), new_rate, NEW_CONNECTIONS),
             (self.good(running, Some(&running.tls), false), new_tls_rate, NEW_CONNECTIONS),
         ];
-        let [kept, others @ ..] = &targets;
+        if http2 {
+            targets.push((self.good_http2(running), http2_rate, HTTP2_CONNECTIONS.0));
+        }
+        let Some((kept, others)) = targets.split_first() else { return Err("no good clients".to_owned()) };
         let spans = (Duration::from_secs_f64(0.3), Duration::from_secs_f64(self.seconds));
         let drive = |(target, rate, connections): &(Target, f64, usize), watch: &mut dyn Watch| {
             let mut client = Client::new(target, *connections, self.stop)?.undeterred();
@@ -432,13 +486,16 @@ fn window_of(tallies: &[Tally], meter: &Meter<'_>, seconds: f64) -> Window {
             *errors.entry(error.clone()).or_default() += count;
         }
     }
-    let new = &tallies[1..];
+    // As they are put together in `Bench::window`: kept, twice those that come anew, over HTTP/2.
+    let (new, http2) = tallies[1..].split_at(2);
     let in_time: u64 = tallies.iter().map(|tally| tally.in_time).sum();
     Window {
         due: tallies.iter().map(|tally| tally.due).sum(),
         in_time,
         new_due: new.iter().map(|tally| tally.due).sum(),
         new_in_time: new.iter().map(|tally| tally.in_time).sum(),
+        http2_due: http2.iter().map(|tally| tally.due).sum(),
+        http2_in_time: http2.iter().map(|tally| tally.in_time).sum(),
         errors,
         latency: latencies.summary(),
         cpu_us: meter.spent_ns.0 as f64 / 1e3 / in_time.max(1) as f64,

@@ -22,7 +22,7 @@ const WRONG: [&str; 4] =
 
 /// Whether an error of a good client is one that must never be.
 pub fn is_wrong(error: &str) -> bool {
-    WRONG.contains(&error)
+    WRONG.contains(&error) || error.starts_with("HTTP/2 fault of the server")
 }
 
 /// All that was measured.
@@ -44,6 +44,8 @@ pub struct Report {
     pub results: Vec<Result>,
     /// What could not be run to its end, and why.
     pub not_done: Vec<String>,
+    /// Attacks over HTTP/2 on who does not speak it.
+    pub without_http2: Vec<String>,
 }
 
 /// What came of one scenario.
@@ -95,6 +97,10 @@ pub struct Window {
     pub new_due: u64,
     /// The same of clients that come anew.
     pub new_in_time: u64,
+    /// The same of clients over HTTP/2; none where the attack is not over it.
+    pub http2_due: u64,
+    /// The same of clients over HTTP/2.
+    pub http2_in_time: u64,
     /// What went wrong.
     pub errors: BTreeMap<String, u64>,
     /// From when requests were due.
@@ -130,6 +136,11 @@ impl Window {
         self.new_in_time as f64 / self.new_due.max(1) as f64
     }
 
+    /// The same of clients over HTTP/2.
+    fn http2_share(&self) -> f64 {
+        if self.http2_due == 0 { 1.0 } else { self.http2_in_time as f64 / self.http2_due as f64 }
+    }
+
     /// What is told of it where a law was broken.
     fn words(&self) -> String {
         let errors: Vec<String> =
@@ -160,11 +171,14 @@ fn median(rounds: &[&Round], figure: impl Fn(&Round) -> f64) -> f64 {
     Spread::of(rounds.iter().map(|round| figure(round))).map_or(f64::NAN, |spread| spread.median)
 }
 
-/// Goodput with the attack by that without; of all, and of those that come anew.
+/// Goodput with the attack by that without; of all, and of those that come anew, or speak HTTP/2, whichever lost more.
 fn ratios(rounds: &[&Round]) -> (f64, f64) {
+    let new = median(rounds, |round| round.with.new_share() / round.without.new_share());
+    let http2 = median(rounds, |round| round.with.http2_share() / round.without.http2_share());
     (
         median(rounds, |round| round.with.share() / round.without.share()),
-        median(rounds, |round| round.with.new_share() / round.without.new_share()),
+        // Unlike `f64::min`, what is no number stays none.
+        if new.is_nan() || new < http2 { new } else { http2 },
     )
 }
 
@@ -258,7 +272,7 @@ impl Result {
             Verdict::Broken(why) => format!("BROKEN: {why}"),
         };
         println!(
-            "{:18} {:>7.0} {:>7.0} {:>5.1} {:>5.1} {:>6.2} {:>6.2} {:>7.2} {:>7.2} {:>6.1} {:>6.1} {:>7.1} {:>4.0} {:>4.0} {:>5} {:>5} {:>5}  {said}",
+            "{:22} {:>7.0} {:>7.0} {:>5.1} {:>5.1} {:>6.2} {:>6.2} {:>7.2} {:>7.2} {:>6.1} {:>6.1} {:>7.1} {:>4.0} {:>4.0} {:>5} {:>5} {:>5}  {said}",
             self.scenario.name,
             median(&|round| per_second(&round.without)),
             median(&|round| per_second(&round.with)),
@@ -318,11 +332,11 @@ impl Result {
 /// The heading of the table.
 pub fn print_columns() {
     println!(
-        "{:18} {:>15} {:>11} {:>13} {:>15} {:>13} {:>7} {:>9} {:>17}",
+        "{:22} {:>15} {:>11} {:>13} {:>15} {:>13} {:>7} {:>9} {:>17}",
         "", "goodput/s", "kept % of", "p50 ms", "p99 ms", "CPU µs/good", "µs an", "core %", "RSS MiB"
     );
     println!(
-        "{:18} {:>7} {:>7} {:>5} {:>5} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>7} {:>4} {:>4} {:>5} {:>5} {:>5}",
+        "{:22} {:>7} {:>7} {:>5} {:>5} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>7} {:>4} {:>4} {:>5} {:>5} {:>5}",
         "",
         "without",
         "with",
@@ -355,6 +369,7 @@ impl Report {
             rates: BTreeMap::new(),
             results: Vec::new(),
             not_done: Vec::new(),
+            without_http2: Vec::new(),
         }
     }
 
@@ -378,6 +393,15 @@ impl Report {
         Ok(path)
     }
 
+    /// What tells nothing of goodput, if there is any: a line for whoever runs it.
+    pub fn not_told(&self) -> Option<String> {
+        let own = self.results.iter().filter(|result| result.contender == "ringwall");
+        let void = own.clone().filter(|result| matches!(result.verdict(), Verdict::Void(_))).count();
+        let all = own.count();
+        (void > 0)
+            .then(|| format!("NOT RUN: attack: {void} of {all} tell nothing of goodput; their rows say why"))
+    }
+
     /// One line for all; only Ringwall is judged.
     ///
     /// # Errors
@@ -394,7 +418,13 @@ impl Report {
             Verdict::Void(why) if strict => Some(format!("{}: void: {why}", result.scenario.name)),
             _ => None,
         });
-        let failed: Vec<String> = self.not_done.iter().cloned().chain(failed).collect();
+        let mut failed: Vec<String> = self.not_done.iter().cloned().chain(failed).collect();
+        let without_http2 = self.without_http2.iter().filter(|what| what.starts_with("ringwall: ")).count();
+        if without_http2 > 0 {
+            let told = format!("{without_http2} attacks over HTTP/2, which this Ringwall does not speak");
+            println!("NOT RUN: attack: {told}");
+            failed.extend(strict.then_some(told));
+        }
         println!(
             "ringwall: {} attacks, {} kept {:.0} % of the goodput, {} missed it, {} void, {} broken; {} not done",
             own().count(),
@@ -405,12 +435,6 @@ impl Report {
             own().filter(|result| matches!(result.verdict(), Verdict::Broken(_))).count(),
             self.not_done.len()
         );
-        if void > 0 {
-            println!(
-                "NOT RUN: attack: {void} of {} tell nothing of goodput; their rows say why",
-                own().count()
-            );
-        }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("\n  ")) }
     }
 }
@@ -426,6 +450,8 @@ mod tests {
             in_time,
             new_due: 50,
             new_in_time: in_time / 20,
+            http2_due: 0,
+            http2_in_time: 0,
             errors: error.map(|error| (error.to_owned(), 1)).into_iter().collect(),
             latency: Latencies::new().summary(),
             cpu_us: 10.0,
@@ -557,6 +583,7 @@ mod tests {
                 rates: BTreeMap::new(),
                 results: vec![result],
                 not_done: Vec::new(),
+                without_http2: Vec::new(),
             };
             (report.verdict(false).is_ok(), report.verdict(true).is_ok())
         };
@@ -565,6 +592,10 @@ mod tests {
         assert_eq!(options(result(window(900, 0.9, None), 1_000, true)), (true, false));
         assert_eq!(options(result(window(900, 0.6, None), 0, true)), (false, false));
         let mut report = Report::new(true, &[], String::new());
+        report.without_http2.push("nginx-http: h2_ping_flood".to_owned());
+        assert!(report.verdict(true).is_ok(), "only Ringwall is judged");
+        report.without_http2.push("ringwall: h2_ping_flood".to_owned());
+        assert!(report.verdict(false).is_ok() && report.verdict(true).is_err());
         report.not_done.push("ringwall: slowloris: not done: it does not listen".to_owned());
         assert_eq!(report.verdict(false).unwrap_err(), report.not_done[0]);
         // Whoever reads the end of a log alone must see what it was.

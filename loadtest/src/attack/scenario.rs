@@ -83,6 +83,60 @@ pub enum Kind {
     FreshPrefixes,
     /// A connection from another address, with one request.
     FreshAddresses,
+    /// HTTP/2: requests, each reset at once.
+    H2RapidReset,
+    /// HTTP/2: requests, and for each what makes the gateway reset it.
+    H2MadeYouReset,
+    /// HTTP/2: a head that never ends, in CONTINUATION frames.
+    H2ContinuationFlood,
+    /// HTTP/2: SETTINGS.
+    H2SettingsFlood,
+    /// HTTP/2: PING.
+    H2PingFlood,
+    /// HTTP/2: PRIORITY.
+    H2PriorityFlood,
+    /// HTTP/2: WINDOW_UPDATE of one byte.
+    H2WindowUpdateFlood,
+    /// HTTP/2: an upload in DATA frames without data.
+    H2EmptyData,
+    /// HTTP/2: an upload in DATA frames of one byte.
+    H2TinyData,
+    /// HTTP/2: a head that is 4,000 times as large as it comes.
+    H2HpackBomb,
+    /// HTTP/2: heads that change all of the dynamic table.
+    H2TableChurn,
+    /// HTTP/2: heads of 60 KiB.
+    H2HeaderLists,
+    /// HTTP/2: requests for 1 MiB each, of which nothing may be sent; a byte of one of them.
+    H2ZeroWindow,
+    /// HTTP/2: windows above 2³¹ − 1.
+    H2WindowOverflow,
+    /// HTTP/2: streams with numbers that they may not have.
+    H2StreamIds,
+}
+
+impl Kind {
+    /// It is done over HTTP/2.
+    pub fn is_http2(self) -> bool {
+        matches!(
+            self,
+            Self::H2RapidReset
+                | Self::H2MadeYouReset
+                | Self::H2ContinuationFlood
+                | Self::H2SettingsFlood
+                | Self::H2PingFlood
+                | Self::H2PriorityFlood
+                | Self::H2WindowUpdateFlood
+                | Self::H2EmptyData
+                | Self::H2TinyData
+                | Self::H2HpackBomb
+                | Self::H2TableChurn
+                | Self::H2HeaderLists
+                | Self::H2ZeroWindow
+                | Self::H2WindowOverflow
+                | Self::H2StreamIds
+        )
+    }
 }
 
 /// Which listener.
@@ -129,10 +183,11 @@ mod tests {
     fn every_committed_scenario_is_one() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/attack");
         let scenarios = Scenario::all(&directory).unwrap();
-        assert!(scenarios.len() >= 14);
+        assert!(scenarios.len() >= 29);
         for scenario in scenarios {
             assert!(scenario.opens_per_second > 0.0 || scenario.acts_per_second > 0.0, "{}", scenario.name);
             assert!(scenario.connections <= 10_000 && scenario.sources > 0, "{}", scenario.name);
+            assert!(!scenario.kind.is_http2() || scenario.listener == Listener::Tls, "{}", scenario.name);
         }
     }
 }

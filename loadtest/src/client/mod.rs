@@ -1,11 +1,14 @@
-//! The load generator: HTTP/1.1 over plain TCP or TLS, any number of connections on one epoll loop and one thread.
+//! The load generator: HTTP/1.1, HTTP/2 or WebSocket over plain TCP or TLS, any number of connections on one epoll loop and one thread.
 //!
-//! For: being cheap and exact. Requests are whole byte strings made beforehand; answers are checked to the last byte.
+//! For: being cheap and exact. Requests are whole byte strings made beforehand; answers are checked to the last byte. Over
+//! HTTP/2 a connection has as many places for requests as it may have streams; what waits for one socket goes out together.
 //! Not for: features; it follows no redirect and keeps no cookie. Called by `compare`, `idle` and `run`.
 
+mod multiplex;
 pub mod response;
 mod schedule;
 pub mod tls;
+pub mod websocket;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -21,7 +24,9 @@ use rustls::{ClientConfig, ClientConnection};
 pub use self::response::{Expect, Fault};
 pub use self::schedule::{Pace, Schedule};
 
+use self::multiplex::{Multiplex, Over, Request};
 use self::response::Response;
+use self::websocket::{Came, Echoes};
 use crate::stats::Latencies;
 use crate::sys::{self, Epoll, Event};
 
@@ -36,6 +41,38 @@ pub const IN_TIME: Duration = Duration::from_secs(1);
 /// Connections that leave addresses in TIME_WAIT are spread over so many source addresses.
 const SOURCES: u32 = 200;
 
+/// How requests and answers are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1: one request at a time on a connection.
+    Http1,
+    /// HTTP/2, by ALPN where there is TLS, else known beforehand: as many requests at once as it has streams.
+    Http2 {
+        /// Streams of a connection.
+        streams: usize,
+    },
+    /// WebSocket over HTTP/1.1: one message at a time on a connection, which must come back.
+    WebSocket,
+}
+
+impl Protocol {
+    /// Requests that may be under way on a connection.
+    fn places(self) -> usize {
+        match self {
+            Self::Http1 | Self::WebSocket => 1,
+            Self::Http2 { streams } => streams.max(1),
+        }
+    }
+
+    /// What is offered in the handshake.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 | Self::WebSocket => b"http/1.1",
+            Self::Http2 { .. } => b"h2",
+        }
+    }
+}
+
 /// What is to be sent where.
 #[derive(Clone)]
 pub struct Target {
@@ -43,7 +80,11 @@ pub struct Target {
     pub address: SocketAddr,
     /// TLS and the name to ask for; `None`: plain.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// Whole requests, sent in turn. Never empty.
+    /// How.
+    pub protocol: Protocol,
+    /// WebSocket: the request of a handshake. Empty otherwise.
+    pub opening: Arc<[u8]>,
+    /// Whole requests as HTTP/1.1 has them, or frames of WebSocket, sent in turn. Never empty.
     pub requests: Arc<[Vec<u8>]>,
     /// What each answer must be.
     pub expect: Expect,
@@ -116,8 +157,14 @@ pub struct Client<'a> {
     stop: &'a AtomicBool,
     epoll: Epoll,
     connections: Vec<Connection>,
-    /// Connections that wait for a request, longest first.
+    /// The requests, over HTTP/2.
+    requests: Vec<Request>,
+    /// Connections that wait for a request, longest first; each as often as it has places for one.
     idle: VecDeque<usize>,
+    /// Connections over HTTP/2 that have something to send.
+    unsent: Vec<usize>,
+    /// Exchanges that ended just now.
+    over: Vec<Over>,
     /// A closed loop is running: whoever finishes goes on at once.
     closed_loop: bool,
     next_request: usize,
@@ -145,6 +192,8 @@ enum Phase {
     Closed,
     Connecting,
     Handshaking,
+    /// WebSocket was asked for.
+    Upgrading,
     Idle,
     Busy,
 }
@@ -161,21 +210,38 @@ struct Connection {
     /// A request waits for this connection to be made: when it was due.
     due_ns: Option<u64>,
     response: Response,
+    /// WebSocket: what came back.
+    echoes: Echoes,
+    /// HTTP/2: what happens on the connection, once it stands.
+    multiplex: Option<Box<Multiplex>>,
+    /// HTTP/2: requests that wait for the connection, or for a stream, and when they were due.
+    waiting: VecDeque<(usize, u64)>,
+    /// HTTP/2: it is among those that have something to send.
+    is_unsent: bool,
 }
 
 impl<'a> Client<'a> {
     /// Makes `count` places for connections; none is opened yet. `stop` ends any run early.
     ///
     /// # Errors
-    /// epoll cannot be had.
+    /// epoll cannot be had, or what is to be sent is no request.
     pub fn new(target: &'a Target, count: usize, stop: &'a AtomicBool) -> io::Result<Self> {
         let connections = (0..count).map(|_| Connection::new()).collect();
+        let requests = match target.protocol {
+            Protocol::Http1 | Protocol::WebSocket => Vec::new(),
+            Protocol::Http2 { .. } => {
+                target.requests.iter().map(|whole| Request::of(whole)).collect::<io::Result<_>>()?
+            }
+        };
         Ok(Self {
             target,
             stop,
             epoll: Epoll::new(256)?,
             connections,
+            requests,
             idle: (0..count).collect(),
+            unsent: Vec::new(),
+            over: Vec::new(),
             closed_loop: false,
             next_request: 0,
             opened: 0,
@@ -246,7 +312,9 @@ impl<'a> Client<'a> {
     ) -> io::Result<Tally> {
         self.tally = Tally::new();
         self.counting = None;
-        self.idle = (0..active.min(self.connections.len())).collect();
+        // One place of each connection after the other: few requests are spread over all of them.
+        let active = active.min(self.connections.len());
+        self.idle = (0..self.target.protocol.places()).flat_map(|_| 0..active).collect();
         let begin_ns = self.now_ns();
         let opens_ns = begin_ns + warm_up.as_nanos() as u64;
         let closes_ns = opens_ns + window.as_nanos() as u64;
@@ -355,6 +423,7 @@ impl<'a> Client<'a> {
 
     /// Waits at most `timeout_us` and handles what happened.
     fn turn(&mut self, timeout_us: u64) -> io::Result<()> {
+        self.send_all();
         for index in 0..self.epoll.wait(Some(timeout_us))? {
             let event = self.epoll.event(index);
             let (slot, generation) = ((event.token & 0xffff_ffff) as usize, (event.token >> 32) as u32);
@@ -373,6 +442,11 @@ impl<'a> Client<'a> {
         self.busy += 1;
         let request = self.next_request;
         self.next_request = (request + 1) % self.target.requests.len();
+        if self.is_multiplexed() {
+            self.connections[slot].waiting.push_back((request, due_ns));
+            self.serve_waiting(slot);
+            return;
+        }
         let connection = &mut self.connections[slot];
         (connection.request, connection.sent, connection.due_ns) = (request, 0, Some(due_ns));
         let done = match connection.phase {
@@ -417,17 +491,19 @@ impl<'a> Client<'a> {
                 connection.phase = Phase::Handshaking;
                 connection.flush_tls()?;
             } else {
-                connection.phase = Phase::Busy;
-                return self.send(slot);
+                return self.stands(slot);
             }
         }
         if event.readable {
             self.receive(slot, event.ended)?;
         }
         let connection = &self.connections[slot];
-        if event.writable
-            && connection.phase == Phase::Busy
-            && connection.sent < self.target.requests[connection.request].len()
+        if event.writable && connection.multiplex.is_some() {
+            self.has_to_send(slot);
+        } else if event.writable
+            && matches!(connection.phase, Phase::Busy | Phase::Upgrading)
+            && !self.is_multiplexed()
+            && connection.sent < connection.outgoing(self.target).len()
         {
             self.send(slot)?;
         } else if event.writable && self.connections[slot].tls.is_some() {
@@ -436,10 +512,33 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
+    /// The connection is made: what it was made for is sent.
+    fn stands(&mut self, slot: usize) -> Result<(), Failure> {
+        let now_ns = self.now_ns();
+        let connection = &mut self.connections[slot];
+        connection.phase = Phase::Busy;
+        let streams = match self.target.protocol {
+            Protocol::Http1 => return self.send(slot),
+            Protocol::WebSocket => {
+                connection.phase = Phase::Upgrading;
+                connection.echoes = Echoes::default();
+                return self.send(slot);
+            }
+            Protocol::Http2 { streams } => streams,
+        };
+        if connection.tls.as_ref().is_some_and(|tls| tls.alpn_protocol() != Some(b"h2")) {
+            return Err(Fault::Protocol.into());
+        }
+        let secure = connection.tls.is_some();
+        connection.multiplex = Some(Box::new(Multiplex::new(streams, secure, now_ns)));
+        self.has_to_send(slot);
+        Ok(())
+    }
+
     /// Sends what the socket takes of the current request.
     fn send(&mut self, slot: usize) -> Result<(), Failure> {
         let connection = &mut self.connections[slot];
-        let request = &self.target.requests[connection.request];
+        let request = connection.outgoing(self.target);
         while connection.sent < request.len() {
             let rest = &request[connection.sent..];
             if let Some(tls) = &mut connection.tls {
@@ -504,8 +603,9 @@ impl<'a> Client<'a> {
             let state = tls.process_new_packets().map_err(|error| Failure::Tls(error.to_string()))?;
             let plain = state.plaintext_bytes_to_read();
             if connection.phase == Phase::Handshaking && !tls.is_handshaking() {
-                connection.phase = Phase::Busy;
-                self.send(slot)?;
+                // What the handshake ends with goes before the first request.
+                connection.flush_tls()?;
+                self.stands(slot)?;
             } else if tls.wants_write() {
                 connection.flush_tls()?;
             }
@@ -536,7 +636,25 @@ impl<'a> Client<'a> {
 
     /// Takes bytes of an answer; goes on if it is complete.
     fn answer(&mut self, slot: usize, bytes: &[u8]) -> Result<(), Failure> {
+        if self.is_multiplexed() {
+            return self.frames(slot, bytes);
+        }
         let connection = &mut self.connections[slot];
+        if self.target.protocol == Protocol::WebSocket
+            && matches!(connection.phase, Phase::Busy | Phase::Upgrading)
+        {
+            return match connection.echoes.receive(bytes, &self.target.expect)? {
+                Came::Part => Ok(()),
+                Came::Open => {
+                    (connection.phase, connection.sent, connection.response.status) = (Phase::Busy, 0, 101);
+                    self.send(slot)
+                }
+                Came::Echo => {
+                    self.complete(slot);
+                    Ok(())
+                }
+            };
+        }
         if connection.phase != Phase::Busy {
             return Err(Failure::Unasked);
         }
@@ -553,6 +671,15 @@ impl<'a> Client<'a> {
 
     fn ended(&mut self, slot: usize) -> Result<(), Failure> {
         let connection = &mut self.connections[slot];
+        if let Protocol::Http2 { .. } = self.target.protocol {
+            let idle = connection.multiplex.as_ref().is_some_and(|multiplex| multiplex.under_way() == 0);
+            if !idle {
+                return Err(Failure::Closed);
+            }
+            self.drop_connection(slot);
+            self.serve_waiting(slot);
+            return Ok(());
+        }
         match connection.phase {
             // A server may close a connection that carries nothing.
             Phase::Idle => {
@@ -571,16 +698,9 @@ impl<'a> Client<'a> {
     fn complete(&mut self, slot: usize) {
         let now_ns = self.now_ns();
         let connection = &mut self.connections[slot];
-        let due_ns = connection.due_ns.take().unwrap_or(now_ns);
-        *self.tally.statuses.entry(connection.response.status).or_default() += 1;
-        if let Some(counting) = self.counting {
-            self.tally.requests += 1;
-            if due_ns >= counting.from_ns && due_ns < counting.until_ns {
-                self.tally.latencies.record(now_ns - due_ns);
-                self.tally.in_time += u64::from(now_ns - due_ns <= IN_TIME.as_nanos() as u64);
-            }
-        }
-        self.busy -= 1;
+        let (due_ns, status) = (connection.due_ns.take().unwrap_or(now_ns), connection.response.status);
+        self.count(status, due_ns, now_ns);
+        let connection = &mut self.connections[slot];
         if connection.response.close || !self.target.keep_alive {
             if let Some(tls) = &mut connection.tls {
                 tls.send_close_notify();
@@ -593,6 +713,20 @@ impl<'a> Client<'a> {
         self.next(slot, now_ns);
     }
 
+    /// A request was answered as expected.
+    fn count(&mut self, status: u16, due_ns: u64, now_ns: u64) {
+        *self.tally.statuses.entry(status).or_default() += 1;
+        if let Some(counting) = self.counting {
+            self.tally.requests += 1;
+            if due_ns >= counting.from_ns && due_ns < counting.until_ns {
+                let latency_ns = now_ns.saturating_sub(due_ns);
+                self.tally.latencies.record(latency_ns);
+                self.tally.in_time += u64::from(latency_ns <= IN_TIME.as_nanos() as u64);
+            }
+        }
+        self.busy -= 1;
+    }
+
     fn next(&mut self, slot: usize, now_ns: u64) {
         if self.closed_loop {
             self.begin(slot, now_ns);
@@ -603,6 +737,10 @@ impl<'a> Client<'a> {
 
     /// Counts an error; the connection is given up and its place goes on.
     fn failed(&mut self, slot: usize, failure: Failure) {
+        if self.is_multiplexed() {
+            self.lost(slot, &failure);
+            return;
+        }
         *self.tally.errors.entry(failure.to_string()).or_default() += 1;
         let had_request = self.connections[slot].due_ns.take().is_some();
         self.drop_connection(slot);
@@ -618,6 +756,106 @@ impl<'a> Client<'a> {
     fn drop_connection(&mut self, slot: usize) {
         let connection = &mut self.connections[slot];
         (connection.stream, connection.tls, connection.phase) = (None, None, Phase::Closed);
+        connection.multiplex = None;
+    }
+
+    // HTTP/2.
+
+    fn is_multiplexed(&self) -> bool {
+        matches!(self.target.protocol, Protocol::Http2 { .. })
+    }
+
+    /// Requests wait for this connection: it is made if there is none, or has something to send.
+    fn serve_waiting(&mut self, slot: usize) {
+        let connection = &self.connections[slot];
+        if connection.waiting.is_empty() {
+            return;
+        }
+        if connection.multiplex.is_some() {
+            self.has_to_send(slot);
+        } else if connection.phase == Phase::Closed
+            && let Err(failure) = self.open(slot)
+        {
+            self.lost(slot, &failure);
+        }
+    }
+
+    fn has_to_send(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        if !connection.is_unsent {
+            connection.is_unsent = true;
+            self.unsent.push(slot);
+        }
+    }
+
+    /// Sends what has come together, of each connection at once.
+    fn send_all(&mut self) {
+        while let Some(slot) = self.unsent.pop() {
+            self.connections[slot].is_unsent = false;
+            if let Err(failure) = self.connections[slot].send_frames(&self.requests) {
+                self.lost(slot, &failure);
+            }
+        }
+    }
+
+    /// Takes bytes of the server; what ended with them goes on.
+    fn frames(&mut self, slot: usize, bytes: &[u8]) -> Result<(), Failure> {
+        let now_ns = self.now_ns();
+        let connection = &mut self.connections[slot];
+        let Some(multiplex) = &mut connection.multiplex else { return Err(Failure::Unasked) };
+        let mut over = std::mem::take(&mut self.over);
+        let taken = multiplex.receive(bytes, now_ns, &self.requests, &self.target.expect, &mut over);
+        let served = !self.target.keep_alive && !over.is_empty();
+        if taken.is_ok() && multiplex.under_way() == 0 && (multiplex.is_closing() || served) {
+            if let Some(tls) = &mut connection.tls {
+                tls.send_close_notify();
+                let _ = connection.flush_tls();
+            }
+            self.drop_connection(slot);
+        } else {
+            self.has_to_send(slot);
+        }
+        for Over { due_ns, outcome } in over.drain(..) {
+            match outcome {
+                Ok(status) => self.count(status, due_ns, now_ns),
+                Err(failure) => self.lose_one(&failure),
+            }
+            self.next(slot, now_ns);
+        }
+        self.over = over;
+        if taken.is_ok() {
+            self.serve_waiting(slot);
+        }
+        taken
+    }
+
+    fn lose_one(&mut self, failure: &Failure) {
+        *self.tally.errors.entry(failure.to_string()).or_default() += 1;
+        self.busy -= 1;
+    }
+
+    /// Gives up a connection: each request that was under way on it has failed, or, where there was none, those that waited
+    /// for it. Others that wait get a new one.
+    fn lost(&mut self, slot: usize, failure: &Failure) {
+        let connection = &mut self.connections[slot];
+        let mut count = connection.multiplex.as_ref().map_or(0, |multiplex| multiplex.under_way());
+        if count == 0 {
+            count = connection.waiting.len();
+            connection.waiting.clear();
+        }
+        self.drop_connection(slot);
+        if count == 0 {
+            *self.tally.errors.entry(failure.to_string()).or_default() += 1;
+        }
+        for _ in 0..count {
+            self.lose_one(failure);
+        }
+        if self.tally.error_count() <= self.errors_max {
+            for _ in 0..count {
+                self.next(slot, self.now_ns());
+            }
+            self.serve_waiting(slot);
+        }
     }
 }
 
@@ -632,30 +870,81 @@ impl Connection {
             sent: 0,
             due_ns: None,
             response: Response::new(),
+            echoes: Echoes::default(),
+            multiplex: None,
+            waiting: VecDeque::new(),
+            is_unsent: false,
+        }
+    }
+
+    /// What is being sent, over anything but HTTP/2.
+    fn outgoing<'t>(&self, target: &'t Target) -> &'t [u8] {
+        if self.phase == Phase::Upgrading { &target.opening } else { &target.requests[self.request] }
+    }
+
+    /// Sends what HTTP/2 has to send, as far as the socket takes it.
+    fn send_frames(&mut self, requests: &[Request]) -> Result<(), Failure> {
+        loop {
+            let Some(multiplex) = &mut self.multiplex else { return Ok(()) };
+            if !multiplex.is_closing() {
+                multiplex.go_on(&mut self.waiting, requests);
+            }
+            if multiplex.pending().is_empty() {
+                return Ok(());
+            }
+            while !multiplex.pending().is_empty() {
+                if let Some(tls) = &mut self.tls {
+                    let taken = tls.writer().write(multiplex.pending())?;
+                    multiplex.took(taken);
+                    if flush_tls(tls, &mut self.stream)? || taken == 0 {
+                        return Ok(());
+                    }
+                } else if let Some(stream) = &mut self.stream {
+                    match stream.write(multiplex.pending()) {
+                        Ok(taken) => multiplex.took(taken),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                        Err(error) => return Err(error.into()),
+                    }
+                } else {
+                    return Ok(());
+                }
+            }
         }
     }
 
     /// Sends what TLS has to send; answers whether the socket is full.
     fn flush_tls(&mut self) -> io::Result<bool> {
-        let (Some(tls), Some(stream)) = (&mut self.tls, &mut self.stream) else { return Ok(false) };
-        while tls.wants_write() {
-            match tls.write_tls(stream) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(error),
-            }
+        match &mut self.tls {
+            Some(tls) => flush_tls(tls, &mut self.stream),
+            None => Ok(false),
         }
-        Ok(false)
     }
+}
+
+fn flush_tls(tls: &mut ClientConnection, stream: &mut Option<TcpStream>) -> io::Result<bool> {
+    let Some(stream) = stream else { return Ok(false) };
+    while tls.wants_write() {
+        match tls.write_tls(stream) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// Why a connection was given up.
 #[derive(Debug)]
-enum Failure {
+pub enum Failure {
+    /// The socket.
     Io(io::Error),
+    /// The handshake, or what came in it.
     Tls(String),
+    /// The answer, or the stream.
     Fault(Fault),
+    /// The server ended the connection.
     Closed,
+    /// Bytes without a request.
     Unasked,
 }
 
@@ -703,7 +992,7 @@ mod tests {
 
     fn backend() -> SocketAddr {
         let (listener, address) = listener();
-        thread::spawn(move || backend::serve(&listener));
+        thread::spawn(move || backend::serve(&listener, None));
         address
     }
 
@@ -712,7 +1001,9 @@ mod tests {
             address,
             tls: None,
             requests: requests.iter().map(|request| request.as_bytes().to_vec()).collect(),
-            expect: Expect { status: Some(200), body: Some(body.into()), no_body: false },
+            protocol: Protocol::Http1,
+            opening: Arc::from([]),
+            expect: Expect { status: Some(200), body: Some(body.into()), ..Expect::default() },
             keep_alive: true,
             many_sources: false,
         }
@@ -859,7 +1150,7 @@ mod tests {
         });
         let name = ServerName::try_from(HOST).unwrap();
         let mut target = target(address, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], b"ok");
-        let ours = tls::for_measuring(made.cert.der().clone()).unwrap();
+        let ours = tls::for_measuring(made.cert.der().clone(), Protocol::Http1).unwrap();
         target.tls = Some((ours, name.clone()));
         for keep_alive in [true, false] {
             target.keep_alive = keep_alive;
@@ -868,12 +1159,187 @@ mod tests {
             assert!(tally.requests > 3);
         }
         let other = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
-        target.tls = Some((tls::for_measuring(other.cert.der().clone()).unwrap(), name));
+        target.tls = Some((tls::for_measuring(other.cert.der().clone(), Protocol::Http1).unwrap(), name));
         let tally = drive(&target, Pace::Open(100.0), 1);
         assert!(
             tally.requests == 0 && tally.errors.keys().any(|error| error.contains("certificate")),
             "{:?}",
             tally.errors
         );
+    }
+
+    /// The backend, with TLS too: its addresses, and its certificate.
+    fn secure_backend() -> (SocketAddr, SocketAddr, rustls::pki_types::CertificateDer<'static>) {
+        let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let ((plain, plain_address), (secure, secure_address)) = (listener(), listener());
+        thread::spawn(move || backend::serve(&plain, Some(&(secure, Arc::new(config)))));
+        (plain_address, secure_address, made.cert.der().clone())
+    }
+
+    /// The target over HTTP/2, in plain text and with TLS.
+    fn both_http2(streams: usize, make: impl Fn(SocketAddr) -> Target) -> [Target; 2] {
+        let (plain, secure, certificate) = secure_backend();
+        let protocol = Protocol::Http2 { streams };
+        let (mut plain, mut secure) = (make(plain), make(secure));
+        (plain.protocol, secure.protocol) = (protocol, protocol);
+        let config = tls::for_measuring(certificate, protocol).unwrap();
+        secure.tls = Some((config, ServerName::try_from(HOST).unwrap()));
+        [plain, secure]
+    }
+
+    #[test]
+    fn http2_carries_many_requests_at_once_in_plain_text_and_with_tls() {
+        let requests =
+            ["GET /a HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", "POST /b HTTP/1.1\r\nHost: a\r\n\r\nbody"];
+        for target in both_http2(10, |address| target(address, &requests, backend::SMALL_BODY)) {
+            for pace in [Pace::Closed, Pace::Open(500.0)] {
+                let tally = drive(&target, pace, 3);
+                assert!(tally.errors.is_empty(), "{:?}", tally.errors);
+                assert!(tally.requests > 50, "{}", tally.requests);
+                assert_eq!(tally.statuses.keys().copied().collect::<Vec<_>>(), [200]);
+            }
+        }
+    }
+
+    #[test]
+    fn http2_bodies_of_any_length_go_both_ways() {
+        for (path, length) in
+            [("/1m", 1 << 20), ("/bytes/16384", 16_384), ("/bytes/0", 0), ("/bytes/100000", 100_000)]
+        {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let body = backend::large_body();
+            for target in both_http2(4, |address| target(address, &[&request], &body[..length])) {
+                let tally = drive(&target, Pace::Closed, 2);
+                assert!(tally.errors.is_empty() && tally.requests > 3, "{path}: {:?}", tally.errors);
+            }
+        }
+        for mut target in both_http2(4, |address| target(address, &[""], backend::SMALL_BODY)) {
+            let mut request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n".to_vec();
+            request.extend(backend::large_body());
+            target.requests = [request].into();
+            let tally = drive(&target, Pace::Closed, 2);
+            assert!(tally.errors.is_empty() && tally.requests > 3, "{:?}", tally.errors);
+        }
+    }
+
+    #[test]
+    fn a_grpc_answer_must_say_that_all_is_well() {
+        let call = "POST /a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nTE: trailers\r\n\r\n\0\0\0\0\0";
+        for mut target in both_http2(5, |address| target(address, &[call], backend::GRPC_BODY)) {
+            target.expect.grpc = true;
+            let tally = drive(&target, Pace::Closed, 2);
+            assert!(tally.errors.is_empty() && tally.requests > 50, "{:?}", tally.errors);
+            target.requests = [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()].into();
+            target.expect.body = None;
+            let tally = drive(&target, Pace::Open(100.0), 1);
+            assert!(tally.requests == 0 && tally.errors.contains_key("no grpc-status"), "{:?}", tally.errors);
+        }
+    }
+
+    #[test]
+    fn http2_answers_that_are_wrong_are_counted_one_by_one_and_the_connection_goes_on() {
+        for mut target in
+            both_http2(5, |address| target(address, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], b"else"))
+        {
+            let tally = drive(&target, Pace::Open(200.0), 2);
+            assert!(tally.requests == 0 && tally.errors.contains_key("body differs"), "{:?}", tally.errors);
+            (target.expect.body, target.expect.status) = (None, Some(204));
+            let tally = drive(&target, Pace::Open(200.0), 2);
+            assert!(tally.requests == 0 && tally.errors.contains_key("status 200"), "{:?}", tally.errors);
+        }
+    }
+
+    #[test]
+    fn a_burst_over_http2_sends_one_request_on_each_connection() {
+        for target in both_http2(1, |address| {
+            target(address, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], backend::SMALL_BODY)
+        }) {
+            let stop = AtomicBool::new(false);
+            let mut client = Client::new(&target, 50, &stop).unwrap();
+            for at_once in [7, 50] {
+                let tally = client.once_each(0..50, at_once, Duration::from_secs(10)).unwrap();
+                assert_eq!((tally.requests, tally.error_count()), (50, 0), "{:?}", tally.errors);
+            }
+        }
+    }
+
+    /// A server that says `answer` to each connection once a request has come, whatever it is.
+    fn scripted(answer: &'static [u8]) -> Target {
+        let (listener, address) = listener();
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let mut buffer = [0; 4_000];
+                let _ = stream.read(&mut buffer);
+                let _ = stream.write_all(answer);
+                // What the client says of it, until it ends.
+                let _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
+                while matches!(stream.read(&mut buffer), Ok(n) if n > 0) {}
+            }
+        });
+        let mut target = target(address, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], b"");
+        target.protocol = Protocol::Http2 { streams: 2 };
+        target
+    }
+
+    #[test]
+    fn resets_and_goodbyes_of_a_server_are_failures_by_their_names() {
+        const RESET: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x04\x03\0\0\0\0\x01\0\0\0\x07";
+        const GOODBYE: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
+        const NOT_HTTP2: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        for (answer, error) in [
+            (RESET, "stream reset: REFUSED_STREAM"),
+            (GOODBYE, "request not acted on: the server goes away"),
+            (NOT_HTTP2, "HTTP/2 fault of the server: "),
+        ] {
+            let tally = drive(&scripted(answer), Pace::Open(20.0), 1);
+            let seen = tally.errors.keys().any(|seen| seen.starts_with(error));
+            assert!(tally.requests == 0 && seen, "{error}: {:?}", tally.errors);
+        }
+    }
+
+    #[test]
+    fn websocket_messages_come_back_in_plain_text_and_with_tls() {
+        let (plain, secure, certificate) = secure_backend();
+        let config = tls::for_measuring(certificate, Protocol::WebSocket).unwrap();
+        for (address, tls) in [(plain, None), (secure, Some((config, ServerName::try_from(HOST).unwrap())))] {
+            for length in [0, 1, 125, 126, 65_535, 65_536, 1 << 20] {
+                let payload = &backend::large_body()[..length];
+                let mut target = target(address, &[""], payload);
+                target.protocol = Protocol::WebSocket;
+                target.opening = websocket::opening(HOST, "/echo", "").into();
+                target.requests = [crate::websocket::message(payload)].into();
+                target.tls.clone_from(&tls);
+                let tally = drive(&target, Pace::Closed, 3);
+                assert!(tally.errors.is_empty() && tally.requests > 3, "{length}: {:?}", tally.errors);
+                let tally = drive(&target, Pace::Open(50.0), 3);
+                assert!(tally.errors.is_empty() && tally.requests > 3, "{length}: {:?}", tally.errors);
+            }
+            let mut target = target(address, &["x"], b"");
+            target.protocol = Protocol::WebSocket;
+            target.opening = websocket::opening(HOST, "/no", "").into();
+            target.tls = tls;
+            let tally = drive(&target, Pace::Open(50.0), 1);
+            assert!(tally.requests == 0 && tally.error_count() > 0);
+        }
+    }
+
+    #[test]
+    fn a_handshake_without_http2_is_a_failure() {
+        let (_, secure, certificate) = secure_backend();
+        let mut target = target(secure, &["GET / HTTP/1.1\r\nHost: a\r\n\r\n"], backend::SMALL_BODY);
+        target.protocol = Protocol::Http2 { streams: 2 };
+        let config = tls::for_measuring(certificate, Protocol::Http1).unwrap();
+        target.tls = Some((config, ServerName::try_from(HOST).unwrap()));
+        let tally = drive(&target, Pace::Open(50.0), 1);
+        assert!(tally.errors.contains_key("the handshake settled on another protocol"), "{:?}", tally.errors);
     }
 }

@@ -20,6 +20,8 @@ pub struct Expect {
     pub body: Option<Arc<[u8]>>,
     /// The answers have no body whatever their head says: they answer HEAD.
     pub no_body: bool,
+    /// The answers are gRPC's, over HTTP/2: their trailers must say that all is well.
+    pub grpc: bool,
 }
 
 /// Why an answer does not count.
@@ -35,6 +37,22 @@ pub enum Fault {
     Body,
     /// The connection ended inside the answer.
     Cut,
+    /// HTTP/2: the server ended the stream, with this code.
+    Reset(u32),
+    /// HTTP/2: the server went away before it acted on the request.
+    Unprocessed,
+    /// HTTP/2: the server went away, with this code.
+    GoAway(u32),
+    /// HTTP/2: what the server sent is a fault of this name.
+    Connection(&'static str),
+    /// gRPC: the status in the trailers, if there is one.
+    Grpc(Option<u32>),
+    /// The handshake settled on another protocol than was asked for.
+    Protocol,
+    /// WebSocket: a frame that nobody asked for.
+    Frame,
+    /// WebSocket: the server ended it, with this code.
+    Closed(u16),
 }
 
 impl fmt::Display for Fault {
@@ -45,8 +63,38 @@ impl fmt::Display for Fault {
             Self::Status(status) => write!(f, "status {status}"),
             Self::Body => f.write_str("body differs"),
             Self::Cut => f.write_str("connection ended inside a response"),
+            Self::Reset(code) => write!(f, "stream reset: {}", error_code(*code)),
+            Self::Unprocessed => f.write_str("request not acted on: the server goes away"),
+            Self::GoAway(code) => write!(f, "the server goes away: {}", error_code(*code)),
+            Self::Connection(token) => write!(f, "HTTP/2 fault of the server: {token}"),
+            Self::Grpc(None) => f.write_str("no grpc-status"),
+            Self::Grpc(Some(status)) => write!(f, "grpc-status {status}"),
+            Self::Protocol => f.write_str("the handshake settled on another protocol"),
+            Self::Frame => f.write_str("a WebSocket frame that nobody asked for"),
+            Self::Closed(code) => write!(f, "WebSocket closed with {code}"),
         }
     }
+}
+
+/// As RFC 9113 §7 calls it.
+fn error_code(code: u32) -> String {
+    const NAMES: [&str; 14] = [
+        "NO_ERROR",
+        "PROTOCOL_ERROR",
+        "INTERNAL_ERROR",
+        "FLOW_CONTROL_ERROR",
+        "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED",
+        "FRAME_SIZE_ERROR",
+        "REFUSED_STREAM",
+        "CANCEL",
+        "COMPRESSION_ERROR",
+        "CONNECT_ERROR",
+        "ENHANCE_YOUR_CALM",
+        "INADEQUATE_SECURITY",
+        "HTTP_1_1_REQUIRED",
+    ];
+    NAMES.get(code as usize).map_or_else(|| format!("{code:#x}"), |name| (*name).to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -299,7 +347,7 @@ mod tests {
     use super::*;
 
     fn expect(body: &[u8]) -> Expect {
-        Expect { status: Some(200), body: Some(body.into()), no_body: false }
+        Expect { status: Some(200), body: Some(body.into()), ..Expect::default() }
     }
 
     /// Feeds `bytes` cut in two at every place; each must give the same end.
@@ -375,7 +423,7 @@ mod tests {
 
     #[test]
     fn an_answer_to_head_has_no_body() {
-        let expect = Expect { status: Some(200), body: None, no_body: true };
+        let expect = Expect { status: Some(200), no_body: true, ..Expect::default() };
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(Response::new().feed(head, &expect), Ok((head.len(), true)));
     }

@@ -16,15 +16,22 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
+use super::Protocol;
+
 /// TLS 1.3, AES-128-GCM, X25519, no resumption, and the one certificate that is expected, compared byte for byte. Its
 /// signature is not verified: that costs the generator more than it costs the server to sign, and the load must not
 /// be the bottleneck.
 ///
 /// # Errors
 /// rustls does not accept the configuration.
-pub fn for_measuring(certificate: CertificateDer<'static>) -> io::Result<Arc<ClientConfig>> {
+pub fn for_measuring(
+    certificate: CertificateDer<'static>,
+    protocol: Protocol,
+) -> io::Result<Arc<ClientConfig>> {
     let suite = ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    limited(certificate, suite, vec![ring::kx_group::X25519], &rustls::version::TLS13).map(Arc::new)
+    let mut config = limited(certificate, suite, vec![ring::kx_group::X25519], &rustls::version::TLS13)?;
+    config.alpn_protocols = vec![protocol.alpn().to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// The same with TLS 1.2, and the keys of a connection can be had: for records that no honest client sends.
@@ -63,7 +70,7 @@ fn limited(
 ///
 /// # Errors
 /// No root can be read.
-pub fn verifying(roots_file: Option<&Path>) -> io::Result<Arc<ClientConfig>> {
+pub fn verifying(roots_file: Option<&Path>, protocol: Protocol) -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = roots_file {
         let mut reader = BufReader::new(std::fs::File::open(path)?);
@@ -81,7 +88,7 @@ pub fn verifying(roots_file: Option<&Path>) -> io::Result<Arc<ClientConfig>> {
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.alpn().to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -64,6 +64,8 @@ pub const METHODS_WITHOUT: Code = Code::new(1440);
 pub const MAINTENANCE_OVER: Code = Code::new(1441);
 /// Large bodies that are held in memory.
 pub const BODY_HELD: Code = Code::new(1442);
+/// A WebSocket that nothing can open.
+pub const WEBSOCKET_PLACE: Code = Code::new(1445);
 /// Nobody may call an operation.
 pub const NOBODY: Code = Code::new(1510);
 
@@ -87,6 +89,7 @@ pub(super) fn check(draft: &Draft, bind: &mut Bind<'_>, today: Date) {
         }
         closed(api, bind);
         methods(api, bind);
+        websocket(api, bind);
         over(api.maintenance.as_ref(), bind, today);
         allow(draft, api, name, bind);
         limit::check(draft, api, bind);
@@ -209,6 +212,9 @@ fn one_operation(api: &Api, operation: &Operation, bind: &mut Bind<'_>) {
                 .fix("delete `encoded_slash`"),
         );
     }
+    if let Some(websocket) = &operation.websocket {
+        one_websocket(operation, websocket.span, bind);
+    }
     inner(&operation.limits, (!api.limits.is_empty()).then(|| api.limits[0].span), "limits", bind);
     inner(&operation.sizes, api.sizes.map(|_| api.span), "sizes", bind);
     inner(&operation.timeouts, api.timeouts.map(|_| api.span), "timeouts", bind);
@@ -269,6 +275,7 @@ fn closed(api: &Api, bind: &mut Bind<'_>) {
     unused.extend(api.identity.first().map(|(name, _)| ("identity", name.span)));
     unused.extend(api.methods.first().map(|method| ("methods", method.span)));
     unused.extend(api.maintenance.as_ref().map(|maintenance| ("maintenance", maintenance.span)));
+    unused.extend(api.websocket.as_ref().map(|websocket| ("websocket", websocket.span)));
     for (key, span) in unused {
         bind.error(
             ConfigError::new(CLOSED_KEYS, format!("`{key}` means nothing in a closed API"), span)
@@ -291,6 +298,59 @@ fn methods(api: &Api, bind: &mut Bind<'_>) {
             ConfigError::new(METHODS_WITHOUT, "operations name their methods themselves", first.span)
                 .also(operations.span, "these operations")
                 .fix("delete `methods`"),
+        );
+    }
+}
+
+fn websocket(api: &Api, bind: &mut Bind<'_>) {
+    let Some(websocket) = &api.websocket else { return };
+    match &api.surface {
+        Some(Surface::Operations(operations)) => bind.error(
+            ConfigError::new(
+                WEBSOCKET_PLACE,
+                "operations say themselves that they are WebSockets",
+                websocket.span,
+            )
+            .also(operations.span, "these operations")
+            .fix("move `websocket` below the operation that is one"),
+        ),
+        Some(Surface::Raw(_)) if !api.methods.is_empty() && !serves_get(api) => bind.error(
+            ConfigError::new(
+                WEBSOCKET_PLACE,
+                "a WebSocket is opened by GET, which is not served",
+                websocket.span,
+            )
+            .also(api.methods[0].span, "the methods that are")
+            .fix("add GET to `methods`, or delete `websocket`"),
+        ),
+        // A closed API says so itself.
+        _ => {}
+    }
+}
+
+fn serves_get(api: &Api) -> bool {
+    api.methods.iter().any(|method| method.value.0 == crate::http::Method::Get)
+}
+
+fn one_websocket(operation: &Operation, span: Span, bind: &mut Bind<'_>) {
+    if operation.matches.value.method.as_str() != "GET" {
+        bind.error(
+            ConfigError::new(WEBSOCKET_PLACE, "a WebSocket is opened by GET", span)
+                .also(operation.matches.span, "this operation is not")
+                .fix("write `match: GET …`, over HTTP/2 as well"),
+        );
+    }
+    if !matches!(operation.route, Route::Forward) {
+        bind.error(
+            ConfigError::new(WEBSOCKET_PLACE, "this operation is not forwarded", span)
+                .why("a WebSocket needs an upstream at its other end")
+                .fix("delete `websocket`"),
+        );
+    }
+    if let Some(body) = &operation.body {
+        bind.error(
+            ConfigError::new(WEBSOCKET_PLACE, "a WebSocket is opened without a body", body.span)
+                .fix("say what its messages must be: `websocket: { schema: … }`"),
         );
     }
 }

@@ -22,6 +22,9 @@ pub const TRUSTS_ALL: Code = Code::new(1108);
 /// Trusted proxies on a listener that forwards nothing.
 pub const REDIRECT_KEYS: Code = Code::new(1109);
 
+/// A listener that only redirects would speak HTTP/2.
+pub const REDIRECT_PROTOCOL: Code = Code::new(1111);
+
 /// A header of the PROXY protocol that nobody may send.
 pub const PROXY_UNTRUSTED: Code = Code::new(1171);
 /// A field of proxies that nobody is trusted to send.
@@ -114,6 +117,15 @@ fn one(listener: &Listener, bind: &mut Bind<'_>) {
                 .fix("delete `trusted_proxies`"),
         );
     }
+    if let (Some(redirect), Some(protocols)) = (listener.redirect, &listener.protocols)
+        && protocols.value.http2
+    {
+        bind.error(
+            ConfigError::new(REDIRECT_PROTOCOL, "a redirect to `https` is given in HTTP/1.1", protocols.span)
+                .also(redirect, "it only redirects")
+                .fix("delete `protocols`"),
+        );
+    }
     for net in &listener.trusted_proxies {
         if net.value.prefix_len() == 0 {
             bind.error(
@@ -157,6 +169,40 @@ fn addresses(listener: &Listener, bind: &mut Bind<'_>) {
                     .also(allowed.span, "allowed here")
                     .fix("delete one of the two"),
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::bind::Spanned;
+    use crate::config::source::{Sources, Span};
+    use crate::http::Protocols;
+
+    #[test]
+    fn who_only_redirects_does_so_in_http1() {
+        let text = "ringwall: 1\nlisten: [{ address: \"127.0.0.1:80\", redirect: https }, \
+                    { address: \"127.0.0.1:81\", tls: none }, { address: \"127.0.0.1:82\", tls: self-signed }]\n\
+                    upstreams: { a: \"http://127.0.0.1:1\" }\n\
+                    apis: { a: { to: a, raw: \"a test\", allow: [{ who: anyone }] } }";
+        let loaded = crate::config::parse_str("a.yaml", text).unwrap_or_else(|errors| panic!("{errors}"));
+        let errors = |at: usize, protocols| {
+            let protocols = Some(Spanned::new(protocols, Span::default()));
+            let listener = Listener { protocols, ..loaded.config.listen[at].clone() };
+            let sources = Sources::default();
+            let mut bind = Bind::new(&sources, &[]);
+            one(&listener, &mut bind);
+            bind.into_parts().0.iter().map(|error| error.code.number()).collect::<Vec<_>>()
+        };
+        let refused = [REDIRECT_PROTOCOL.number()];
+        assert_eq!(errors(0, Protocols::HTTP2), refused);
+        assert_eq!(errors(0, Protocols::BOTH), refused);
+        assert!(errors(0, Protocols::HTTP1).is_empty());
+        for at in [1, 2] {
+            for protocols in [Protocols::HTTP1, Protocols::HTTP2, Protocols::BOTH] {
+                assert!(errors(at, protocols).is_empty(), "{at} {protocols:?}");
+            }
         }
     }
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use super::super::bind::{Bind, Spanned};
 use super::super::error::{Code, ConfigError};
 use super::super::model::health::HEALTH_KEYS;
-use super::super::model::{Ask, Draft, Health, Host, Surface, Target, Trust, Upstream};
+use super::super::model::{Ask, Draft, Health, Host, Surface, Target, TargetProtocol, Trust, Upstream};
 use super::unneeded;
 use crate::control::address_guard::{AddressGuard, Origin};
+use crate::http::Protocols;
 
 /// Requests would go to another machine without TLS.
 pub const PLAIN: Code = Code::new(1203);
@@ -19,6 +20,10 @@ pub const CA_UNUSED: Code = Code::new(1205);
 pub const TARGET_TWICE: Code = Code::new(1207);
 /// No API uses the upstream.
 pub const UNUSED: Code = Code::new(1210);
+/// A target that could choose by ALPN has no TLS to choose in.
+pub const AUTO_PLAIN: Code = Code::new(1211);
+/// A connection that carries requests of many clients would begin with the name of one.
+pub const PROXY_SHARED: Code = Code::new(1212);
 
 /// A target is at an address that no upstream is at.
 pub const TARGET_ADDRESS: Code = Code::new(1252);
@@ -56,6 +61,17 @@ fn one(upstream: &Upstream, bind: &mut Bind<'_>) {
                 .why("whoever changes a record could point it at what only this machine can reach"),
         );
     }
+    if let (Some(written), Some(protocol)) = (&upstream.proxy_protocol, &upstream.protocol)
+        && upstream.protocols_in_force().http2
+    {
+        bind.error(
+            ConfigError::new(PROXY_SHARED, "the header of a connection cannot name all its clients", written.span)
+                .expected("`proxy_protocol` with `protocol: http1`, which is the default")
+                .also(protocol.span, "over HTTP/2 one connection carries requests of many clients")
+                .fix("delete `proxy_protocol`: `X-Forwarded-For` names the client of each request; or write `protocol: http1`")
+                .why("the upstream would take all requests on the connection for those of whoever was first"),
+        );
+    }
     match &upstream.trust {
         Trust::Unverified(span) => {
             needed = true;
@@ -91,7 +107,11 @@ pub(in super::super) fn target_error(target: &Spanned<Target>, upstream: &Upstre
             .why("whoever is between the two reads and changes every request and answer");
         return Some(error);
     }
-    if let Some(error) = upstream.health.as_ref().and_then(|health| probe_error(target, health)) {
+    if let Some(error) = protocol_error(target, upstream) {
+        return Some(error);
+    }
+    let protocols = upstream.protocols_in_force();
+    if let Some(error) = upstream.health.as_ref().and_then(|health| probe_error(target, health, protocols)) {
         return Some(error);
     }
     let Host::Net(host, _) = &target.host else { return None };
@@ -111,8 +131,23 @@ pub(in super::super) fn target_error(target: &Spanned<Target>, upstream: &Upstre
     )
 }
 
+/// What is to be agreed on by ALPN, where there is none.
+fn protocol_error(target: &Spanned<Target>, upstream: &Upstream) -> Option<ConfigError> {
+    let protocol = upstream.protocol.as_ref().filter(|protocol| protocol.value == TargetProtocol::Auto)?;
+    if may_be_https(target) {
+        return None;
+    }
+    let error = ConfigError::new(AUTO_PLAIN, "the target has no TLS to choose a protocol in", target.span)
+        .found(format!("`{}`", target.value))
+        .expected("`https://`, or `protocol: http1` or `protocol: http2`")
+        .also(protocol.span, "this leaves it to ALPN")
+        .fix("write `protocol: http1`, or `protocol: http2` if it speaks HTTP/2 without TLS")
+        .why("without TLS nobody says what is spoken, and a wrong guess costs the first requests");
+    Some(error)
+}
+
 /// What of a probe does not fit a target.
-fn probe_error(target: &Spanned<Target>, health: &Health) -> Option<ConfigError> {
+fn probe_error(target: &Spanned<Target>, health: &Health, protocols: Protocols) -> Option<ConfigError> {
     if matches!(target.host, Host::File(_)) {
         return None;
     }
@@ -120,6 +155,13 @@ fn probe_error(target: &Spanned<Target>, health: &Health) -> Option<ConfigError>
         let error = ConfigError::new(HEALTH_KEYS, "the target has no TLS to shake hands in", target.span);
         return Some(
             error.also(*written, "this asks for it").fix("probe with `connect: tcp`, or with `get`"),
+        );
+    }
+    if let (Ask::Grpc { .. }, None, false) = (&health.ask, &health.port, protocols.http2) {
+        let error =
+            ConfigError::new(HEALTH_KEYS, "gRPC is asked in HTTP/2, and the target in HTTP/1.1", target.span);
+        return Some(
+            error.also(health.span, "this asks in gRPC").fix("write `protocol: http2` beside `targets`"),
         );
     }
     if let (Some(port), Host::Unix(_)) = (&health.port, &target.host) {
@@ -144,5 +186,57 @@ fn unused(draft: &Draft, name: &Spanned<String>, bind: &mut Bind<'_>) {
         });
     if !may_be_used {
         bind.note(ConfigError::note(UNUSED, format!("no API uses the upstream `{}`", name.value), name.span));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::source::Span;
+
+    #[test]
+    fn a_header_that_names_one_client_is_for_connections_that_serve_one() {
+        let errors = |rest: &str| -> Vec<u16> {
+            let text = format!(
+                "ringwall: 1\nlisten: {{ address: \"127.0.0.1:80\", tls: none }}\n\
+                 upstreams: {{ a: {{ targets: [\"https://127.0.0.1:1\"], {rest} }} }}\n\
+                 apis: {{ a: {{ to: a, raw: \"a test\", allow: [{{ who: anyone }}] }} }}"
+            );
+            match crate::config::parse_str("a.yaml", &text) {
+                Ok(_) => Vec::new(),
+                Err(errors) => errors.iter().map(|error| error.code.number()).collect(),
+            }
+        };
+        for version in ["v1", "v2"] {
+            for protocol in ["http2", "auto"] {
+                let both = format!("proxy_protocol: {version}, protocol: {protocol}");
+                assert_eq!(errors(&both), [PROXY_SHARED.number()], "{both}");
+                assert_eq!(errors(&format!("protocol: {protocol}")), [0; 0]);
+            }
+            assert_eq!(errors(&format!("proxy_protocol: {version}, protocol: http1")), [0; 0]);
+            assert_eq!(errors(&format!("proxy_protocol: {version}")), [0; 0]);
+        }
+    }
+
+    #[test]
+    fn what_is_left_to_alpn_has_tls() {
+        let text = "ringwall: 1\nlisten: { address: \"127.0.0.1:80\", tls: none }\n\
+                    upstreams: { a: [\"https://a.example\", \"http://127.0.0.1:1\", \"unix:/run/a.sock\", \
+                    \"srv+https://_a._tcp.example\", \"file:t.yaml\"] }\n\
+                    apis: { a: { to: a, raw: \"a test\", allow: [{ who: anyone }] } }";
+        let loaded = crate::config::parse_str("a.yaml", text).unwrap_or_else(|errors| panic!("{errors}"));
+        let written = loaded.config.upstreams.get("a").expect("an upstream");
+        let errors = |protocol: Option<TargetProtocol>| -> Vec<Option<u16>> {
+            let protocol = protocol.map(|protocol| Spanned::new(protocol, Span::default()));
+            let upstream = Upstream { protocol, ..written.clone() };
+            let code = |target| target_error(target, &upstream).map(|error| error.code.number());
+            upstream.targets.iter().map(code).collect()
+        };
+        let refused = Some(AUTO_PLAIN.number());
+        // What is in the file is looked at when it is read.
+        assert_eq!(errors(Some(TargetProtocol::Auto)), [None, refused, refused, None, None]);
+        for protocol in [None, Some(TargetProtocol::Http1), Some(TargetProtocol::Http2)] {
+            assert_eq!(errors(protocol), [None; 5], "{protocol:?}");
+        }
     }
 }

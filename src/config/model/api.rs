@@ -1,7 +1,7 @@
 //! `apis.X` and its operations: what is served, and where it goes.
 
 use super::policy::How;
-use super::{Allow, Body, HeaderEdits, Limit, Maintenance, Reason, Scoped, Sizes, Timeouts};
+use super::{Allow, Body, HeaderEdits, Limit, Maintenance, Reason, Scoped, Sizes, Timeouts, WebSocket};
 use crate::config::bind::{Bind, FromNode, Named, Spanned, malformed};
 use crate::config::error::{Code, ConfigError};
 use crate::config::node::{Node, NodeKind};
@@ -54,6 +54,8 @@ pub struct Api {
     pub methods: Vec<Spanned<RawMethod>>,
     /// A time in which it serves nothing.
     pub maintenance: Option<Maintenance>,
+    /// WebSockets, if it is raw.
+    pub websocket: Option<WebSocket>,
     /// What becomes of `%2F` in a path.
     pub encoded_slash: Option<Spanned<EncodedSlash>>,
     /// Other names for identity fields: (field, what it holds).
@@ -160,6 +162,8 @@ pub struct Operation {
     pub headers: Option<Scoped<HeaderEdits>>,
     /// Times.
     pub timeouts: Option<Scoped<Timeouts>>,
+    /// It is opened as a WebSocket, and as nothing else.
+    pub websocket: Option<WebSocket>,
     /// The whole value.
     pub span: Span,
 }
@@ -261,6 +265,11 @@ impl Api {
         }
     }
 
+    /// What holds for WebSockets of an operation, or of the API itself.
+    pub fn websocket_of<'a>(&'a self, operation: Option<&'a Operation>) -> Option<&'a WebSocket> {
+        operation.map_or(self.websocket.as_ref(), |operation| operation.websocket.as_ref())
+    }
+
     /// Whether an operation, or the API itself, takes `%2F` in its path.
     pub fn keeps_encoded_slash(&self, operation: Option<&Operation>) -> bool {
         let inner = operation.and_then(|operation| operation.encoded_slash);
@@ -306,6 +315,8 @@ pub static API: Table = Table {
         )
         .default("all but CONNECT and TRACE"),
         Key::optional("maintenance", Maintenance::SHAPE, "answer 503 for a while, for this reason"),
+        Key::optional("websocket", WebSocket::SHAPE, "let clients of a raw API open WebSockets")
+            .default("who asks for one gets an ordinary answer"),
         Key::optional("encoded_slash", EncodedSlash::SHAPE, "what becomes of `%2F` in a path")
             .default("refuse"),
         Key::optional("identity", Shape::Named(&IdentityField::SHAPE), "other names for the identity fields")
@@ -316,7 +327,6 @@ pub static API: Table = Table {
         Key::later("security", "the document's security schemes"),
         Key::later("version", "versions and their sunset"),
         Key::later("cors", "requests from other origins"),
-        Key::later("websocket", "WebSocket"),
         Key::later("owner", "checks on single objects"),
         Key::later("ai", "models behind one API"),
         Key::later("guard", "content of prompts and answers"),
@@ -352,7 +362,8 @@ pub static OPERATION: Table = Table {
         Key::optional("redirect", Redirect::SHAPE, "answer with a redirect"),
         Key::optional("respond", Respond::SHAPE, "answer without an upstream"),
         Key::optional("raw", Shape::Text("why"), "why the template may end in a tail `{+name}`"),
-        Key::later("websocket", "WebSocket"),
+        Key::optional("websocket", WebSocket::SHAPE, "it is opened as a WebSocket, and as nothing else")
+            .default("who asks for one gets an ordinary answer"),
         Key::later("responses", "the contract of answers"),
     ],
 };
@@ -443,6 +454,7 @@ impl FromNode for Api {
                 body: m.optional("body"),
                 methods: m.optional("methods").unwrap_or_default(),
                 maintenance: m.optional("maintenance"),
+                websocket: m.optional("websocket"),
                 encoded_slash: m.optional("encoded_slash"),
                 identity: identity.map(|map| map.0).unwrap_or_default(),
                 written,
@@ -537,6 +549,7 @@ impl FromNode for Operation {
                 sizes: None,
                 headers: None,
                 timeouts: None,
+                websocket: None,
                 span: node.span,
             });
         }
@@ -559,6 +572,7 @@ impl FromNode for Operation {
             let sizes = m.optional("sizes");
             let headers = m.optional("headers");
             let timeouts = m.optional("timeouts");
+            let websocket = m.optional("websocket");
             let matches = m.required("match")?;
             let route = route.unwrap_or_else(|| Route::Respond(Respond::refused()));
             Some(Operation {
@@ -571,6 +585,7 @@ impl FromNode for Operation {
                 sizes,
                 headers,
                 timeouts,
+                websocket,
                 span: m.span(),
             })
         })

@@ -8,6 +8,7 @@ use crate::config::node::Node;
 use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
 use crate::config::unit::HostName;
+use crate::grpc::health::SERVICE_BYTES_MAX;
 
 /// The path of a health probe is not one.
 pub const HEALTH_PATH: Code = Code::new(1208);
@@ -49,6 +50,13 @@ pub enum Ask {
         /// The `Host` field, where it is not the target's.
         host: Option<HostName>,
     },
+    /// That it says `SERVING` of a service (`grpc.health.v1.Health/Check`).
+    Grpc {
+        /// The service; empty: all that it has.
+        service: String,
+        /// The authority, where it is not the target's.
+        host: Option<HostName>,
+    },
     /// A connection.
     Tcp,
     /// A TLS handshake, verified as for requests; where it was written.
@@ -76,11 +84,16 @@ pub static HEALTH: Table = Table {
     what: "a health probe",
     place: "upstreams.X.health",
     keys: &[
-        Key::optional("get", Shape::Text("a path"), "the path to get; this or `connect`"),
+        Key::optional("get", Shape::Text("a path"), "the path to get; this, `grpc` or `connect`"),
+        Key::optional(
+            "grpc",
+            Shape::Text("a service"),
+            "the service that must be SERVING by the gRPC health protocol, \"\" for the whole server; this, `get` or `connect`",
+        ),
         Key::optional(
             "connect",
             Shape::Word(&["tcp", "tls"]),
-            "a connection is enough, or one with a TLS handshake; this or `get`",
+            "a connection is enough, or one with a TLS handshake; this, `get` or `grpc`",
         ),
         Key::optional("every", Duration::SHAPE, "from one probe to the next, a tenth more or less")
             .default("5s")
@@ -112,6 +125,7 @@ impl FromNode for Health {
             let statuses: Option<Vec<Statuses>> = m.optional("status");
             let host: Option<HostName> = m.optional("host");
             let path: Option<ProbePath> = m.optional("get");
+            let service: Option<Service> = m.optional("grpc");
             let connect: Option<Spanned<Connect>> = m.optional("connect");
             if let Some(timeout) = timeout.filter(|timeout| timeout.value > every) {
                 m.error(
@@ -119,18 +133,21 @@ impl FromNode for Health {
                         .expected("a `timeout` that is not longer than `every`"),
                 );
             }
-            let (get, with) = (m.attempted("get"), m.attempted("connect"));
-            if get == with {
-                m.one_of(HEALTH_KIND, &["get", "connect"]);
-                if !get {
+            let (get, grpc, with) = (m.attempted("get"), m.attempted("grpc"), m.attempted("connect"));
+            if u8::from(get) + u8::from(grpc) + u8::from(with) != 1 {
+                m.one_of(HEALTH_KIND, &["get", "grpc", "connect"]);
+                if !get && !grpc && !with {
                     let error =
                         ConfigError::new(HEALTH_KIND, "a probe asks nothing of the target", m.head_span());
-                    m.error(error.expected("`get: /healthz`, `connect: tcp` or `connect: tls`"));
+                    m.error(
+                        error.expected("`get: /healthz`, `grpc: \"\"`, `connect: tcp` or `connect: tls`"),
+                    );
                 }
                 return None;
             }
             for key in ["status", "host"] {
-                if let Some(span) = m.key_span(key).filter(|_| with) {
+                let fits = get || grpc && key == "host";
+                if let Some(span) = m.key_span(key).filter(|_| !fits) {
                     m.error(
                         ConfigError::new(HEALTH_KEYS, format!("`{key}` belongs to a probe with `get`"), span)
                             .fix("delete it, or probe with `get`"),
@@ -140,6 +157,7 @@ impl FromNode for Health {
             let ask = match connect {
                 Some(Spanned { value: Connect::Tcp, .. }) => Ask::Tcp,
                 Some(Spanned { value: Connect::Tls, span }) => Ask::Tls(span),
+                None if grpc => Ask::Grpc { service: service?.0, host },
                 None => Ask::Get { path: path?.0, statuses: statuses.unwrap_or_default(), host },
             };
             let timeout = timeout.map(|timeout| timeout.value);
@@ -176,6 +194,25 @@ impl FromNode for Statuses {
             (Some(first), Some(last)) if first <= last => Some(Statuses { first, last }),
             _ => malformed(bind, node, HEALTH_STATUS, "this is not a final status", EXPECTED),
         }
+    }
+}
+
+/// `orders.v1.Orders`, or nothing.
+struct Service(String);
+
+impl FromNode for Service {
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a service such as `orders.v1.Orders`, or `\"\"` for the whole server";
+        let text = bind.text(node, EXPECTED)?;
+        let part = |part: &str| {
+            let mut bytes = part.bytes();
+            bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+                && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        };
+        if !text.is_empty() && (text.len() > SERVICE_BYTES_MAX || !text.split('.').all(part)) {
+            return malformed(bind, node, HEALTH_KEYS, "this is not the name of a service", EXPECTED);
+        }
+        Some(Service(text.to_owned()))
     }
 }
 

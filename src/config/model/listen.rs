@@ -12,11 +12,15 @@ use crate::config::node::{Node, NodeKind};
 use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
 use crate::config::unit::{Address, FilePath, HostName};
+use crate::http::{Protocol, Protocols};
 
 /// Not the mode of a file, or of none.
 pub const PERMISSIONS: Code = Code::new(1130);
 /// `redirect` of a listener is not `https`.
 pub const REDIRECT: Code = Code::new(1105);
+
+/// A protocol stands twice on one listener.
+pub const PROTOCOL_TWICE: Code = Code::new(1110);
 
 /// The certificates of one listener ask different things of clients.
 pub const CLIENT_CA_DIFFERS: Code = Code::new(1150);
@@ -30,6 +34,8 @@ pub struct Listener {
     pub domains: Vec<Spanned<HostName>>,
     /// How the connection becomes private; `None` was left out, which only a redirect may.
     pub tls: Option<Spanned<Tls>>,
+    /// What is spoken here; see [`Listener::protocols_in_force`].
+    pub protocols: Option<Spanned<Protocols>>,
     /// Every request is answered with a redirect to `https://` (port 443); where it was written.
     pub redirect: Option<Span>,
     /// Why requests may come in without TLS.
@@ -50,6 +56,18 @@ pub struct Listener {
     pub deny_addresses: Vec<Spanned<AddressEntry>>,
     /// The whole map.
     pub span: Span,
+}
+
+impl Listener {
+    /// [`Listener::protocols`], or its default: either under TLS, where the client chooses by ALPN, else HTTP/1.1.
+    pub fn protocols_in_force(&self) -> Protocols {
+        let is_private = self.tls.as_ref().is_some_and(|tls| !matches!(tls.value, Tls::None));
+        match &self.protocols {
+            Some(protocols) => protocols.value,
+            None if is_private => Protocols::BOTH,
+            None => Protocols::HTTP1,
+        }
+    }
 }
 
 /// How long clients may take; `None` takes the default.
@@ -177,6 +195,12 @@ pub static LISTENER: Table = Table {
         Key::optional("domains", <Vec<HostName>>::SHAPE, "the names served here; others are answered 421")
             .default("any valid Host"),
         Key::optional("tls", Tls::SHAPE, "certificate and key, `self-signed`, or `none`"),
+        Key::optional(
+            "protocols",
+            Protocols::SHAPE,
+            "what is spoken here: by ALPN under TLS, else as the client begins",
+        )
+        .default("`[http1, http2]` with TLS, else `http1`"),
         Key::optional(
             "redirect",
             Shape::Word(&["https"]),
@@ -325,6 +349,7 @@ impl FromNode for Listener {
                 None if m.attempted("tls") => Some(Spanned::new(Tls::SelfSigned, span)),
                 tls => tls,
             };
+            let protocols = m.optional("protocols");
             let redirect = match redirect {
                 None if m.attempted("redirect") && tls.is_none() => Some(span),
                 redirect => redirect,
@@ -349,6 +374,7 @@ impl FromNode for Listener {
                 address,
                 domains,
                 tls,
+                protocols,
                 redirect,
                 insecure,
                 trusted_proxies,
@@ -429,6 +455,35 @@ impl FromNode for ToHttps {
             "a listener redirects to `https` only",
             "`redirect: https`; other redirects belong to an operation",
         )
+    }
+}
+
+impl FromNode for Protocols {
+    const SHAPE: Shape = Shape::OneOrMany(&Protocol::SHAPE);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        let errors = bind.error_count();
+        let written: Vec<Spanned<Protocol>> = FromNode::from_node(node, bind)?;
+        for (at, protocol) in written.iter().enumerate() {
+            if let Some(first) = written[..at].iter().find(|first| first.value == protocol.value) {
+                bind.error(
+                    ConfigError::new(PROTOCOL_TWICE, "a protocol stands twice", protocol.span)
+                        .also(first.span, "first here")
+                        .fix("delete one of the two"),
+                );
+            }
+        }
+        let has = |protocol| written.iter().any(|one| one.value == protocol);
+        let protocols = Protocols { http1: has(Protocol::Http1), http2: has(Protocol::Http2) };
+        (bind.error_count() == errors).then_some(protocols)
+    }
+}
+
+impl FromNode for Protocol {
+    const SHAPE: Shape = Shape::Word(&["http1", "http2"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        bind.word(node, &[("http1", Protocol::Http1), ("http2", Protocol::Http2)])
     }
 }
 
@@ -529,6 +584,66 @@ fn ask_the_same(certificates: &[Certificate], bind: &mut Bind<'_>) {
                 .fix("move what is asked of some clients only to a listener of its own, or say `required: false` and let `allow` decide")
                 .why("a connection that was opened for one name could be used for another"),
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::read::read;
+    use crate::config::source::{FileId, Source, Sources};
+
+    /// What `text` stands for, and the codes of what is wrong with it.
+    fn protocols(text: &str) -> (Option<Protocols>, Vec<u16>) {
+        let source = Source::new("a.yaml", std::path::Path::new(""), text).expect("a source");
+        let root = read(&source, FileId::default(), &|_| None).root.expect("a value");
+        let sources = Sources::default();
+        let mut bind = Bind::new(&sources, &[]);
+        let protocols = Protocols::from_node(&root, &mut bind);
+        (protocols, bind.into_parts().0.iter().map(|error| error.code.number()).collect())
+    }
+
+    #[test]
+    fn protocols_are_a_list_without_repetition() {
+        for (text, expected) in [
+            ("http1", Ok(Protocols::HTTP1)),
+            ("[http1]", Ok(Protocols::HTTP1)),
+            ("http2", Ok(Protocols::HTTP2)),
+            ("[http1, http2]", Ok(Protocols::BOTH)),
+            ("[http2, http1]", Ok(Protocols::BOTH)),
+            ("[http2, http2]", Err(vec![1110])),
+            ("[http1, http1]", Err(vec![1110])),
+            ("[]", Err(vec![1025])),
+            ("[http1, h2]", Err(vec![1017])),
+            ("http3", Err(vec![1017])),
+            ("{ http1: true }", Err(vec![1006])),
+        ] {
+            let expected = match expected {
+                Ok(protocols) => (Some(protocols), Vec::new()),
+                Err(codes) => (None, codes),
+            };
+            assert_eq!(protocols(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_word_tls_has_both_and_plain_connections_http1() {
+        for (rest, expected) in [
+            ("tls: self-signed", Protocols::BOTH),
+            ("tls: { cert: a.pem, key: a.key }", Protocols::BOTH),
+            ("tls: none", Protocols::HTTP1),
+            ("redirect: https", Protocols::HTTP1),
+            ("tls: self-signed, protocols: http1", Protocols::HTTP1),
+        ] {
+            let text = format!(
+                "ringwall: 1\nlisten: {{ address: \"127.0.0.1:80\", {rest} }}\n\
+                 upstreams: {{ a: \"http://127.0.0.1:1\" }}\n\
+                 apis: {{ a: {{ to: a, raw: \"a test\", allow: [{{ who: anyone }}] }} }}"
+            );
+            let loaded =
+                crate::config::parse_str("a.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(loaded.config.listen[0].protocols_in_force(), expected, "{rest}");
         }
     }
 }

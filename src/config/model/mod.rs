@@ -15,6 +15,7 @@ pub mod policy;
 pub mod resilience;
 pub mod target;
 pub mod upstream;
+pub mod websocket;
 
 use jiff::civil::Date;
 
@@ -31,7 +32,8 @@ pub use policy::{
     Sizes, SizesInForce, Timeouts, TimeoutsInForce, Who,
 };
 pub use resilience::{Balance, Breaker, Eject, HashKey, Requests, Retry};
-pub use upstream::{Host, Pool, SentProxy, Target, Trust, Upstream, UpstreamTimeouts};
+pub use upstream::{Host, Pool, SentProxy, Target, TargetProtocol, Trust, Upstream, UpstreamTimeouts};
+pub use websocket::{WebSocket, WebSocketInForce};
 
 use super::bind::{Bind, FromNode, Named, Spanned};
 use super::error::{Code, ConfigError};
@@ -126,6 +128,7 @@ pub static TABLES: &[&Table] = &[
     &policy::LIMIT,
     &policy::SIZES,
     &policy::TIMEOUTS,
+    &websocket::WEBSOCKET,
     &policy::HEADERS,
     &policy::EDITS,
     &policy::BODY,

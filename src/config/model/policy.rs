@@ -524,6 +524,8 @@ pub struct Sizes {
     pub depth: Option<u64>,
     /// The body of the answer; no bound.
     pub response: Option<ByteSize>,
+    /// A message within a body; what its protocol has for a default.
+    pub message: Option<ByteSize>,
 }
 
 /// [`Sizes`] with the defaults filled in.
@@ -541,6 +543,10 @@ pub struct SizesInForce {
     pub json_depth_max: u64,
     /// The largest body of an answer, in bytes.
     pub response_bytes_max: u64,
+    /// The largest body of a call, the sum of its messages, in bytes.
+    pub call_bytes_max: u64,
+    /// The longest message of a call or a WebSocket, in bytes; `None`: what its protocol has for a default.
+    pub message_bytes_max: Option<u64>,
 }
 
 impl Sizes {
@@ -553,6 +559,7 @@ impl Sizes {
             body: inner.body.or(self.body),
             depth: inner.depth.or(self.depth),
             response: inner.response.or(self.response),
+            message: inner.message.or(self.message),
         }
     }
 
@@ -565,6 +572,8 @@ impl Sizes {
             body_bytes_max: self.body.map_or(1024 * 1024, ByteSize::bytes),
             json_depth_max: self.depth.unwrap_or(64),
             response_bytes_max: self.response.map_or(u64::MAX, ByteSize::bytes),
+            call_bytes_max: self.body.map_or(u64::MAX, ByteSize::bytes),
+            message_bytes_max: self.message.map(ByteSize::bytes),
         }
     }
 }
@@ -583,9 +592,13 @@ pub static SIZES: Table = Table {
         Key::optional("fields", Shape::Int, "the number of fields; beyond it 431")
             .default("100")
             .bounds("1", "128"),
-        Key::optional("body", ByteSize::SHAPE, "the body; beyond it 413")
-            .default("1MiB")
-            .bounds("0B", "1024GiB"),
+        Key::optional(
+            "body",
+            ByteSize::SHAPE,
+            "the body; beyond it 413; of gRPC calls only where it is written",
+        )
+        .default("1MiB")
+        .bounds("0B", "1024GiB"),
         Key::optional(
             "depth",
             Shape::Int,
@@ -600,6 +613,13 @@ pub static SIZES: Table = Table {
         )
         .default("no bound")
         .bounds("0B", "1024GiB"),
+        Key::optional(
+            "message",
+            ByteSize::SHAPE,
+            "one message of a gRPC call or a WebSocket, either way; beyond it `RESOURCE_EXHAUSTED`, or a close with 1009",
+        )
+        .default("4MiB; of a WebSocket 1MiB")
+        .bounds("1B", "1GiB"),
     ],
 };
 
@@ -615,6 +635,7 @@ impl FromNode for Sizes {
                 body: m.optional("body"),
                 depth: m.optional("depth"),
                 response: m.optional("response"),
+                message: m.optional("message"),
             })
         })
     }

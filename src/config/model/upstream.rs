@@ -16,6 +16,7 @@ use crate::config::node::{Node, NodeKind};
 use crate::config::shape::{Key, Shape, Table};
 use crate::config::source::Span;
 use crate::config::unit::{FilePath, HostName, Url};
+use crate::http::Protocols;
 
 /// Not the URL of a target.
 pub const TARGET: Code = Code::new(1201);
@@ -47,14 +48,39 @@ pub struct Upstream {
     pub breaker: Breaker,
     /// Leaving out members that fail.
     pub eject: Eject,
+    /// What targets are spoken to in; HTTP/1.1.
+    pub protocol: Option<Spanned<TargetProtocol>>,
     /// Its connections begin with a header of the PROXY protocol.
-    pub proxy_protocol: Option<SentProxy>,
+    pub proxy_protocol: Option<Spanned<SentProxy>>,
     /// `Forwarded` (RFC 7239) is sent beside `X-Forwarded-*`.
     pub forwarded: bool,
     /// How long a member that comes in takes to get its whole share.
     pub slow_start: Option<Duration>,
     /// The whole value.
     pub span: Span,
+}
+
+impl Upstream {
+    /// [`Upstream::protocol`], or its default.
+    pub fn protocols_in_force(&self) -> Protocols {
+        match self.protocol.as_ref().map(|protocol| protocol.value).unwrap_or_default() {
+            TargetProtocol::Http1 => Protocols::HTTP1,
+            TargetProtocol::Http2 => Protocols::HTTP2,
+            TargetProtocol::Auto => Protocols::BOTH,
+        }
+    }
+}
+
+/// What targets are spoken to in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TargetProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: agreed by ALPN under TLS, known before without.
+    Http2,
+    /// What the target chooses by ALPN.
+    Auto,
 }
 
 /// The version of the PROXY header that an upstream is sent.
@@ -205,7 +231,12 @@ pub static UPSTREAM: Table = Table {
             .default("no probe"),
         Key::optional("timeouts", UpstreamTimeouts::SHAPE, "times"),
         Key::optional("pool", Pool::SHAPE, "bounds on connections to one target, all cores together"),
-        Key::later("protocol", "HTTP/2 to targets"),
+        Key::optional(
+            "protocol",
+            TargetProtocol::SHAPE,
+            "what targets are spoken to in; `auto`: what they choose by ALPN, so only with TLS",
+        )
+        .default("http1"),
         Key::optional(
             "proxy_protocol",
             SentProxy::SHAPE,
@@ -293,6 +324,7 @@ impl FromNode for Upstream {
                 retry: Retry::default(),
                 breaker: Breaker::default(),
                 eject: Eject::default(),
+                protocol: None,
                 proxy_protocol: None,
                 forwarded: false,
                 slow_start: None,
@@ -315,6 +347,7 @@ impl FromNode for Upstream {
             let retry = m.optional("retry").unwrap_or_default();
             let breaker = m.optional("breaker").unwrap_or_default();
             let eject = m.optional("eject").unwrap_or_default();
+            let protocol = m.optional("protocol");
             let proxy_protocol = m.optional("proxy_protocol");
             let forwarded = m.optional("forwarded").unwrap_or(false);
             let slow_start = m.optional("slow_start");
@@ -335,12 +368,26 @@ impl FromNode for Upstream {
                 retry,
                 breaker,
                 eject,
+                protocol,
                 proxy_protocol,
                 forwarded,
                 slow_start,
                 span,
             })
         })
+    }
+}
+
+impl FromNode for TargetProtocol {
+    const SHAPE: Shape = Shape::Word(&["http1", "http2", "auto"]);
+
+    fn from_node(node: &Node, bind: &mut Bind<'_>) -> Option<Self> {
+        let words = [
+            ("http1", TargetProtocol::Http1),
+            ("http2", TargetProtocol::Http2),
+            ("auto", TargetProtocol::Auto),
+        ];
+        bind.word(node, &words)
     }
 }
 
@@ -462,5 +509,31 @@ impl FromNode for Pool {
             let (connections, idle) = (m.optional("connections"), m.optional("idle"));
             Some(Pool { connections, idle, age: m.optional("age") })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::source::Sources;
+
+    #[test]
+    fn what_targets_are_spoken_to_in_is_one_of_three_words() {
+        let read = |text: &str| {
+            let sources = Sources::default();
+            let mut bind = Bind::new(&sources, &[]);
+            let read = TargetProtocol::from_node(&Node::text(text, Span::default()), &mut bind);
+            (read, bind.into_parts().0.iter().map(|error| error.code.number()).collect::<Vec<_>>())
+        };
+        for (text, protocol) in [
+            ("http1", TargetProtocol::Http1),
+            ("http2", TargetProtocol::Http2),
+            ("auto", TargetProtocol::Auto),
+        ] {
+            assert_eq!(read(text), (Some(protocol), vec![]));
+        }
+        for text in ["h2", "http/2", "http3", ""] {
+            assert_eq!(read(text).1.len(), 1, "{text}");
+        }
     }
 }

@@ -35,6 +35,15 @@ use crate::http::Reason;
 /// How many identities of keys a core keeps at hand.
 const IDENTITIES: usize = 4096;
 
+/// How often a store has been read again: who may have lost a key asks when this has changed.
+static RENEWALS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts how often the stores have changed.
+#[inline]
+pub fn renewals() -> u64 {
+    RENEWALS.load(Ordering::Acquire)
+}
+
 /// A store as the data threads see it: the last one that was whole.
 #[derive(Debug)]
 pub struct StoreCell(ArcSwap<KeyStore>);
@@ -69,6 +78,7 @@ impl StoreCell {
     /// Why it cannot be used, for the operator.
     pub fn renew(&self, path: &Path) -> Result<(), String> {
         self.0.store(Arc::new(StoreCell::read(path)?));
+        RENEWALS.fetch_add(1, Ordering::Release);
         Ok(())
     }
 }

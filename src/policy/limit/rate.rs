@@ -219,10 +219,17 @@ fn rates(frequency: &written::Frequency) -> Result<(Rate, Rate), ConfigError> {
         (frequency.rate.value.count, frequency.rate.value.period.nanos(), frequency.burst_in_force());
     let too_slow =
         |_: RateError| burst_span(frequency.burst.as_ref().map_or(frequency.rate.span, |burst| burst.span));
-    let rate = Rate::new(count, period_ns, burst).map_err(too_slow)?;
+    narrow_and_wide(count, period_ns, burst).map_err(too_slow)
+}
+
+/// The rate of an address, an IPv6 /64 counting as one, and that of an IPv6 /48: [`WIDE_FACTOR`] times as much.
+///
+/// # Errors
+/// Those of [`Rate::new`].
+pub fn narrow_and_wide(count: u64, period_ns: u64, burst: u64) -> Result<(Rate, Rate), RateError> {
     let wide_count = count.saturating_mul(WIDE_FACTOR).min(period_ns);
-    let wide = Rate::new(wide_count, period_ns, burst.saturating_mul(WIDE_FACTOR)).map_err(too_slow)?;
-    Ok((rate, wide))
+    let wide = Rate::new(wide_count, period_ns, burst.saturating_mul(WIDE_FACTOR));
+    Ok((Rate::new(count, period_ns, burst)?, wide?))
 }
 
 impl Policy for Limits {

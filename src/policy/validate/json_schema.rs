@@ -98,6 +98,11 @@ impl JsonSchema {
         };
         Ok(JsonSchema { program: Arc::new(compiled.program), limits })
     }
+
+    /// Whether `text` is JSON, and what the schema asks for.
+    pub fn is_met(&self, text: &[u8], scratch: &mut super::PerCore) -> bool {
+        self.program.check(text, &self.limits, scratch).is_ok()
+    }
 }
 
 impl Policy for JsonSchema {

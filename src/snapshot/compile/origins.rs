@@ -19,6 +19,7 @@ use crate::control::names::Names;
 use crate::control::targets_file::{ReadTargets, TargetsFile};
 use crate::control::watch::Watcher;
 use crate::control::{Parts, exchange};
+use crate::http::Protocols;
 use crate::jose::KeySet;
 use crate::tls::ClientProfile;
 use crate::upstream::{Origin, Whence};
@@ -27,6 +28,7 @@ use crate::upstream::{Origin, Whence};
 pub(super) struct Origins {
     upstream: written::Upstream,
     trust: u64,
+    protocols: Protocols,
     guard: Arc<AddressGuard>,
     roots: OnceLock<Result<Arc<RootCertStore>, String>>,
     upkeep: Option<Upkeep>,
@@ -43,6 +45,7 @@ impl Origins {
     pub(super) fn new(upstream: &written::Upstream, parts: Option<&Parts<KeySet>>) -> Arc<Origins> {
         Arc::new(Origins {
             trust: super::trust_identity(&upstream.trust),
+            protocols: upstream.protocols_in_force(),
             guard: Arc::new(AddressGuard::new(
                 upstream.addresses.iter().map(|network| network.value).collect(),
             )),
@@ -95,6 +98,7 @@ impl Origins {
             whence,
             authority: authority.into(),
             trust: if tls.is_some() { self.trust } else { 0 },
+            protocols: self.protocols,
             tls,
             weight: target.weight,
             priority: target.priority,
@@ -157,12 +161,11 @@ impl Origins {
     fn client_profile(&self, host: &str, span: Span) -> Result<Arc<ClientProfile>, ConfigError> {
         let roots =
             |ca: Option<&Path>| self.roots.get_or_init(|| exchange::trust_roots(ca).map(Arc::new)).clone();
+        let verified = |roots| ClientProfile::new(roots, host, self.protocols);
         let profile = match &self.upstream.trust {
-            written::Trust::System => roots(None).and_then(|roots| ClientProfile::new(roots, host)),
-            written::Trust::File(path) => {
-                roots(Some(&path.value.0)).and_then(|roots| ClientProfile::new(roots, host))
-            }
-            written::Trust::Unverified(_) => ClientProfile::unverified(host),
+            written::Trust::System => roots(None).and_then(verified),
+            written::Trust::File(path) => roots(Some(&path.value.0)).and_then(verified),
+            written::Trust::Unverified(_) => ClientProfile::unverified(host, self.protocols),
         };
         profile.map(Arc::new).map_err(|why| ConfigError::new(UPSTREAM_TRUST, why, span))
     }
@@ -177,6 +180,10 @@ pub(super) fn plan(written: &written::Health) -> health::Plan {
         ask: match &written.ask {
             written::Ask::Tcp => health::Ask::Tcp,
             written::Ask::Tls(_) => health::Ask::Tls,
+            written::Ask::Grpc { service, host } => health::Ask::Grpc {
+                service: service.as_str().into(),
+                host: host.as_ref().map(|host| host.as_str().into()),
+            },
             written::Ask::Get { path, statuses, host } => health::Ask::Get {
                 target: path.as_str().into(),
                 host: host.as_ref().map(|host| host.as_str().into()),
@@ -192,6 +199,7 @@ pub(super) fn plan(written: &written::Health) -> health::Plan {
         up_after: count(written.up_after, 1),
         port: written.port.as_ref().and_then(|port| u16::try_from(port.value).ok()),
         proxy: None,
+        protocols: Protocols::HTTP1,
     }
 }
 
