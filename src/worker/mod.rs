@@ -9,7 +9,7 @@ pub mod bulk;
 pub mod clock;
 pub mod core;
 #[cfg(test)]
-mod counted;
+pub(crate) mod counted;
 pub mod crew;
 pub mod desk;
 pub mod driver;
