@@ -418,7 +418,8 @@ impl Inner {
         if self.line.is_empty() {
             return;
         }
-        while self.called < self.places() {
+        // On one that goes away there will be none: all are called, to be told so, and ask on another.
+        while self.connection.is_closing() || self.called < self.places() {
             let Some(stream) = self.line.pop_front() else { return };
             self.called += 1;
             stream.call();

@@ -367,6 +367,24 @@ fn who_waits_in_line_for_an_upstream_comes_to_its_turn() {
     assert_eq!(asked, wanted);
 }
 
+/// A connection that takes nothing more is none to wait for: what is under way on it may take for ever.
+#[test]
+fn who_waits_in_line_for_a_connection_that_goes_away_asks_on_another() {
+    let held_or_echoed = |path: &str, stream| if path == "/held" { Vec::new() } else { echo(path, stream) };
+    let (address, heard) = upstream(&[(MAX_CONCURRENT_STREAMS, 1)], held_or_echoed);
+    let node = node(&format!("{}, pool: {{ age: 1s }}", before_h2(address)), "");
+    let mut peer = Peer::client(node.address, &[]);
+    // As many connections as there may be to one member, each of which has all that it takes.
+    for stream in [1, 3, 5, 7] {
+        peer.get(stream, "/held");
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(Heard::Connected));
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(Heard::Asked("/held".to_owned())));
+    }
+    peer.get(9, "/waits");
+    assert_eq!(peer.answer(9), ("200".to_owned(), b"/waits".to_vec()));
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [Heard::Connected, Heard::Asked("/waits".to_owned())]);
+}
+
 /// RFC 9113 §8.7: whatever it is, what has not been acted on may be sent again.
 #[test]
 fn what_an_upstream_has_not_acted_on_is_sent_again() {
