@@ -8,8 +8,8 @@
 //! field block is given to the [`FieldBlocks`] exactly once and in order of arrival, also those of streams that are refused: the
 //! tables of both ends stay the same whatever the caller does.
 //!
-//! **Sending.** Everything is appended to `out`, the one sequence of bytes that leaves. Answers to control frames are never
-//! larger than what asked for them, so a caller that writes `out` before it reads again holds a bounded amount. What is subject to
+//! **Sending.** Everything is appended to `out`, the one sequence of bytes that leaves. Answers to frames are never
+//! larger than what asked for them, or one RST_STREAM, so a caller that writes `out` before it reads again holds a bounded amount. What is subject to
 //! flow control is taken only as far as windows reach; [`Connection::want`] and [`Connection::next_writable`] say whose turn it is.
 //!
 //! **Flow control.** What arrived is held until the caller says that it was [`Connection::consumed`]; at most

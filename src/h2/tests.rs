@@ -1122,6 +1122,17 @@ fn the_window_of_the_connection_can_stall_too() {
 
 // Abuse.
 
+/// All streams that a client may have open.
+const STREAMS_GRANTED: [u32; 128] = {
+    let mut ids = [1; 128];
+    let mut at = 1;
+    while at < 128 {
+        ids[at] = ids[at - 1] + 2;
+        at += 1;
+    }
+    ids
+};
+
 /// Feeds the same again and again; says after how many times the connection ended, and why.
 fn flood(tested: &mut Tested, most: u32, mut frames: impl FnMut(u32) -> Vec<u8>) -> Option<(u32, Gone)> {
     for time in 0..most {
@@ -1144,7 +1155,7 @@ fn each_flood_has_its_own_end() {
         tested
     };
     type Frames = fn(u32) -> Vec<u8>;
-    let floods: [(&[u32], Frames, Budget); 13] = [
+    let floods: [(&[u32], Frames, Budget); 20] = [
         (&[], |n| [get(2 * n + 1), reset(2 * n + 1, ErrorCode::CANCEL)].concat(), Budget::Reset),
         // MadeYouReset: each of its kinds.
         (&[], |n| [get(2 * n + 1), window(2 * n + 1, 0)].concat(), Budget::Fault),
@@ -1155,10 +1166,19 @@ fn each_flood_has_its_own_end() {
             |n| [headers(2 * n + 1, END_HEADERS, "length=3"), data(2 * n + 1, 0, b"longer")].concat(),
             Budget::Fault,
         ),
+        (&[], |n| [get(2 * n + 1), frame(2, 0, 2 * n + 1, &[0; 4])].concat(), Budget::Fault),
+        // More than we grant, from one who knows how many that is.
+        (&STREAMS_GRANTED, |n| get(2 * n + 257), Budget::Fault),
         (&[], |_| settings(&[(4, 1)]), Budget::Settings),
+        (&[], |_| settings(&[]), Budget::Settings),
+        // Answers to what was never asked.
+        (&[], |_| frame(4, ACK, 0, b""), Budget::Settings),
+        (&[], |_| frame(6, ACK, 0, &[0; 8]), Budget::Ping),
         (&[], |_| ping(&[0; 8]), Budget::Ping),
         (&[], |_| frame(2, 0, 1, &[0; 5]), Budget::Priority),
+        (&[], |n| frame(0x10, 0, 0, &[&(2 * n + 1).to_be_bytes()[..], b"u=1"].concat()), Budget::Priority),
         (&[1], |_| window(1, 1), Budget::WindowUpdate),
+        (&[], |_| window(0, 1), Budget::WindowUpdate),
         (&[], |_| frame(0xbb, 0, 0, b""), Budget::Unknown),
         (&[1], |_| data(1, 0, b""), Budget::Empty),
         (&[1], |_| data(1, 0, b"x"), Budget::Tiny),
@@ -1181,6 +1201,44 @@ fn what_is_late_has_an_end_too() {
     let (time, gone) = flood(&mut tested, 100_000, |_| data(1, 0, &[0; 100])).unwrap();
     assert_eq!(gone.reason, flaw::LATE_FLOOD);
     assert_eq!(time, Budget::Late.burst());
+    // A stream is reset once; whoever says so again and again says nothing. Its answer pays for two frames behind its end.
+    let mut tested = Tested::new(Role::Server);
+    let stream = tested.opened(&get(1));
+    tested.answer(stream, true).unwrap();
+    let (time, gone) = flood(&mut tested, 100_000, |_| reset(1, ErrorCode::NO_ERROR)).unwrap();
+    assert_eq!((time, gone.reason), (Budget::Late.burst(), flaw::LATE_FLOOD));
+    // What a client opens behind the end that it was told of is not even begun.
+    let mut tested = Tested::new(Role::Server);
+    tested.connection.goaway(ErrorCode::NO_ERROR, b"", &mut tested.out);
+    let (time, gone) = flood(&mut tested, 100_000, |n| get(2 * n + 1)).unwrap();
+    assert_eq!((time, gone.reason), (Budget::Late.burst(), flaw::LATE_FLOOD));
+}
+
+/// What one frame has us say is no more than the frame, or one RST_STREAM: who does not read costs no more than he sends.
+#[test]
+fn no_frame_is_answered_with_more_than_it_is() {
+    let frames: [(&str, Vec<u8>); 6] = [
+        ("SETTINGS", settings(&[])),
+        ("PING", ping(&[7; 8])),
+        ("a request too many", get(261)),
+        ("WINDOW_UPDATE of nothing", window(1, 0)),
+        ("DATA on a stream that we reset", data(3, 0, b"x")),
+        ("PRIORITY of a wrong size", frame(2, 0, 5, b"")),
+    ];
+    for (what, bytes) in frames {
+        let mut tested = Tested::new(Role::Server);
+        let streams: Vec<StreamKey> = STREAMS_GRANTED.iter().map(|id| tested.opened(&post(*id))).collect();
+        tested.connection.reset(streams[1], ErrorCode::CANCEL, &mut tested.out);
+        tested.opened(&post(259));
+        tested.out.clear();
+        tested.feed(&bytes).unwrap();
+        assert!(
+            tested.out.len() <= bytes.len().max(FRAME_HEAD_BYTES + 4),
+            "{what}: {} of {}",
+            tested.out.len(),
+            bytes.len()
+        );
+    }
 }
 
 #[test]
