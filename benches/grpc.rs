@@ -1,9 +1,10 @@
 //! What a call of gRPC costs beside its bytes: walking its messages, translating gRPC-Web, seeing that a request is none.
 //!
-//! `cargo bench --bench grpc`: nanoseconds of one run, medians over alternating rounds. With `--once` (or `--test`) everything
-//! runs once. With `--callgrind NAME [N]` only that contender runs, N times (default 1,000).
+//! `cargo bench --bench grpc`: nanoseconds of one run, medians over [`rounds`], which says what may be added.
 
-use std::{hint::black_box, time::Instant};
+mod rounds;
+
+use std::hint::black_box;
 
 use ringwall::grpc::{
     Call, Messages, Style,
@@ -14,13 +15,11 @@ use ringwall::grpc::{
 use ringwall::h1::parse::parse_request;
 use ringwall::http::{HeadLimits, Reason, RequestTable};
 
+use rounds::{Contender, measure};
+
+const RUNS: u32 = 20_000;
 const LIMITS: Limits = Limits { message_bytes_max: 4 << 20, compressed: false };
 const TRAILERS: &[u8] = b"grpc-status: 0\r\ngrpc-message: \r\nx-trace: 4bf92f3577b34da6a3ce929d0e0e4736\r\n";
-
-struct Contender {
-    name: &'static str,
-    run: Box<dyn FnMut()>,
-}
 
 /// So many messages of so many bytes each.
 fn stream(count: usize, bytes: usize) -> Vec<u8> {
@@ -35,15 +34,15 @@ fn stream(count: usize, bytes: usize) -> Vec<u8> {
 
 fn walk(name: &'static str, count: usize, bytes: usize, piece: usize) -> Contender {
     let stream = stream(count, bytes);
-    let run = Box::new(move || {
+    let run = move || {
         let mut messages = Messages::of_request(LIMITS);
         for piece in black_box(&stream).chunks(piece) {
             messages.pass(piece).expect("in order");
         }
         assert_eq!(messages.count(), count as u64);
         assert_eq!(messages.finish(), Ok(()));
-    });
-    Contender { name, run }
+    };
+    Contender::new(name, RUNS, run)
 }
 
 fn recognise(name: &'static str, content_type: &str, is_call: bool) -> Contender {
@@ -51,12 +50,12 @@ fn recognise(name: &'static str, content_type: &str, is_call: bool) -> Contender
         format!("POST /a/b HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: 5\r\n\r\n");
     let mut table = RequestTable::new();
     parse_request(head.as_bytes(), &HeadLimits::DEFAULT, &mut table).expect("a head");
-    let run = Box::new(move || {
+    let run = move || {
         for _ in 0..16 {
             assert_eq!(Call::of(black_box(&table), black_box(head.as_bytes())).is_some(), is_call);
         }
-    });
-    Contender { name, run }
+    };
+    Contender::new(name, RUNS, run)
 }
 
 fn contenders() -> Vec<Contender> {
@@ -106,38 +105,15 @@ fn contenders() -> Vec<Contender> {
         walk("walk/1x1MiB in 16 KiB", 1, 1 << 20, 16 << 10),
         recognise("16x recognise/json", "application/json", false),
         recognise("16x recognise/grpc", "application/grpc", true),
-        Contender { name: "web/trailers", run: Box::new(trailers) },
-        Contender { name: "web/decode 16 KiB", run: Box::new(decode) },
-        Contender { name: "web/encode 16 KiB", run: Box::new(encode) },
-        Contender { name: "refusal", run: Box::new(refuse) },
+        Contender::new("web/trailers", RUNS, trailers),
+        Contender::new("web/decode 16 KiB", RUNS, decode),
+        Contender::new("web/encode 16 KiB", RUNS, encode),
+        Contender::new("refusal", RUNS, refuse),
     ]
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mut contenders = contenders();
-    if let Some(at) = arguments.iter().position(|argument| argument == "--callgrind") {
-        let name = arguments.get(at + 1).map_or("", String::as_str);
-        let times = arguments.get(at + 2).and_then(|times| times.parse().ok()).unwrap_or(1_000);
-        match contenders.iter_mut().find(|contender| contender.name == name) {
-            Some(contender) => (0..times).for_each(|_| (contender.run)()),
-            None => eprintln!("no contender `{name}`"),
-        }
-        return;
-    }
-    let once = arguments.iter().any(|argument| argument == "--once" || argument == "--test");
-    let (rounds, runs) = if once { (1, 1) } else { (9, 20_000) };
-    let mut results = vec![Vec::new(); contenders.len()];
-    for _ in 0..rounds {
-        for (contender, results) in contenders.iter_mut().zip(&mut results) {
-            let begun = Instant::now();
-            (0..runs).for_each(|_| (contender.run)());
-            results.push(begun.elapsed().as_nanos() as f64 / f64::from(runs));
-        }
-    }
-    for (contender, results) in contenders.iter().zip(&mut results) {
-        results.sort_by(f64::total_cmp);
-        let (low, median, high) = (results[0], results[rounds / 2], results[rounds - 1]);
-        println!("{:28} {median:9.1} ns  ({low:.1} to {high:.1})", contender.name);
+    for figure in measure(contenders()) {
+        println!("{:28} {:9.1} ns  ({})", figure.name, figure.median, figure.spread());
     }
 }

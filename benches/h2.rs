@@ -1,15 +1,18 @@
 //! The HTTP/2 connection: frames to events, answers to frames; field blocks are not decoded here, they have a bench of their own.
 //!
-//! `cargo bench --bench h2`: nanoseconds per request, or per 64 KiB of a body, medians over rounds. With `--once` (or `--test`)
-//! everything runs once. With `--callgrind NAME [N]` only that contender runs, N times (default 1,000).
+//! `cargo bench --bench h2`: nanoseconds per request, or per 64 KiB of a body, medians over [`rounds`], which says what may be added.
 
-use std::{hint::black_box, time::Instant};
+mod rounds;
+
+use std::hint::black_box;
 
 use ringwall::h2::connection::{
     Connection, Decoded, Event, FieldBlocks, Opening, Role, Section, Undecodable,
 };
 use ringwall::h2::frame::{self, END_STREAM, Kind, PREFACE, StreamId};
 use ringwall::h2::{Settings, StreamKey};
+
+use rounds::{Contender, measure};
 
 /// What a browser's request is once it is compressed, about.
 const BLOCK: &[u8] = &[0x82; 60];
@@ -19,6 +22,7 @@ const ANSWER: &[u8] = &[0x88; 40];
 const BODY: &[u8] = &[b'.'; 200];
 const STREAMS: u32 = 10;
 const BULK: usize = 64 * 1024;
+const RUNS: u32 = 5_000;
 
 struct Blind;
 
@@ -199,13 +203,6 @@ fn download(copied: bool) -> impl FnMut() {
     }
 }
 
-struct Contender {
-    name: &'static str,
-    /// What one run is so many of.
-    count: u32,
-    run: Box<dyn FnMut()>,
-}
-
 fn contenders() -> Vec<Contender> {
     let body = vec![b'.'; BULK];
     let mut copy = Vec::with_capacity(BULK);
@@ -214,45 +211,20 @@ fn contenders() -> Vec<Contender> {
         copy.extend_from_slice(black_box(&body));
         black_box(&copy);
     };
+    let ten = |contender| Contender { count: STREAMS, ..contender };
     vec![
-        Contender { name: "request, 10 at once", count: STREAMS, run: Box::new(requests(false)) },
-        Contender { name: "request and answer of 200 B", count: STREAMS, run: Box::new(requests(true)) },
-        Contender { name: "request of ours and its answer", count: STREAMS, run: Box::new(exchanges()) },
-        Contender { name: "64 KiB up", count: 1, run: Box::new(upload()) },
-        Contender { name: "64 KiB down", count: 1, run: Box::new(download(true)) },
-        Contender { name: "64 KiB down, framed only", count: 1, run: Box::new(download(false)) },
-        Contender { name: "64 KiB copied", count: 1, run: Box::new(copying) },
+        ten(Contender::new("request, 10 at once", RUNS, requests(false))),
+        ten(Contender::new("request and answer of 200 B", RUNS, requests(true))),
+        ten(Contender::new("request of ours and its answer", RUNS, exchanges())),
+        Contender::new("64 KiB up", RUNS, upload()),
+        Contender::new("64 KiB down", RUNS, download(true)),
+        Contender::new("64 KiB down, framed only", RUNS, download(false)),
+        Contender::new("64 KiB copied", RUNS, copying),
     ]
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let mut contenders = contenders();
-    if let Some(at) = arguments.iter().position(|a| a == "--callgrind") {
-        let name = arguments.get(at + 1).expect("--callgrind NAME [N]");
-        let count = arguments.get(at + 2).map_or(1_000, |n| n.parse().expect("a number"));
-        let contender = contenders.iter_mut().find(|c| c.name == name).expect("a contender's name");
-        (0..count).for_each(|_| (contender.run)());
-        return;
-    }
-    if arguments.iter().any(|a| a == "--once" || a == "--test") {
-        contenders.iter_mut().for_each(|contender| (contender.run)());
-        return;
-    }
-    const ROUNDS: usize = 11;
-    const RUNS: u32 = 5_000;
-    let mut times = vec![Vec::new(); contenders.len()];
-    for _ in 0..ROUNDS {
-        for (contender, times) in contenders.iter_mut().zip(&mut times) {
-            let start = Instant::now();
-            (0..RUNS).for_each(|_| (contender.run)());
-            times.push(start.elapsed().as_nanos() as f64 / f64::from(RUNS * contender.count));
-        }
-    }
-    println!("{:<32} {:>8} {:>17}", "", "ns", "spread");
-    for (contender, times) in contenders.iter().zip(&mut times) {
-        times.sort_by(f64::total_cmp);
-        let spread = format!("{:.0}–{:.0}", times[0], times[ROUNDS - 1]);
-        println!("{:<32} {:>8.1} {spread:>17}", contender.name, times[ROUNDS / 2]);
+    for figure in measure(contenders()) {
+        println!("{:<32} {:>8.1} ns  ({})", figure.name, figure.median, figure.spread());
     }
 }

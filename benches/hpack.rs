@@ -1,13 +1,13 @@
 //! HTTP/2 heads: header blocks to tables and back, beside the same head in HTTP/1.1 and beside copying its bytes.
 //!
-//! `cargo bench --bench hpack`: nanoseconds per block, medians over alternating rounds. With `--once` (or `--test`) everything
-//! runs once. With `--callgrind NAME [N]` only that contender runs, N times (default 1,000): the difference of two such runs
-//! under `valgrind --tool=callgrind` is instructions per block.
+//! `cargo bench --bench hpack`: nanoseconds per block, medians over [`rounds`], which says what may be added.
 //!
 //! "First" is the first block of a connection, all literals in the Huffman code; "again" the same request once its fields are
 //! in the table, as clients send it that index everything but the path.
 
-use std::{hint::black_box, time::Instant};
+mod rounds;
+
+use std::hint::black_box;
 
 use ringwall::{
     h1::parse::{Parse, parse_request, parse_response},
@@ -17,6 +17,8 @@ use ringwall::{
     },
     http::{BodyLength, FieldSet, HeadLimits, Method, RequestTable, ResponseTable, target::Scheme},
 };
+
+use rounds::{Contender, measure};
 
 const CURL: &[(&str, &str)] = &[
     (":method", "GET"),
@@ -119,11 +121,7 @@ impl Client {
     }
 }
 
-struct Contender {
-    name: String,
-    run: Box<dyn FnMut()>,
-}
-
+const BLOCKS: u32 = 20_000;
 const LIMITS: HeadLimits = HeadLimits::DEFAULT;
 const RULES: Rules<'static> = Rules { limits: &LIMITS, scheme: Some(Scheme::Https), extended_connect: false };
 
@@ -140,45 +138,36 @@ fn requests(contenders: &mut Vec<Contender>, name: &str, fields: &'static [(&'st
 
     let (mut arena, mut table, mut decoder) = (Vec::new(), RequestTable::new(), Decoder::new());
     let block = first.clone();
-    contenders.push(Contender {
-        name: format!("{name}, first ({} bytes)", block.len()),
-        run: Box::new(move || {
-            // The memory of the table is kept, what is in it is not.
-            let size = [0x20, 0x3f, 0xe1, 0x1f];
-            let emptied =
-                decoder.skip(&size[..1], &mut arena).and_then(|_| decoder.skip(&size[1..], &mut arena));
-            assert!(emptied.is_ok());
-            let judged = head::request(&mut decoder, black_box(&block), end, &RULES, &mut arena, &mut table);
-            assert!(matches!(black_box(judged), Ok(Ok(_))));
-        }),
-    });
+    contenders.push(Contender::new(format!("{name}, first ({} bytes)", block.len()), BLOCKS, move || {
+        // The memory of the table is kept, what is in it is not.
+        let size = [0x20, 0x3f, 0xe1, 0x1f];
+        let emptied = decoder.skip(&size[..1], &mut arena).and_then(|_| decoder.skip(&size[1..], &mut arena));
+        assert!(emptied.is_ok());
+        let judged = head::request(&mut decoder, black_box(&block), end, &RULES, &mut arena, &mut table);
+        assert!(matches!(black_box(judged), Ok(Ok(_))));
+    }));
     let (mut arena, mut table, mut decoder) = (Vec::new(), RequestTable::new(), Decoder::new());
     assert!(matches!(head::request(&mut decoder, &first, end, &RULES, &mut arena, &mut table), Ok(Ok(_))));
     let block = again.clone();
-    contenders.push(Contender {
-        name: format!("{name}, again ({} bytes)", block.len()),
-        run: Box::new(move || {
-            let judged = head::request(&mut decoder, black_box(&block), end, &RULES, &mut arena, &mut table);
-            assert!(matches!(black_box(judged), Ok(Ok(_))));
-        }),
-    });
+    contenders.push(Contender::new(format!("{name}, again ({} bytes)", block.len()), BLOCKS, move || {
+        let judged = head::request(&mut decoder, black_box(&block), end, &RULES, &mut arena, &mut table);
+        assert!(matches!(black_box(judged), Ok(Ok(_))));
+    }));
     let mut parsed = RequestTable::new();
-    contenders.push(Contender {
-        name: format!("{name}, HTTP/1.1 ({} bytes)", head.len()),
-        run: Box::new(move || {
-            let result = parse_request(black_box(head.as_bytes()), &LIMITS, &mut parsed);
-            assert_eq!(black_box(result), Ok(Parse::Complete { head_bytes: head.len() }));
-        }),
-    });
+    contenders.push(Contender::new(format!("{name}, HTTP/1.1 ({} bytes)", head.len()), BLOCKS, move || {
+        let result = parse_request(black_box(head.as_bytes()), &LIMITS, &mut parsed);
+        assert_eq!(black_box(result), Ok(Parse::Complete { head_bytes: head.len() }));
+    }));
     let mut out = Vec::new();
-    contenders.push(Contender {
-        name: format!("{name}, copying its lines ({} bytes)", lines.len()),
-        run: Box::new(move || {
+    contenders.push(Contender::new(
+        format!("{name}, copying its lines ({} bytes)", lines.len()),
+        BLOCKS,
+        move || {
             out.clear();
             out.extend_from_slice(black_box(lines.as_bytes()));
             black_box(&out);
-        }),
-    });
+        },
+    ));
 }
 
 fn responses(contenders: &mut Vec<Contender>) {
@@ -197,87 +186,57 @@ fn responses(contenders: &mut Vec<Contender>) {
     };
     let (mut out, of_first) = (Vec::new(), table.clone());
     let mut encoder = Encoder::new(Sharing::One);
-    contenders.push(Contender {
-        name: "response, first".to_owned(),
-        run: Box::new(move || {
-            encoder.limit(0);
-            encoder.limit(4096);
-            encode(&mut encoder, &of_first, &mut out);
-            black_box(&out);
-        }),
-    });
+    contenders.push(Contender::new("response, first".to_owned(), BLOCKS, move || {
+        encoder.limit(0);
+        encoder.limit(4096);
+        encode(&mut encoder, &of_first, &mut out);
+        black_box(&out);
+    }));
     let (mut encoder, mut out) = (Encoder::new(Sharing::One), Vec::new());
     (0..4).for_each(|_| encode(&mut encoder, &table, &mut out));
     let of_again = table.clone();
-    contenders.push(Contender {
-        name: format!("response, again ({} bytes)", out.len()),
-        run: Box::new(move || {
-            encode(&mut encoder, &of_again, &mut out);
-            black_box(&out);
-        }),
-    });
+    contenders.push(Contender::new(format!("response, again ({} bytes)", out.len()), BLOCKS, move || {
+        encode(&mut encoder, &of_again, &mut out);
+        black_box(&out);
+    }));
     let mut out = Vec::new();
-    contenders.push(Contender {
-        name: format!("response, copying its head ({} bytes)", RESPONSE.len()),
-        run: Box::new(move || {
+    contenders.push(Contender::new(
+        format!("response, copying its head ({} bytes)", RESPONSE.len()),
+        BLOCKS,
+        move || {
             out.clear();
             out.extend_from_slice(black_box(RESPONSE));
             black_box(&out);
-        }),
-    });
+        },
+    ));
     let text: Vec<u8> = CHROMIUM.iter().flat_map(|(_, value)| value.bytes()).collect();
     let mut coded = Vec::new();
     huffman::encode(&[&text], &mut coded);
     let mut out = Vec::with_capacity(4096);
-    contenders.push(Contender {
-        name: format!("Huffman, decoding to {} bytes", text.len()),
-        run: Box::new(move || {
+    contenders.push(Contender::new(
+        format!("Huffman, decoding to {} bytes", text.len()),
+        BLOCKS,
+        move || {
             out.clear();
             assert!(huffman::decode(black_box(&coded), &mut out));
             black_box(&out);
-        }),
-    });
+        },
+    ));
     let mut out = Vec::with_capacity(4096);
-    contenders.push(Contender {
-        name: format!("Huffman, coding {} bytes", text.len()),
-        run: Box::new(move || {
-            out.clear();
-            huffman::encode(&[black_box(&text)], &mut out);
-            black_box(&out);
-        }),
-    });
+    contenders.push(Contender::new(format!("Huffman, coding {} bytes", text.len()), BLOCKS, move || {
+        out.clear();
+        huffman::encode(&[black_box(&text)], &mut out);
+        black_box(&out);
+    }));
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
     let mut contenders = Vec::new();
     requests(&mut contenders, "curl", CURL);
     requests(&mut contenders, "Chromium", CHROMIUM);
     requests(&mut contenders, "gRPC", GRPC);
     responses(&mut contenders);
-    if let Some(at) = arguments.iter().position(|a| a == "--callgrind") {
-        let name = arguments.get(at + 1).expect("--callgrind NAME [N]");
-        let count = arguments.get(at + 2).map_or(1_000, |n| n.parse().expect("a number"));
-        let contender = contenders.iter_mut().find(|c| c.name.starts_with(name)).expect("a contender's name");
-        (0..count).for_each(|_| (contender.run)());
-        return;
-    }
-    if arguments.iter().any(|a| a == "--once" || a == "--test") {
-        contenders.iter_mut().for_each(|contender| (contender.run)());
-        return;
-    }
-    const ROUNDS: usize = 11;
-    const BLOCKS: u32 = 20_000;
-    let mut times = vec![Vec::new(); contenders.len()];
-    for _ in 0..ROUNDS {
-        for (contender, times) in contenders.iter_mut().zip(&mut times) {
-            let start = Instant::now();
-            (0..BLOCKS).for_each(|_| (contender.run)());
-            times.push(start.elapsed().as_nanos() as f64 / f64::from(BLOCKS));
-        }
-    }
-    for (contender, times) in contenders.iter().zip(&mut times) {
-        times.sort_by(f64::total_cmp);
-        println!("{:<44} {:>8.1} ns  (least {:.1})", contender.name, times[ROUNDS / 2], times[0]);
+    for figure in measure(contenders) {
+        println!("{:<44} {:>8.1} ns  ({})", figure.name, figure.median, figure.spread());
     }
 }

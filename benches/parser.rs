@@ -1,10 +1,10 @@
 //! HTTP/1.1 request heads: our codec beside httparse, on 718 bytes with 11 fields.
 //!
-//! `cargo bench --bench parser`: nanoseconds per head, medians over alternating rounds, and ratios. With `--once` (or
-//! `--test`) everything runs once. With `--callgrind NAME [N]` only that contender runs, N times (default 1,000):
-//! the difference of two such runs under `valgrind --tool=callgrind` is instructions per head.
+//! `cargo bench --bench parser`: nanoseconds per head, medians over [`rounds`], which says what may be added, and ratios.
 
-use std::{hint::black_box, time::Instant};
+mod rounds;
+
+use std::hint::black_box;
 
 use hyper::http::{HeaderMap, HeaderName, HeaderValue};
 use ringwall::{
@@ -18,6 +18,8 @@ use ringwall::{
         target::{EncodedSlash, canonical},
     },
 };
+
+use rounds::{Contender, measure};
 
 /// What a browser's API call looks like: 718 bytes, 11 fields.
 const REQUEST: &[u8] = b"GET /v1/orders/8f14e45f-ceea-467f-a8d6-3f1b2c7d9e10/items?limit=50&offset=100&sort=created HTTP/1.1\r\n\
@@ -45,10 +47,7 @@ Cache-Control: no-store\r\n\
 ETag: \"5f3c-61a9\"\r\n\
 \r\n";
 
-struct Contender {
-    name: &'static str,
-    run: Box<dyn FnMut()>,
-}
+const HEADS: u32 = 200_000;
 
 fn contenders() -> Vec<Contender> {
     let limits = HeadLimits::DEFAULT;
@@ -113,48 +112,22 @@ fn contenders() -> Vec<Contender> {
         black_box(&response);
     };
     vec![
-        Contender { name: "ours", run: Box::new(ours) },
-        Contender { name: "httparse", run: Box::new(httparse) },
-        Contender { name: "httparse+HeaderMap", run: Box::new(with_map) },
-        Contender { name: "ours, canonical, forwarded, encoded", run: Box::new(forward) },
-        Contender { name: "ours, response", run: Box::new(response) },
-        Contender { name: "httparse, response", run: Box::new(httparse_response) },
+        Contender::new("ours", HEADS, ours),
+        Contender::new("httparse", HEADS, httparse),
+        Contender::new("httparse+HeaderMap", HEADS, with_map),
+        Contender::new("ours, canonical, forwarded, encoded", HEADS, forward),
+        Contender::new("ours, response", HEADS, response),
+        Contender::new("httparse, response", HEADS, httparse_response),
     ]
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let mut contenders = contenders();
     assert_eq!(REQUEST.len(), 718);
-    if let Some(at) = arguments.iter().position(|a| a == "--callgrind") {
-        let name = arguments.get(at + 1).expect("--callgrind NAME [N]");
-        let count = arguments.get(at + 2).map_or(1_000, |n| n.parse().expect("a number"));
-        let contender = contenders.iter_mut().find(|c| c.name == name).expect("a contender's name");
-        (0..count).for_each(|_| (contender.run)());
-        return;
-    }
-    if arguments.iter().any(|a| a == "--once" || a == "--test") {
-        contenders.iter_mut().for_each(|contender| (contender.run)());
-        return;
-    }
-    const ROUNDS: usize = 11;
-    const HEADS: u32 = 200_000;
-    let mut times = vec![Vec::new(); contenders.len()];
-    for _ in 0..ROUNDS {
-        for (contender, times) in contenders.iter_mut().zip(&mut times) {
-            let start = Instant::now();
-            (0..HEADS).for_each(|_| (contender.run)());
-            times.push(start.elapsed().as_nanos() as f64 / f64::from(HEADS));
-        }
-    }
-    let mut medians = Vec::new();
-    for times in &mut times {
-        times.sort_by(f64::total_cmp);
-        medians.push(times[ROUNDS / 2]);
-    }
+    let figures = measure(contenders());
+    let Some(first) = figures.first().map(|figure| figure.median) else { return };
     println!("{:<38} {:>8} {:>17} {:>8}", "718 bytes, 11 fields", "ns", "spread", "ratio");
-    for ((contender, times), median) in contenders.iter().zip(&times).zip(&medians) {
-        let spread = format!("{:.0}–{:.0}", times[0], times[ROUNDS - 1]);
-        println!("{:<38} {median:>8.1} {spread:>17} {:>8.2}", contender.name, median / medians[0]);
+    for figure in &figures {
+        let ratio = figure.median / first;
+        println!("{:<38} {:>8.1} {:>17} {ratio:>8.2}", figure.name, figure.median, figure.spread());
     }
 }
