@@ -175,6 +175,13 @@ impl Status {
         }
     }
 
+    /// Whether it says that the server is in trouble, not the call: what is 500, 503 or 504 elsewhere. `UNKNOWN` is what servers
+    /// make of an application that breaks; what a server has not implemented is no trouble (501).
+    pub fn is_server_error(self) -> bool {
+        use Status::*;
+        matches!(self, Unknown | DeadlineExceeded | Internal | Unavailable | DataLoss)
+    }
+
     /// Reads the value of `grpc-status`. Whatever is none of the 17 is `UNKNOWN`, as statuscodes has it.
     pub fn parse(value: &[u8]) -> Status {
         let number = match value {
@@ -330,6 +337,8 @@ mod tests {
             let status = Status::ALL[number];
             assert_eq!((usize::from(status.number()), status.name()), (number, name));
             assert_eq!(Status::parse(number.to_string().as_bytes()), status);
+            // Those that Envoy takes for 500, 503 and 504 (`Grpc::Utility::grpcToHttpStatus`).
+            assert_eq!(status.is_server_error(), [2, 4, 13, 14, 15].contains(&number), "{name}");
         }
         for value in ["", "17", "99", "-1", "+1", "01", "00", "1 ", "100", "x", "1x"] {
             assert_eq!(Status::parse(value.as_bytes()), Status::Unknown, "{value}");

@@ -405,6 +405,11 @@ impl StreamTransport {
         }
     }
 
+    /// What is asked for this client is ended at once, as if it had reset the stream.
+    pub fn abandon_works(&self) {
+        self.stream.abandon();
+    }
+
     /// What the sweep knows it by.
     pub fn watched(&self) -> &Rc<impl Watched + 'static> {
         &self.stream

@@ -20,8 +20,11 @@ use crate::http::field::Known;
 use crate::http::{BodyLength, Reason};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{EXCHANGE_LIFETIME, EXCHANGE_TIMEOUT, Fail};
+use crate::pipeline::forward::Broken;
+use crate::pipeline::respond::Responded;
 use crate::pipeline::serve::Client;
 use crate::snapshot::{Operation, Timeouts};
+use crate::upstream::connect::is_our_own;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline, Transport};
 
@@ -51,6 +54,12 @@ impl Calling {
     /// The status that the upstream's own answer came to is of no more use: it is asked again.
     pub fn forget_answer(&mut self) {
         self.status = None;
+    }
+
+    /// Whether a status says that who answered is in trouble. That time was over says so only where it was not the caller's: who
+    /// calls with too little of it has nobody left out.
+    fn is_trouble(&self, status: Status) -> bool {
+        status.is_server_error() && (status != Status::DeadlineExceeded || self.deadline_ns == u64::MAX)
     }
 
     /// When its caller's time is over, in monotonic milliseconds.
@@ -167,6 +176,33 @@ pub fn note_reset(x: &mut Exchange, from: &Transport) {
     }
 }
 
+/// Whether the head of a response to a call says that who answered is in trouble; `None`: its end does ([`ends_in_trouble`]).
+/// `by_http` is what its HTTP status says.
+pub fn begins_in_trouble(x: &Exchange, by_http: bool) -> Option<bool> {
+    let Some(calling) = &x.call else { return Some(by_http) };
+    let (table, head) = (&x.response.table, &x.response.bytes);
+    if table.status != 200 || calling.call.style.is_web() && !calling.translated {
+        return Some(by_http);
+    }
+    table.fields.find_name(head, STATUS_NAME.as_bytes()).map(|value| calling.is_trouble(Status::parse(value)))
+}
+
+/// Whether a call whose response had begun has ended in a way that says that who answered is in trouble. What its client did,
+/// or we, says nothing of it.
+pub fn ends_in_trouble(x: &Exchange, responded: &Result<Responded, Broken>) -> bool {
+    let Some(calling) = &x.call else { return false };
+    let status = match responded {
+        Ok(_) => x.facts.grpc_status.and_then(|number| Status::ALL.get(usize::from(number)).copied()),
+        Err(Broken::Before(Fail::Upstream(reason)) | Broken::After(Fail::Upstream(reason)))
+            if !is_our_own(*reason) =>
+        {
+            Some(calling.status.unwrap_or_else(|| Status::of(reason)))
+        }
+        Err(_) => None,
+    };
+    status.is_some_and(|status| calling.is_trouble(status))
+}
+
 /// What becomes of a response to a call.
 pub struct Answering {
     /// What its body passes.
@@ -222,7 +258,7 @@ pub fn push_lines(x: &mut Exchange, reason: &Reason, out: &mut Vec<u8>) -> Statu
     status
 }
 
-/// A response to a call has failed behind its head: if the client has whole messages it gets a status behind them, as if the
+/// A call has failed behind the head of its response: if the client has whole messages it gets a status behind them, as if the
 /// upstream had sent it; else its stream is reset with the code that says it. `out` is what was still to be sent, framed as
 /// `framing` says.
 pub async fn end(
@@ -231,10 +267,9 @@ pub async fn end(
     body: &mut Incoming,
     mut out: Buffer,
     framing: BodyLength,
-    fail: Fail,
+    reason: Reason,
     core: &Core,
 ) {
-    let Fail::Upstream(reason) = fail else { return };
     let reason = whose(x, reason, core);
     let mut lines = Buffer::head();
     let status = push_lines(x, &reason, &mut lines);

@@ -191,7 +191,11 @@ pub async fn forward(
                     x.reset_response();
                     continue;
                 }
-                admitted.tell(is_server_error(status), core.coarse_ms());
+                let in_trouble = in_trouble(x);
+                match in_trouble {
+                    Some(failed) => admitted.tell(failed, core.coarse_ms()),
+                    None => admitted.tell_begun(core.coarse_ms()),
+                }
                 // That it is not done twice does not hang on the status: a 503 may come of what was half done.
                 if upstream.retry.statuses.has(status)
                     && lent.replayable
@@ -220,7 +224,15 @@ pub async fn forward(
                 let Lent { connection, request_sent, head_bytes, .. } = &lent;
                 let whole = *request_sent && incoming.is_complete();
                 let from = &connection.transport;
-                let responded = respond::respond(x, client, from, *head_bytes, whole, route, core).await?;
+                let at_odds = Cell::new(None);
+                let responded =
+                    respond::respond(x, client, from, *head_bytes, whole, route, &at_odds, core).await;
+                if in_trouble.is_none() {
+                    let failed = calls::ends_in_trouble(x, &responded);
+                    tell(x, route, lent.guard.member(), lent.asked_ns, failed, core);
+                    admitted.tell(failed, core.coarse_ms());
+                }
+                let responded = responded?;
                 lent.give_back(responded, route, core);
                 return Ok(responded.keep);
             }
@@ -278,6 +290,26 @@ async fn rest(x: &Exchange, route: &Route<'_>) {
 /// Statuses that say that the upstream is in trouble, not the request.
 fn is_server_error(status: u16) -> bool {
     matches!(status, 500 | 502..=504)
+}
+
+/// Whether the head of a response says that who answered is in trouble; `None`: of a call the end does.
+fn in_trouble(x: &Exchange) -> Option<bool> {
+    calls::begins_in_trouble(x, is_server_error(x.response.table.status))
+}
+
+/// Tells a member how it has answered what it was asked at `asked_ns`.
+fn tell(x: &Exchange, route: &Route<'_>, member: &CoreMember, asked_ns: u64, in_trouble: bool, core: &Core) {
+    let eject = &route.upstream.upstream.eject;
+    let answered_ns = x.facts.answered_ns;
+    // A call may have ended long after its head came.
+    let now_ns = if x.call.is_some() { core.clock.now_ns() } else { answered_ns };
+    if eject.server_errors && in_trouble {
+        route.upstream.failed(member, now_ns);
+    } else {
+        let took_ns = answered_ns.saturating_sub(asked_ns);
+        route.upstream.answered(member, took_ns, now_ns, in_trouble);
+        member.member.record.succeeded(eject, now_ns / 1_000_000);
+    }
 }
 
 /// RFC 9110 §10.2.3: whole seconds, rounded up.
@@ -348,6 +380,8 @@ pub struct Lent {
     pub reused: bool,
     /// Length of the response head in `x.response.bytes`.
     pub head_bytes: usize,
+    /// When its member was asked, in monotonic nanoseconds.
+    pub asked_ns: u64,
     /// Counts the request as in flight, and knows to whom.
     pub guard: InFlight,
 }
@@ -487,37 +521,51 @@ async fn attempt(
     let times = Times { of: &of, total_ms, switches: alone };
     let asked_ns = if x.facts.tries == 1 { x.facts.forwarded_ns } else { core.clock.now_ns() };
     connection.transport.serve(client.transport);
-    // What the head of its response says of a member.
-    let told = |x: &Exchange| {
-        let answered_ns = x.facts.answered_ns;
-        let in_trouble = is_server_error(x.response.table.status);
-        if upstream.eject.server_errors && in_trouble {
-            route.upstream.failed(&member, answered_ns);
-        } else {
-            let took_ns = answered_ns.saturating_sub(asked_ns);
-            route.upstream.answered(&member, took_ns, answered_ns, in_trouble);
-            member.member.record.succeeded(&upstream.eject, answered_ns / 1_000_000);
-        }
-    };
     // A response that comes before the request is over is the one: what has been sent on cannot be sent again.
+    let ends_later = Cell::new(false);
     let early = |x: &mut Exchange| {
-        told(x);
-        admitted.tell(is_server_error(x.response.table.status), core.coarse_ms());
+        match in_trouble(x) {
+            Some(failed) => {
+                tell(x, route, &member, asked_ns, failed, core);
+                admitted.tell(failed, core.coarse_ms());
+            }
+            None => {
+                ends_later.set(true);
+                admitted.tell_begun(core.coarse_ms());
+            }
+        }
         stick(x, upstream, &member, key, route);
     };
     let sent_and_answered =
         send_and_read(x, client, incoming, &connection, &mut out, framing, route, &times, early, core).await;
     match sent_and_answered {
         Ok(Sent::Head { head_bytes, request_sent }) => {
-            told(x);
-            Ok(Reached::Head(Lent { connection, request_sent, replayable, reused, head_bytes, guard }))
+            if let Some(failed) = in_trouble(x) {
+                tell(x, route, &member, asked_ns, failed, core);
+            }
+            Ok(Reached::Head(Lent {
+                connection,
+                request_sent,
+                replayable,
+                reused,
+                head_bytes,
+                asked_ns,
+                guard,
+            }))
         }
-        Ok(Sent::Answered { responded, request_sent }) => Ok(Reached::Answered(responded.map(|responded| {
-            let head_bytes = 0;
-            let lent = Lent { connection, request_sent, replayable, reused, head_bytes, guard };
-            lent.give_back(responded, route, core);
-            responded.keep
-        }))),
+        Ok(Sent::Answered { responded, request_sent }) => {
+            if ends_later.get() {
+                let failed = calls::ends_in_trouble(x, &responded);
+                tell(x, route, &member, asked_ns, failed, core);
+                admitted.tell(failed, core.coarse_ms());
+            }
+            Ok(Reached::Answered(responded.map(|responded| {
+                let head_bytes = 0;
+                let lent = Lent { connection, request_sent, replayable, reused, head_bytes, asked_ns, guard };
+                lent.give_back(responded, route, core);
+                responded.keep
+            })))
+        }
         Err(fail) => {
             // What has left of a request that is given up must not pass for one: its end is a reset.
             connection.transport.set_open_ended(true);
@@ -689,17 +737,28 @@ async fn send_and_read(
     both.set(true);
     client.transport.clear_deadline();
     early(x);
-    let mut response = pin!(respond::respond(x, client, to, head_bytes, false, route, core));
+    // A call whose request is refused in the middle gets a status, where one can follow what was sent. Who has gone hears nothing.
+    let hears = client.transport.stream().filter(|_| x.call.is_some());
+    let at_odds = Cell::new(None);
+    let mut response = pin!(respond::respond(x, client, to, head_bytes, false, route, &at_odds, core));
     let responded = poll_fn(|context| {
         if uploaded.is_none()
             && let Poll::Ready(result) = upload.as_mut().poll(context)
         {
+            if let (Some(stream), Err(Fail::Client(reason))) = (hears, result)
+                && reason != CLIENT_GONE
+            {
+                at_odds.set(Some(reason));
+                stream.abandon_works();
+            }
             uploaded = Some(result);
         }
         match (&uploaded, response.as_mut().poll(context)) {
             (_, Poll::Ready(responded)) => Poll::Ready(responded),
             // Who broke its request off, or its framing, wants no answer either.
-            (Some(Err(fail @ Fail::Client(_))), Poll::Pending) => Poll::Ready(Err(Broken::After(*fail))),
+            (Some(Err(fail @ Fail::Client(_))), Poll::Pending) if at_odds.get().is_none() => {
+                Poll::Ready(Err(Broken::After(*fail)))
+            }
             (_, Poll::Pending) => Poll::Pending,
         }
     })

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use crate::h1::body::{Incoming, Origin, RESPONSE_SIZE, transfer};
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, encode_response};
 use crate::http::field::Known;
-use crate::http::{BodyLength, Method, Version, forward as law};
+use crate::http::{BodyLength, Method, Reason, Version, forward as law};
 use crate::pipeline::calls;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
@@ -30,10 +30,11 @@ pub struct Responded {
 }
 
 /// Sends the response whose head, of `head_bytes`, stands in `x.response`. `whole`: the request has been received and sent to its
-/// end.
+/// end. `at_odds` is why its rest is refused, if it is, which ends the response, too.
 ///
 /// # Errors
 /// Either side failed, and the client has seen part of the response; or nothing of it, because it is too large.
+#[expect(clippy::too_many_arguments, reason = "the two sides of an exchange, and what ends it")]
 pub async fn respond(
     x: &mut Exchange,
     client: &Client<'_>,
@@ -41,6 +42,7 @@ pub async fn respond(
     head_bytes: usize,
     whole: bool,
     route: &Route<'_>,
+    at_odds: &Cell<Option<Reason>>,
     core: &Core,
 ) -> Result<Responded, Broken> {
     let response_max = route.operation.response_max;
@@ -107,7 +109,7 @@ pub async fn respond(
         }
         client.transport.set_open_ended(false);
     }
-    match sent {
+    match sent.map_err(|fail| at_odds.get().map_or(fail, Fail::Client)) {
         Ok(count) => {
             x.facts.bytes_out += count;
             client.transport.clear_deadline();
@@ -130,8 +132,12 @@ pub async fn respond(
         }
         Err(fail) => {
             if x.call.is_some() {
-                calls::note_reset(x, from);
-                calls::end(x, client, &mut body, out, framing, fail, core).await;
+                if at_odds.get().is_none() {
+                    calls::note_reset(x, from);
+                }
+                if let (Fail::Upstream(reason), _) | (_, Some(reason)) = (fail, at_odds.get()) {
+                    calls::end(x, client, &mut body, out, framing, reason, core).await;
+                }
             }
             Err(Broken::After(fail))
         }

@@ -76,6 +76,14 @@ impl Admitted {
             false => breaker.tell(failed, now_ms),
         }
     }
+
+    /// There is an answer, which may be long in coming to its end: nobody else waits for how that will be, as they would if much
+    /// depended on it.
+    pub fn tell_begun(&mut self, now_ms: u64) {
+        if self.probe {
+            self.tell(false, now_ms);
+        }
+    }
 }
 
 impl Drop for Admitted {

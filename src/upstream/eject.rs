@@ -23,7 +23,7 @@ const SLOW_US_MIN: u64 = 1_000;
 pub struct Settings {
     /// Failures in a row; 0 never leaves anybody out.
     pub after: u32,
-    /// Whether an answer of 500, 502, 503 or 504 is a failure.
+    /// Whether an answer of 500, 502, 503 or 504, or the end of a call with a status that means the like, is a failure.
     pub server_errors: bool,
     /// The first time, in milliseconds; n times that at the n-th time in a row.
     pub time_ms: u64,

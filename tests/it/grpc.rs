@@ -38,10 +38,19 @@ struct Upstream {
 
 impl Upstream {
     fn start() -> Upstream {
+        Upstream::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Upstream {
         let place = Place::new();
         let complaints = std::fs::File::create(place.path().join("stderr")).expect("a file");
         let mut command = python();
-        command.arg("server.py").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(complaints);
+        command
+            .arg("server.py")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(complaints);
         let mut process: Child = command.spawn().expect("python");
         let input = process.stdin.take().expect("piped");
         let output = process.stdout.take().expect("piped");
@@ -185,12 +194,14 @@ fn under_tls(place: &Place) -> (PathBuf, String) {
 #[test]
 fn calls_of_grpc_web_are_translated() {
     let server = Upstream::start();
-    let node = server.plain("");
-    run("web.py", &node, 20, &["--authority", "api.example.com"]);
-    let lines = node.log(32);
-    assert!(lines.iter().all(|line| line["protocol"] == "HTTP/1.1"), "{lines:?}");
-    for status in [0, 4, 7, 10, 13] {
-        assert!(lines.iter().any(|line| line["grpc_status"] == status), "{status}: {lines:?}");
+    for (more, protocol) in [(&[][..], "HTTP/1.1"), (&["--http2"], "HTTP/2")] {
+        let node = server.plain("");
+        run("web.py", &node, 20, &[&["--authority", "api.example.com"], more].concat());
+        let lines = node.log(32);
+        assert!(lines.iter().all(|line| line["protocol"] == protocol), "{lines:?}");
+        for status in [0, 4, 7, 10, 13] {
+            assert!(lines.iter().any(|line| line["grpc_status"] == status), "{status}: {lines:?}");
+        }
     }
 }
 
@@ -461,7 +472,7 @@ fn an_upstream_that_dies_in_a_stream_leaves_a_status() {
 }
 
 #[test]
-fn a_message_that_is_too_large_in_a_conversation_is_said_by_a_reset() {
+fn a_message_that_is_too_large_in_a_conversation_ends_it_with_a_status() {
     let server = Upstream::start();
     let node = server.plain("    sizes: { message: 1KiB }\n");
     let output = python().args(["-c", TOO_LARGE, &node.address.to_string()]).output().expect("python");
@@ -488,4 +499,366 @@ try:
     raise SystemExit("an answer to what is too large")
 except grpc.RpcError as error:
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+    assert error.details().startswith("RW-2453 grpc_message_size: "), error
+    trailing = dict(error.trailing_metadata())
+    assert b"GRPC_MESSAGE_SIZE" in trailing["grpc-status-details-bin"], trailing
 "#;
+
+#[test]
+fn a_message_that_is_too_large_behind_part_of_an_answer_is_said_by_a_reset() {
+    let upstream = Scripted::start();
+    let node = upstream.node("    sizes: { message: 1KiB }\n");
+    let output =
+        python().args(["-c", TOO_LARGE_FOR_HALF, &node.address.to_string()]).output().expect("python");
+    assert!(output.status.success(), "{output:?}");
+    let line = node.log(1).remove(0);
+    assert_eq!((&line["reason"], &line["grpc_status"]), (&json!("grpc_message_size"), &json!(8)), "{line}");
+}
+
+/// Hears half of a message, and says something large: there is no room for a status behind the half.
+const TOO_LARGE_FOR_HALF: &str = r#"
+import sys, threading, grpc, calls_pb2 as pb, calls_pb2_grpc as rpc
+calls = rpc.CallsStub(grpc.insecure_channel(sys.argv[1], [("grpc.default_authority", "api.example.com")]))
+heard = threading.Event()
+def requests():
+    yield pb.Request(payload=b"small")
+    assert heard.wait(10)
+    yield pb.Request(payload=b"x" * 5_000)
+call = calls.Bidi(requests(), metadata=(("x-do", "half/hold"),))
+call.initial_metadata()
+heard.set()
+try:
+    next(call)
+    raise SystemExit("an answer to what is too large")
+except grpc.RpcError as error:
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+    assert "RW-2453" not in error.details(), error
+"#;
+
+/// A server of the `h2` crate that does what `x-do` of the request says, word by word: `head`, `message`, `half` (of one, behind
+/// a head), `reset-N`, `ok` (the status, and the end), `end`, `trailers` (without a status), `bare` (a head that is the end), `hold` (nothing more).
+struct Scripted {
+    address: std::net::SocketAddr,
+}
+
+impl Scripted {
+    fn start() -> Scripted {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        listener.set_nonblocking(true).expect("set");
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                while let Ok((socket, _)) = listener.accept().await {
+                    tokio::spawn(async move {
+                        let mut server = h2::server::handshake(socket).await.expect("a handshake");
+                        while let Some(Ok((request, respond))) = server.accept().await {
+                            tokio::spawn(Scripted::act(request, respond));
+                        }
+                    });
+                }
+            });
+        });
+        Scripted { address }
+    }
+
+    async fn act(
+        request: hyper::http::Request<h2::RecvStream>,
+        mut respond: h2::server::SendResponse<hyper::body::Bytes>,
+    ) {
+        use hyper::body::Bytes;
+        let head = || {
+            let head = hyper::http::Response::builder().header("content-type", "application/grpc");
+            head.body(()).expect("a head")
+        };
+        let text = request.headers()["x-do"].to_str().expect("text").to_owned();
+        // The whole request is here before anything is done about it, but where a conversation is meant.
+        let mut body = request.into_body();
+        while !text.ends_with("hold")
+            && let Some(Ok(piece)) = body.data().await
+        {
+            let _ = body.flow_control().release_capacity(piece.len());
+        }
+        let mut stream = None;
+        let mut words = text.split('/').peekable();
+        while let Some(word) = words.next() {
+            // What was said before has left.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            match (word, &mut stream) {
+                ("bare", _) => drop(respond.send_response(head(), true).expect("sent")),
+                ("head", _) => stream = Some(respond.send_response(head(), false).expect("sent")),
+                ("half", _) => {
+                    let sent = stream.insert(respond.send_response(head(), false).expect("sent"));
+                    sent.send_data(Bytes::from_static(b"\0\0\0\0\x09half"), false).expect("sent");
+                }
+                ("message", Some(sent)) => {
+                    sent.send_data(Bytes::from_static(b"\0\0\0\0\0"), false).expect("sent");
+                }
+                ("ok", Some(sent)) => {
+                    let mut trailers = hyper::http::HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().expect("a value"));
+                    sent.send_trailers(trailers).expect("sent");
+                }
+                ("end", Some(sent)) => sent.send_data(Bytes::new(), true).expect("sent"),
+                ("trailers", Some(sent)) => {
+                    let mut trailers = hyper::http::HeaderMap::new();
+                    trailers.insert("x-other", "1".parse().expect("a value"));
+                    sent.send_trailers(trailers).expect("sent");
+                }
+                ("hold", _) => {
+                    let _ = body.trailers().await;
+                }
+                (reset, sent) => {
+                    let code: u32 = reset.strip_prefix("reset-").expect("a word").parse().expect("a code");
+                    match sent {
+                        Some(sent) => sent.send_reset(code.into()),
+                        None => respond.send_reset(code.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn node(&self, api: &str) -> Node {
+        self.node_with("retry: { budget: 100% }", api)
+    }
+
+    fn node_with(&self, upstream: &str, api: &str) -> Node {
+        let config = format!(
+            "upstreams: {{ calls: {{ targets: [\"http://{}\"], protocol: http2, {upstream} }} }}\n\
+             apis:\n  calls:\n    to: calls\n    raw: \"gRPC\"\n    allow: {{ who: anyone }}\n{api}",
+            self.address
+        );
+        Node::start_in(Place::new(), LISTEN, &config)
+    }
+}
+
+/// The status and message of a unary call for each `x-do`.
+fn statuses(node: &Node, wishes: &[&str]) -> Vec<(u64, String)> {
+    let mut command = python();
+    let output = command.args(["-c", STATUSES, &node.address.to_string()]).args(wishes).output();
+    let output = output.expect("python");
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let statuses: Vec<(u64, String)> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(statuses.len(), wishes.len(), "{output:?}");
+    statuses
+}
+
+/// Many calls over one connection.
+const STATUSES: &str = r#"
+import sys, json, grpc, calls_pb2 as pb, calls_pb2_grpc as rpc
+options = [("grpc.default_authority", "api.example.com"), ("grpc.enable_retries", 0)]
+calls = rpc.CallsStub(grpc.insecure_channel(sys.argv[1], options))
+for wish in sys.argv[2:]:
+    timeout = 20 if "timed" in wish else None
+    call = calls.Bidi if "conversation" in wish else calls.Unary
+    request = iter([pb.Request()]) if "conversation" in wish else pb.Request()
+    try:
+        list(call(request, timeout=timeout, metadata=(("x-do", wish),))) if "conversation" in wish else call(request, timeout=timeout, metadata=(("x-do", wish),))
+        print(json.dumps([0, ""]), flush=True)
+    except grpc.RpcError as error:
+        print(json.dumps([error.code().value[0], error.details()]), flush=True)
+"#;
+
+#[test]
+fn resets_of_upstreams_are_the_statuses_that_they_stand_for() {
+    let upstream = Scripted::start();
+    let node = upstream.node("");
+    // PROTOCOL-HTTP2 "Errors", in the order of RFC 9113 §7.
+    let expected = [13, 13, 13, 13, 13, 2, 13, 14, 1, 13, 13, 8, 7, 2];
+    for before in ["", "head/", "head/message/"] {
+        let wishes: Vec<String> = (0..expected.len()).map(|code| format!("{before}reset-{code}")).collect();
+        let wishes: Vec<&str> = wishes.iter().map(String::as_str).collect();
+        let found = statuses(&node, &wishes);
+        for ((wish, expected), (status, message)) in wishes.iter().zip(expected).zip(found) {
+            assert_eq!(status, expected, "{wish}: {message}");
+            assert!(message.starts_with("RW-400"), "a status of ours, not a reset: {wish}: {message}");
+        }
+    }
+    // Within a message only a reset can follow: the code says it, where there is one.
+    let within = [(0, 13), (5, 13), (8, 1), (11, 8), (12, 13)];
+    let wishes: Vec<String> = within.iter().map(|(code, _)| format!("half/reset-{code}")).collect();
+    let wishes: Vec<&str> = wishes.iter().map(String::as_str).collect();
+    for ((code, expected), (status, message)) in within.iter().zip(statuses(&node, &wishes)) {
+        assert_eq!(status, *expected, "half/reset-{code}: {message}");
+        assert!(!message.contains("RW-"), "nothing can follow: {message}");
+    }
+}
+
+#[test]
+fn an_end_without_a_status_is_unknown() {
+    let upstream = Scripted::start();
+    let node = upstream.node("");
+    let wishes = ["bare", "head/end", "head/trailers", "head/message/end", "head/message/trailers"];
+    for (wish, (status, message)) in wishes.iter().zip(statuses(&node, &wishes)) {
+        assert_eq!(status, 2, "{wish}: {message}");
+        assert!(message.starts_with("RW-4264 grpc_status_missing: "), "{wish}: {message}");
+    }
+    assert!(
+        node.log(5).iter().all(|line| line["reason"] == "grpc_status_missing" && line["grpc_status"] == 2)
+    );
+    comes_to(5.0, || refusals(&node, "grpc_status_missing"));
+}
+
+/// A node before several servers, asked in turn.
+fn in_turn(servers: &[&Upstream], more: &str) -> Node {
+    let targets: Vec<String> =
+        servers.iter().map(|server| format!("\"http://127.0.0.1:{}\"", server.port)).collect();
+    let config = format!(
+        "upstreams: {{ calls: {{ targets: [{}], protocol: http2, balance: round_robin, {more} }} }}\n\
+         apis: {{ calls: {{ to: calls, raw: \"gRPC\", allow: [{{ who: anyone }}] }} }}\n",
+        targets.join(", ")
+    );
+    Node::start_in(Place::new(), LISTEN, &config)
+}
+
+#[test]
+fn a_server_whose_calls_say_that_it_is_in_trouble_is_left_out() {
+    let well = Upstream::start();
+    let eject = "eject: { server_errors: true, after: 3, time: 1h }";
+    let (unary, conversation) = (["unary"; 20], ["conversation"; 20]);
+    for (fail, more, wishes, left_out) in [
+        ("14", None, unary, true),
+        ("14", Some("--bare"), unary, true),
+        ("14", None, conversation, true),
+        ("13", Some("--bare"), conversation, true),
+        ("2", None, unary, true),
+        ("4", None, unary, true),
+        // Its caller's own time: who gives too little has nobody left out.
+        ("4", Some("--bare"), ["timed"; 20], false),
+        ("5", None, unary, false),
+        ("8", Some("--bare"), unary, false),
+        ("12", Some("--bare"), unary, false),
+    ] {
+        let arguments: Vec<&str> = ["--fail", fail].into_iter().chain(more).collect();
+        let failing = Upstream::start_with(&arguments);
+        let node = in_turn(&[&failing, &well], eject);
+        let found = statuses(&node, &wishes);
+        let failed = found.iter().filter(|(status, _)| *status != 0).count();
+        let case = format!("{arguments:?}, {}: {found:?}", wishes[0]);
+        assert_eq!(failed, if left_out { 3 } else { 10 }, "{case}");
+        assert!(
+            found.iter().all(|(status, _)| [0, fail.parse().expect("a number")].contains(status)),
+            "{case}"
+        );
+    }
+    // Nobody is left out for it who is not told to.
+    let failing = Upstream::start_with(&["--fail", "14"]);
+    let node = in_turn(&[&failing, &well], "eject: { after: 3, time: 1h }");
+    assert_eq!(statuses(&node, &unary).iter().filter(|(status, _)| *status == 14).count(), 10);
+}
+
+#[test]
+fn an_upstream_whose_calls_say_that_it_is_in_trouble_is_left_alone() {
+    let breaker = "breaker: { failures: 50%, least: 5, rest: 5min }";
+    for more in [None, Some("--bare")] {
+        let arguments: Vec<&str> = ["--fail", "14"].into_iter().chain(more).collect();
+        let node = in_turn(&[&Upstream::start_with(&arguments)], breaker);
+        let found = statuses(&node, &["unary"; 8]);
+        let ours = found.iter().map(|(_, message)| message.contains("RW-4300 breaker_open"));
+        assert!(ours.eq([false, false, false, false, false, true, true, true]), "{found:?}");
+    }
+    let node = in_turn(&[&Upstream::start_with(&["--fail", "5"])], breaker);
+    assert!(statuses(&node, &["unary"; 20]).iter().all(|(status, _)| *status == 5));
+}
+
+#[test]
+fn a_stream_that_finds_out_whether_an_upstream_is_well_keeps_nobody_waiting_for_its_end() {
+    let upstream = Scripted::start();
+    let breaker = "breaker: { failures: 50%, least: 2, rest: 100ms, probes: 1 }, eject: { after: 0 }";
+    let node = upstream.node_with(breaker, "");
+    let output = python().args(["-c", PROBING, &node.address.to_string()]).output().expect("python");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Two failures, a stream that goes on, and a call beside it.
+const PROBING: &str = r#"
+import sys, threading, grpc, calls_pb2 as pb, calls_pb2_grpc as rpc
+options = [("grpc.default_authority", "api.example.com"), ("grpc.enable_retries", 0)]
+calls = rpc.CallsStub(grpc.insecure_channel(sys.argv[1], options))
+over = threading.Event()
+def requests():
+    yield pb.Request()
+    over.wait(20)
+def refused(call):
+    try:
+        call()
+        return None
+    except grpc.RpcError as error:
+        return error.details()
+for _ in range(2):
+    assert "RW-400" in refused(lambda: calls.Unary(pb.Request(), metadata=(("x-do", "reset-2"),)))
+assert "RW-4300" in refused(lambda: calls.Unary(pb.Request(), metadata=(("x-do", "head/message/ok"),)))
+while True:
+    stream = calls.Bidi(requests(), metadata=(("x-do", "head/message/hold"),))
+    why = refused(lambda: next(stream))
+    if why is None:
+        break
+    assert "RW-4300" in why, why
+calls.Unary(pb.Request(), metadata=(("x-do", "head/message/ok"),))
+over.set()
+"#;
+
+#[test]
+fn a_call_that_breaks_the_contract_of_its_operation_is_a_status() {
+    let server = Upstream::start();
+    let config = |body: &str| {
+        format!(
+            "upstreams: {{ calls: {{ targets: [\"http://127.0.0.1:{}\"], protocol: http2 }} }}\napis:\n  calls:\n    to: calls\n    \
+             allow: {{ who: anyone }}\n    operations:\n      unary: {{ match: POST /{SERVICE}/Unary, body: {{ {body} }} }}\n",
+            server.port
+        )
+    };
+    for (body, reason) in
+        [("schema: a.json", "body_content_type"), ("types: [application/json]", "content_type_unlisted")]
+    {
+        let place = Place::new();
+        place.write("a.json", "{ \"type\": \"object\" }");
+        let node = Node::start_in(place, LISTEN, &config(body));
+        assert_eq!(refused(&node, &json!({}), &[]), (3, reason.to_owned()));
+    }
+    assert!(server.lines.try_recv().is_err(), "nothing was forwarded");
+    let node = Node::start_in(Place::new(), LISTEN, &config("types: [application/grpc]"));
+    assert_eq!(call(&node, "Unary", &json!({}), &[])["status"], 0);
+}
+
+#[test]
+fn a_server_is_asked_for_its_health_under_tls() {
+    let place = Place::new();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    let key = place.write("server.key", &made.signing_key.serialize_pem());
+    let certificate = place.write("server.pem", &made.cert.pem());
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    place.write("other.pem", &other.cert.pem());
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    let mut server = Upstream::start_with(&["--cert", &text(&certificate), "--key", &text(&key)]);
+    let config = |ca: &str| {
+        format!(
+            "upstreams:\n  calls:\n    targets: [\"https://localhost:{}\"]\n    ca: {ca}\n    protocol: http2\n    \
+             addresses: 127.0.0.1/32\n    health: {{ grpc: {SERVICE}, every: 100ms }}\n\
+             apis: {{ calls: {{ to: calls, raw: \"gRPC\", allow: [{{ who: anyone }}] }} }}\n",
+            server.port
+        )
+    };
+    let certificate = |place: &Place| {
+        place.write("server.pem", &made.cert.pem());
+        place.write("other.pem", &other.cert.pem());
+    };
+    let (one, two) = (Place::new(), Place::new());
+    [&one, &two].into_iter().for_each(certificate);
+    let (trusting, wary) = (config("server.pem"), config("other.pem"));
+    let mut node = Node::start_in(one, LISTEN, &trusting);
+    assert_eq!(call(&node, "Unary", &json!({}), &[])["status"], 0);
+    server.says("down");
+    let down = node.wait_for("RW-6042");
+    assert!(down.contains("NOT_SERVING"), "{down}");
+    server.says("up");
+    node.wait_for("RW-6043");
+    assert_eq!(call(&node, "Unary", &json!({}), &[])["status"], 0);
+    // Somebody else's certificate: it is not asked at all.
+    let mut node = Node::start_in(two, LISTEN, &wary);
+    let down = node.wait_for("RW-6042");
+    assert!(!down.contains("SERVING"), "{down}");
+}

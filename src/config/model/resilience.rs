@@ -213,8 +213,12 @@ pub static EJECT: Table = Table {
     place: "upstreams.X.eject",
     keys: &[
         Key::optional("after", Shape::Int, "failures in a row; 0: never").default("5").bounds("0", "1000"),
-        Key::optional("server_errors", Shape::Bool, "whether 500, 502, 503 and 504 are failures")
-            .default("false"),
+        Key::optional(
+            "server_errors",
+            Shape::Bool,
+            "whether 500, 502, 503, 504, and what gRPC has for them, are failures",
+        )
+        .default("false"),
         Key::optional("time", Duration::SHAPE, "how long a member is out the first time")
             .default("10s")
             .bounds("100ms", "1h"),

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """The upstream of the end-to-end tests: all kinds of calls, and grpc.health.v1, by grpcio.
 
-  server.py [--port N] [--cert PEM --key PEM] [--down SERVICE]
+  server.py [--port N] [--cert PEM --key PEM] [--down SERVICE] [--fail STATUS [--bare]]
+
+`--fail` has every call end with that status, behind metadata of its own or (`--bare`) in a response that is nothing else.
 
 Prints `listening on PORT` and then one JSON line for each call that has ended: {"method", "ended", "requests", "metadata"},
 where `ended` is `ok`, a status, or `cancelled`. Ends when its input is closed.
@@ -28,6 +30,9 @@ def tell(**line):
 class Calls(rpc.CallsServicer):
     """Echoes, streams, waits and fails as the request says; tells how each call ended."""
 
+    def __init__(self, fail, bare):
+        self.fail, self.bare = fail, bare
+
     def begin(self, context, method):
         metadata = {key: value if isinstance(value, str) else value.hex() for key, value in context.invocation_metadata()}
         call = {"method": method, "requests": 0, "metadata": metadata, "ended": None}
@@ -36,6 +41,11 @@ class Calls(rpc.CallsServicer):
             tell(**{**call, "ended": call["ended"] or "cancelled"})
 
         context.add_callback(ended)
+        if self.fail is not None:
+            call["ended"] = STATUSES[self.fail].name
+            if not self.bare:
+                context.send_initial_metadata((("x-initial", "i"),))
+            context.abort(STATUSES[self.fail], "as told")
         # Metadata both in front and behind, text and binary.
         context.send_initial_metadata((("x-initial", "i"), ("x-initial-bin", b"\x00\xff")))
         context.set_trailing_metadata((("x-trailing", "t"), ("x-trailing-bin", bytes(range(8)))))
@@ -105,6 +115,8 @@ def main():
     parser.add_argument("--cert")
     parser.add_argument("--key")
     parser.add_argument("--down", action="append", default=[])
+    parser.add_argument("--fail", type=int)
+    parser.add_argument("--bare", action="store_true")
     arguments = parser.parse_args()
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=32),
@@ -114,7 +126,7 @@ def main():
             ("grpc.so_reuseport", 0),
         ],
     )
-    rpc.add_CallsServicer_to_server(Calls(), server)
+    rpc.add_CallsServicer_to_server(Calls(arguments.fail, arguments.bare), server)
     checks = health.HealthServicer()
     for service in ["", "ringwall.e2e.v1.Calls"]:
         checks.set(service, health_pb2.HealthCheckResponse.SERVING)

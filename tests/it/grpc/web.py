@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""gRPC-Web over HTTP/1.1, written by hand from PROTOCOL-WEB: every case in binary and in text.
+"""gRPC-Web over HTTP/1.1 or HTTP/2, written by hand from PROTOCOL-WEB: every case in binary and in text.
 
-  web.py HOST:PORT [--authority NAME] [--metadata K=V]... [--tls CA]
+  web.py HOST:PORT [--authority NAME] [--metadata K=V]... [--tls CA] [--http2]
 
 The server behind the translator is server.py. One line for each case, as client.py.
 """
 import argparse, base64, http.client, ssl, struct, sys, time
+
+import httpx
 
 import calls_pb2 as pb
 
@@ -44,6 +46,27 @@ class Answer:
         self.message = (self.trailers or self.headers).get("grpc-message", "")
 
 
+class Http2:
+    """A response of httpx, over HTTP/2 and nothing else, as http.client's are."""
+
+    def __init__(self, client, response):
+        assert response.http_version == "HTTP/2", response.http_version
+        self.client, self.response, self.status = client, response, response.status_code
+        self.pieces = response.iter_raw()
+
+    def getheaders(self):
+        return self.response.headers.multi_items()
+
+    def read1(self, _):
+        return next(self.pieces, b"")
+
+    def read(self):
+        return b"".join(self.pieces)
+
+    def close(self):
+        self.client.close()
+
+
 class Client:
     def __init__(self, arguments):
         self.arguments = arguments
@@ -51,16 +74,24 @@ class Client:
 
     def post(self, method, body, style, headers=()):
         host, port = self.arguments.target.rsplit(":", 1)
-        if self.arguments.tls:
-            context = ssl.create_default_context(cafile=self.arguments.tls)
-            connection = http.client.HTTPSConnection(host, int(port), timeout=20, context=context)
-        else:
-            connection = http.client.HTTPConnection(host, int(port), timeout=20)
         fields = {"content-type": TYPES[style], "x-grpc-web": "1", **self.metadata, **dict(headers)}
         if style == "text":
             fields["accept"] = TYPES[style]
         if self.arguments.authority:
             fields["host"] = self.arguments.authority
+        if self.arguments.http2:
+            verify = self.arguments.tls or True
+            client = httpx.Client(http1=False, http2=True, timeout=20, verify=verify, trust_env=False)
+            scheme = "https" if self.arguments.tls else "http"
+            url = f"{scheme}://{self.arguments.target}/ringwall.e2e.v1.Calls/{method}"
+            request = client.build_request("POST", url, content=body, headers=fields)
+            response = Http2(client, client.send(request, stream=True))
+            return response, response
+        if self.arguments.tls:
+            context = ssl.create_default_context(cafile=self.arguments.tls)
+            connection = http.client.HTTPSConnection(host, int(port), timeout=20, context=context)
+        else:
+            connection = http.client.HTTPConnection(host, int(port), timeout=20)
         connection.request("POST", f"/ringwall.e2e.v1.Calls/{method}", body, fields)
         response = connection.getresponse()
         return response, connection
@@ -153,6 +184,7 @@ def main():
     parser.add_argument("target")
     parser.add_argument("--authority")
     parser.add_argument("--tls")
+    parser.add_argument("--http2", action="store_true")
     parser.add_argument("--metadata", action="append", default=[])
     parser.add_argument("--only", action="append", default=[])
     client = Client(parser.parse_args())
