@@ -105,6 +105,11 @@ pub fn grpc_messages(data: &[u8]) {
     crate::grpc::laws::messages(data);
 }
 
+/// One direction of a call as it goes by: see [`crate::grpc::laws::filter`].
+pub fn grpc_filter(data: &[u8]) {
+    crate::grpc::laws::filter(data);
+}
+
 /// Frames of a WebSocket, and how they are cut: see [`crate::websocket::laws::frames`].
 pub fn websocket_frames(data: &[u8]) {
     crate::websocket::laws::frames(data);

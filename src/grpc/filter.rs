@@ -50,7 +50,7 @@ impl Filter {
     pub fn pass(&mut self, piece: &mut [u8]) -> Result<usize, Reason> {
         self.verdict()?;
         let bytes = match &mut self.decoder {
-            Some(decoder) => decoder.decode(piece)?,
+            Some(decoder) => decoder.decode(piece).map_err(|reason| *self.refused.insert(reason))?,
             None => piece.len(),
         };
         match self.messages.pass(&piece[..bytes]) {
@@ -85,10 +85,8 @@ impl Filter {
     /// It ended within a message, or a response without a status.
     pub fn finish(&mut self, trailers: &[u8]) -> Result<(), Reason> {
         self.verdict()?;
-        if let Some(decoder) = &self.decoder {
-            decoder.finish()?;
-        }
-        self.messages.finish()?;
+        let ended = self.decoder.as_ref().map_or(Ok(()), TextDecoder::finish);
+        ended.and_then(|()| self.messages.finish()).map_err(|reason| self.refuse(reason))?;
         if self.is_response {
             self.status = status_of(trailers);
             if self.status.is_none() {

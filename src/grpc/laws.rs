@@ -3,10 +3,11 @@
 //! For: [`crate::fuzzing`] and tests. Not for: the data path. Everything is compared with a slow reader that is written the
 //! obvious way, and with itself cut differently.
 
+use super::filter::Filter;
 use super::message::{Limits, Messages};
 use super::status::{self, Status};
 use super::style::Style;
-use super::web::{TRAILERS_FLAG, TextDecoder, Translator};
+use super::web::{GRPC_WEB_BASE64, TRAILERS_FLAG, TextDecoder, Translator};
 use super::{health, timeout};
 
 /// The body of a call in all its forms. The first byte chooses limits, the second how the bytes are cut.
@@ -38,7 +39,7 @@ fn walked(bytes: &[u8], limits: Limits, step: usize) {
             }
         });
         assert_eq!(messages.count(), expected.count);
-        assert_eq!(refused, expected.refused);
+        assert_eq!(refused, expected.flaw.is_some());
         if refused {
             assert!((expected.end..expected.end + 5).contains(&passed));
         } else {
@@ -51,12 +52,13 @@ struct Walked {
     count: u64,
     /// Where the last message ends that is whole or was begun.
     end: usize,
-    refused: bool,
+    /// What is wrong with the one behind that, as the end of the reason's token says it.
+    flaw: Option<&'static str>,
     whole: bool,
 }
 
 fn oracle(bytes: &[u8], limits: Limits) -> Walked {
-    let mut found = Walked { count: 0, end: 0, refused: false, whole: false };
+    let mut found = Walked { count: 0, end: 0, flaw: None, whole: false };
     loop {
         let Some(rest) = bytes.get(found.end..) else { return found };
         let [flag, a, b, c, d, ..] = *rest else {
@@ -64,13 +66,96 @@ fn oracle(bytes: &[u8], limits: Limits) -> Walked {
             return found;
         };
         let length = u32::from_be_bytes([a, b, c, d]);
-        if flag > 1 || flag == 1 && !limits.compressed || length > limits.message_bytes_max {
-            found.refused = true;
+        found.flaw = match flag {
+            2.. => Some("_flag"),
+            1 if !limits.compressed => Some("_compressed"),
+            _ if length > limits.message_bytes_max => Some("_size"),
+            _ => None,
+        };
+        if found.flaw.is_some() {
             return found;
         }
         found.count += 1;
         found.end += 5 + length as usize;
     }
+}
+
+/// One direction of a call as it passes a [`Filter`], cut anywhere: what passes is the beginning of what was sent, decoded; nothing
+/// of a refused message but a part of its prefix; and whoever was refused stays so. The first byte chooses limits, style and
+/// direction, the second how the bytes are cut and what the trailers say.
+pub fn filter(data: &[u8]) {
+    let [choice, step, bytes @ ..] = data else { return };
+    let limits = Limits { message_bytes_max: 1 << (choice & 15), compressed: choice & 16 != 0 };
+    let style = Style::ALL[usize::from(choice >> 5) % Style::ALL.len()];
+    let is_response = choice & 128 != 0;
+    let trailers: &[u8] = if step & 128 == 0 { b"a: b\r\ngrpc-status: 5\r\n" } else { b"a: b\r\n" };
+    let is_text = style == Style::WebText && !is_response;
+    // The first group that is none, if there is one, ends what can be decoded.
+    let (mut plain, mut is_base64) = (bytes.to_vec(), true);
+    if is_text {
+        let groups = bytes.chunks(4).map(|group| base64_simd::STANDARD.decode_to_vec(group));
+        plain = groups.map_while(Result::ok).flatten().collect();
+        is_base64 = bytes.chunks(4).all(|group| base64_simd::STANDARD.decode_to_vec(group).is_ok());
+    }
+    let expected = oracle(&plain, limits);
+    for step in [usize::from(step % 17) + 1, bytes.len().max(1)] {
+        let mut filter = match is_response {
+            true => Filter::of_response(style, limits),
+            false => Filter::of_request(style, limits),
+        };
+        let mut passed = Vec::new();
+        let refused = bytes.chunks(step).find_map(|piece| {
+            let mut piece = piece.to_vec();
+            let result = filter.pass(&mut piece);
+            passed.extend_from_slice(&piece[..result.unwrap_or(0)]);
+            result.err()
+        });
+        let ended = filter.finish(trailers);
+        let verdict = refused.map_or(ended, Err);
+        // What was decoded of a group that turns out to be none has passed.
+        assert!(passed.starts_with(&plain[..plain.len().min(passed.len())]));
+        assert!(passed.len() <= plain.len() + if is_base64 { 0 } else { 2 });
+        match verdict {
+            Ok(()) => {
+                assert!(is_base64 && expected.whole && expected.flaw.is_none());
+                assert_eq!(passed, plain);
+                assert_eq!(filter.status(), is_response.then_some(Status::NotFound));
+                assert!(!is_response || trailers.ends_with(b"5\r\n"));
+            }
+            Err(reason) if reason == GRPC_WEB_BASE64 => assert!(!is_base64),
+            Err(reason) if reason == status::GRPC_STATUS_MISSING => {
+                assert!(is_response && expected.whole && !trailers.ends_with(b"5\r\n"));
+                assert!(filter.is_at_boundary());
+            }
+            Err(reason) => {
+                let whose = if is_response { "grpc_response" } else { "grpc_message" };
+                let flaw = reason.token.strip_prefix(whose).expect("of this direction");
+                // What follows what is no base64 may make it another message.
+                match expected.flaw {
+                    Some(expected) => assert_eq!(flaw, expected),
+                    None => assert!(flaw == "_truncated" && !expected.whole || !is_base64),
+                }
+                if is_base64 && flaw != "_truncated" {
+                    assert!((expected.end..expected.end + 5).contains(&passed.len()));
+                }
+                assert_eq!(filter.pass(&mut [b'A'; 4]), Err(reason), "refused once, refused for ever");
+                assert_eq!(filter.finish(b"grpc-status: 0\r\n"), Err(reason));
+            }
+        }
+        if is_base64 {
+            assert_eq!(filter.is_at_boundary(), is_boundary(&plain, passed.len()));
+        }
+    }
+}
+
+/// Whether `at` is where a message ends, or the first one begins.
+fn is_boundary(bytes: &[u8], at: usize) -> bool {
+    let mut end = 0;
+    while end < at {
+        let Some(&[_, a, b, c, d]) = bytes.get(end..end + 5) else { return false };
+        end += 5 + u32::from_be_bytes([a, b, c, d]) as usize;
+    }
+    end == at
 }
 
 /// Whatever is taken for text is so however it is cut, and is what a decoder of one text after another makes of it.
@@ -198,6 +283,7 @@ mod tests {
                 data.truncate(random.below(data.len() + 1));
             }
             messages(&data);
+            filter(&data);
         }
     }
 }

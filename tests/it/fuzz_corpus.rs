@@ -27,6 +27,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("hpack", fuzzing::hpack),
     ("hpack_roundtrip", fuzzing::hpack_roundtrip),
     ("grpc_messages", fuzzing::grpc_messages),
+    ("grpc_filter", fuzzing::grpc_filter),
     ("websocket_frames", fuzzing::websocket_frames),
 ];
 

@@ -581,8 +581,7 @@ impl Scripted {
             let _ = body.flow_control().release_capacity(piece.len());
         }
         let mut stream = None;
-        let mut words = text.split('/').peekable();
-        while let Some(word) = words.next() {
+        for word in text.split('/') {
             // What was said before has left.
             tokio::time::sleep(Duration::from_millis(50)).await;
             match (word, &mut stream) {
@@ -755,12 +754,15 @@ fn an_upstream_whose_calls_say_that_it_is_in_trouble_is_left_alone() {
     let breaker = "breaker: { failures: 50%, least: 5, rest: 5min }";
     for more in [None, Some("--bare")] {
         let arguments: Vec<&str> = ["--fail", "14"].into_iter().chain(more).collect();
-        let node = in_turn(&[&Upstream::start_with(&arguments)], breaker);
+        let failing = Upstream::start_with(&arguments);
+        let node = in_turn(&[&failing], breaker);
         let found = statuses(&node, &["unary"; 8]);
+        assert!(found[..5].iter().all(|found| *found == (14, "as told".to_owned())), "{found:?}");
         let ours = found.iter().map(|(_, message)| message.contains("RW-4300 breaker_open"));
         assert!(ours.eq([false, false, false, false, false, true, true, true]), "{found:?}");
     }
-    let node = in_turn(&[&Upstream::start_with(&["--fail", "5"])], breaker);
+    let well = Upstream::start_with(&["--fail", "5"]);
+    let node = in_turn(&[&well], breaker);
     assert!(statuses(&node, &["unary"; 20]).iter().all(|(status, _)| *status == 5));
 }
 
