@@ -18,7 +18,7 @@
 //!
 //! **Time** is what the caller says it is; [`Connection::next_deadline`] says when [`Connection::tick`] has something to do.
 //!
-//! Memory: under 1 KiB without streams, 64 bytes a stream, a frame or a field block that came in pieces (≤ 16 KiB, ≤
+//! Memory: under 1 KiB without streams, 40 bytes a stream, a frame or a field block that came in pieces (≤ 16 KiB, ≤
 //! [`Settings::block_bytes_max`]). No allocation per request once these have grown; [`Connection::shrink`] gives them back.
 
 use super::budget::{Budget, Budgets, CHURN_BYTES, LATE_BYTES, TINY_BYTES};
@@ -30,7 +30,7 @@ use super::frame::{
 };
 use super::priority::Priority;
 use super::settings::{self, PeerSettings, Settings};
-use super::streams::{Past, Stall, StreamKey, Streams, state};
+use super::streams::{Past, StreamKey, Streams, state};
 use crate::http::Reason;
 
 /// CONTINUATION frames in a field block. Those who need any fill 16 KiB each.
@@ -286,7 +286,6 @@ pub struct Connection {
     streams: Streams,
     receive: ReceiveWindow,
     send: SendWindow,
-    stall: Stall,
     budgets: Budgets,
     /// A frame's head, as far as it came.
     head: [u8; FRAME_HEAD_BYTES],
@@ -331,7 +330,6 @@ impl Connection {
             streams: Streams::new(ours.streams_max),
             receive: ReceiveWindow::new(ours.connection_window),
             send: SendWindow::new(WINDOW_DEFAULT),
-            stall: Stall::default(),
             budgets: Budgets::new(),
             head: [0; FRAME_HEAD_BYTES],
             head_bytes: 0,
@@ -450,7 +448,7 @@ impl Connection {
         if end {
             self.end_sent(key, out);
         } else {
-            self.streams.arm(key, self.now_ms);
+            self.streams.arm(key);
         }
         Ok(())
     }
@@ -522,26 +520,20 @@ impl Connection {
         end: bool,
         out: &mut Vec<u8>,
     ) -> Result<usize, StreamGone> {
-        let now_ms = self.now_ms;
         let connection = self.send.left();
         let stream = self.sending(key)?;
         let window = stream.send.left().min(connection);
         let taken = bytes.min(window).min(DATA_BYTES_MAX);
         if taken == 0 && bytes != 0 {
-            self.streams.arm(key, now_ms);
-            if connection == 0 {
-                self.stall.begin(now_ms);
-            }
+            self.streams.arm(key);
             return Ok(0);
         }
         if taken == 0 && !end {
             return Ok(0);
         }
         stream.send.take(taken);
-        stream.stall.progress(taken);
         let stream_left = stream.send.left();
         self.send.take(taken);
-        self.stall.progress(taken);
         let end = end && taken == bytes;
         let flags = if end { END_STREAM } else { 0 };
         frame::push_head(out, taken, Kind::Data, flags, key.id());
@@ -552,10 +544,7 @@ impl Connection {
         if end {
             self.end_sent(key, out);
         } else if stream_left == 0 {
-            self.streams.arm(key, now_ms);
-        }
-        if self.send.left() == 0 && self.streams.any_ready() {
-            self.stall.begin(now_ms);
+            self.streams.arm(key);
         }
         Ok(taken)
     }
@@ -572,12 +561,7 @@ impl Connection {
         let Some(stream) = self.streams.live(key) else { return };
         if stream.is(state::WANTS) != wants && !(wants && stream.is(state::END_SENT)) {
             stream.flip(state::WANTS);
-            self.streams.arm(key, self.now_ms);
-        }
-        if !self.streams.any_ready() {
-            self.stall.end();
-        } else if self.send.left() == 0 {
-            self.stall.begin(self.now_ms);
+            self.streams.arm(key);
         }
     }
 
@@ -699,20 +683,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-
-    /// The stream that has wanted to send for the longest while no window let it, or one of those that the connection's window
-    /// holds up, and for how many milliseconds. Looks at all streams: for timers.
-    pub fn stalled(&self, now_ms: u64) -> Option<(StreamKey, u64)> {
-        let own = |key: StreamKey| Some((key, self.streams.look(key)?.stall.for_ms(now_ms)?));
-        let worst = self.streams.keys().filter_map(own).max_by_key(|(_, ms)| *ms);
-        let common = self.stall.for_ms(now_ms).filter(|_| self.send.left() == 0);
-        let held_up = common.and_then(|ms| {
-            let wants =
-                |key: &StreamKey| self.streams.look(*key).is_some_and(|stream| stream.is(state::WANTS));
-            Some((self.streams.keys().find(wants)?, ms))
-        });
-        [worst, held_up].into_iter().flatten().max_by_key(|(_, ms)| *ms)
     }
 
     // What there is to know.
@@ -1300,7 +1270,7 @@ impl Connection {
         }
         // RFC 9113 §6.9.2: all streams' windows move by the difference; only the last value of a frame is seen.
         let delta = i64::from(self.peer.stream_window) - i64::from(window);
-        if delta != 0 && !self.streams.shift_windows(delta, self.now_ms) {
+        if delta != 0 && !self.streams.shift_windows(delta) {
             return Err(Flaw::WindowOverflow);
         }
         self.settled = true;
@@ -1408,7 +1378,7 @@ impl Connection {
         if !stream.send.widen(increment) {
             return self.fault(key, Flaw::WindowOverflow, out).map(Some);
         }
-        self.streams.arm(key, self.now_ms);
+        self.streams.arm(key);
         Ok(None)
     }
 
@@ -1487,9 +1457,6 @@ impl Connection {
     fn close(&mut self, key: StreamKey, linger: bool, out: &mut Vec<u8>) {
         let held = self.streams.close(key, linger);
         self.give_back(held, out);
-        if !self.streams.any_ready() {
-            self.stall.end();
-        }
     }
 
     /// The peer may have sent more on a stream that we reset.

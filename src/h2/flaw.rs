@@ -23,7 +23,6 @@ pub enum Flaw {
     StreamIdOrder,
     StreamIdle,
     StreamClosed,
-    StreamRefused,
     Push,
     Compression,
     BlockSize,
@@ -31,7 +30,6 @@ pub enum Flaw {
     WindowExceeded,
     WindowOverflow,
     WindowIncrement,
-    WindowStall,
     BodyLength,
     BodyBeforeHead,
     TrailersOpen,
@@ -77,13 +75,11 @@ impl Flaw {
             Flaw::FrameSize => ErrorCode::FRAME_SIZE_ERROR,
             Flaw::SettingsTimeout => ErrorCode::SETTINGS_TIMEOUT,
             Flaw::StreamClosed => ErrorCode::STREAM_CLOSED,
-            Flaw::StreamRefused => ErrorCode::REFUSED_STREAM,
             Flaw::Compression => ErrorCode::COMPRESSION_ERROR,
             Flaw::SettingWindow | Flaw::WindowExceeded | Flaw::WindowOverflow => {
                 ErrorCode::FLOW_CONTROL_ERROR
             }
             Flaw::PingTimeout => ErrorCode::NO_ERROR,
-            Flaw::WindowStall => ErrorCode::CANCEL,
             Flaw::BlockSize
             | Flaw::BlockFrames
             | Flaw::ResetFlood
@@ -117,7 +113,6 @@ impl Flaw {
             Flaw::StreamIdOrder => (STREAM_ID_ORDER, UPSTREAM_STREAMS),
             Flaw::StreamIdle => (STREAM_IDLE, UPSTREAM_STREAMS),
             Flaw::StreamClosed => (STREAM_CLOSED, UPSTREAM_STREAMS),
-            Flaw::StreamRefused => (STREAM_REFUSED, UPSTREAM_STREAMS),
             Flaw::Push => (PUSH, UPSTREAM_STREAMS),
             Flaw::Compression => (COMPRESSION, UPSTREAM_COMPRESSION),
             Flaw::BlockSize => (BLOCK_SIZE, UPSTREAM_BLOCK),
@@ -125,7 +120,6 @@ impl Flaw {
             Flaw::WindowExceeded => (WINDOW_EXCEEDED, UPSTREAM_WINDOW),
             Flaw::WindowOverflow => (WINDOW_OVERFLOW, UPSTREAM_WINDOW),
             Flaw::WindowIncrement => (WINDOW_INCREMENT, UPSTREAM_WINDOW),
-            Flaw::WindowStall => (WINDOW_STALL, UPSTREAM_STALL),
             Flaw::BodyLength => (BODY_LENGTH, UPSTREAM_BODY_LENGTH),
             // A client can neither send before its head nor send an informational one: only the second is ever used.
             Flaw::BodyBeforeHead | Flaw::InformationalEnd => (FRAME_ORDER, UPSTREAM_HEADS),
@@ -181,9 +175,6 @@ pub const STREAM_IDLE: Reason = Reason::client("h2_stream_idle", 2308, 400, "A s
 /// A frame for a stream that the client had ended (RFC 9113 §5.1).
 pub const STREAM_CLOSED: Reason =
     Reason::client("h2_stream_closed", 2309, 400, "A frame came behind the end of its stream");
-/// More streams at once than we grant (RFC 9113 §5.1.2).
-pub const STREAM_REFUSED: Reason =
-    Reason::client("h2_stream_refused", 2310, 429, "There are too many streams at once");
 /// A client pushes, or an upstream does so though it may not (RFC 9113 §8.4).
 pub const PUSH: Reason = Reason::client("h2_push", 2311, 400, "A push is forbidden here");
 /// A field block cannot be decoded (RFC 9113 §4.3).
@@ -203,9 +194,6 @@ pub const WINDOW_OVERFLOW: Reason =
 /// A WINDOW_UPDATE of nothing (RFC 9113 §6.9).
 pub const WINDOW_INCREMENT: Reason =
     Reason::client("h2_window_increment", 2317, 400, "A window is updated by nothing");
-/// For too long the client granted no window for what waited to be sent.
-pub const WINDOW_STALL: Reason =
-    Reason::client("h2_window_stall", 2318, 408, "The client granted no window for too long");
 /// DATA is not as long as Content-Length says (RFC 9113 §8.1.1).
 pub const BODY_LENGTH: Reason =
     Reason::client("h2_body_length", 2319, 400, "The body is not as long as it says");
@@ -275,9 +263,6 @@ pub const UPSTREAM_BLOCK: Reason =
 /// Flow control violated, in one direction or the other.
 pub const UPSTREAM_WINDOW: Reason =
     Reason::upstream("upstream_h2_window", 4285, 502, "The upstream violates flow control");
-/// For too long the upstream granted no window.
-pub const UPSTREAM_STALL: Reason =
-    Reason::upstream("upstream_h2_stall", 4286, 504, "The upstream did not take the request");
 /// DATA is not as long as Content-Length says, or there is some where none may be.
 pub const UPSTREAM_BODY_LENGTH: Reason =
     Reason::upstream("upstream_h2_body_length", 4287, 502, "The response is not as long as it says");

@@ -4,7 +4,7 @@
 //! number through an open-addressing index (frames name numbers) or by its [`StreamKey`] (callers keep keys). Nothing is
 //! allocated until the first stream comes, and nothing per stream once the slab has grown to what is used at once.
 //!
-//! Memory: 64 bytes a slot and 4 to 8 of index, at most `streams_max` slots and [`LINGERING_MAX`] more.
+//! Memory: 40 bytes a slot and 4 to 8 of index, at most `streams_max` slots and [`LINGERING_MAX`] more.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -22,8 +22,6 @@ const RESET_KEPT: usize = 256;
 const EARLY_KEPT: usize = 4;
 /// One turn in so many goes to a stream that is not first by urgency, so that nobody starves.
 const FAIR_TURN: u8 = 8;
-/// A stall is over when so many bytes could be sent since it began: a byte now and then is no progress.
-const STALL_BYTES: usize = 1024;
 
 const NO_SLOT: u16 = u16::MAX;
 const NO_LENGTH: u64 = u64::MAX;
@@ -68,41 +66,6 @@ pub(super) mod state {
     pub const HEAD_REQUEST: u8 = 0x80;
 }
 
-/// For how long nothing could be sent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stall {
-    /// Since when, in monotonic milliseconds, or 0.
-    since_ms: u64,
-    bytes: u16,
-}
-
-impl Stall {
-    /// Nothing can be sent now.
-    pub(super) fn begin(&mut self, now_ms: u64) {
-        if self.since_ms == 0 {
-            *self = Stall { since_ms: now_ms.max(1), bytes: 0 };
-        }
-    }
-
-    /// So much was sent.
-    pub(super) fn progress(&mut self, bytes: usize) {
-        if self.since_ms != 0 {
-            let sum = usize::from(self.bytes) + bytes;
-            *self = if sum >= STALL_BYTES { Stall::default() } else { Stall { bytes: sum as u16, ..*self } };
-        }
-    }
-
-    /// Nothing waits any more.
-    pub(super) fn end(&mut self) {
-        *self = Stall::default();
-    }
-
-    /// For how long.
-    pub(super) fn for_ms(&self, now_ms: u64) -> Option<u64> {
-        (self.since_ms != 0).then(|| now_ms.saturating_sub(self.since_ms))
-    }
-}
-
 /// One stream.
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
@@ -116,7 +79,6 @@ pub(super) struct Stream {
     previous: u16,
     pub(super) receive: ReceiveWindow,
     pub(super) send: SendWindow,
-    pub(super) stall: Stall,
     /// What Content-Length promises and DATA has not brought.
     content_left: u64,
 }
@@ -274,7 +236,6 @@ impl Streams {
             previous: NO_SLOT,
             receive: ReceiveWindow::new(receive),
             send: SendWindow::new(send),
-            stall: Stall::default(),
             content_left: NO_LENGTH,
         };
         let slot = if let Some(free) = self.slots.get_mut(usize::from(self.free)) {
@@ -323,11 +284,6 @@ impl Streams {
     /// The first live stream from this slot on with a number beyond `last`.
     pub(super) fn beyond(&self, last: StreamId, from: usize) -> Option<StreamKey> {
         (from..self.slots.len()).filter_map(|slot| self.key_of(slot)).find(|key| key.id() > last)
-    }
-
-    /// Keys of all live streams.
-    pub(super) fn keys(&self) -> impl Iterator<Item = StreamKey> {
-        (0..self.slots.len()).filter_map(|slot| self.key_of(slot))
     }
 
     /// The live stream in a slot.
@@ -414,7 +370,7 @@ impl Streams {
         }
         self.leave_ring(key.slot);
         self.slots[key.slot()].priority = Priority { urgency: priority.urgency.min(7), ..priority };
-        self.arm(key, 0);
+        self.arm(key);
     }
 
     /// The priority of a stream that has not been opened.
@@ -429,27 +385,14 @@ impl Streams {
         self.early[at] = (id.0, priority);
     }
 
-    /// Puts a stream that wants to send into the ring of its urgency, if its window lets it, or takes it out. At time 0 its
-    /// stall stays as it is.
-    pub(super) fn arm(&mut self, key: StreamKey, now_ms: u64) {
+    /// Puts a stream that wants to send into the ring of its urgency, if its window lets it, or takes it out.
+    pub(super) fn arm(&mut self, key: StreamKey) {
         let Some(stream) = self.live(key) else { return };
-        let wants = stream.is(state::WANTS) && stream.can_send();
-        let can = stream.send.left() != 0;
-        if !wants {
-            stream.stall.end();
-        } else if !can && now_ms != 0 {
-            stream.stall.begin(now_ms);
-        }
-        if wants && can {
+        if stream.is(state::WANTS) && stream.can_send() && stream.send.left() != 0 {
             self.join_ring(key.slot);
         } else {
             self.leave_ring(key.slot);
         }
-    }
-
-    /// Whether any stream wants to send and its own window lets it.
-    pub(super) fn any_ready(&self) -> bool {
-        self.ready_set != 0
     }
 
     /// Who sends next: the most urgent; among those of one urgency the incremental ones by turns, the others one after another.
@@ -568,13 +511,13 @@ impl Streams {
 
     /// The windows of all live streams begin with another number now. `false`: one went beyond its bound.
     #[must_use]
-    pub(super) fn shift_windows(&mut self, delta: i64, now_ms: u64) -> bool {
+    pub(super) fn shift_windows(&mut self, delta: i64) -> bool {
         for slot in 0..self.slots.len() {
             let Some(key) = self.key_of(slot) else { continue };
             if !self.slots[slot].send.shift(delta) {
                 return false;
             }
-            self.arm(key, now_ms);
+            self.arm(key);
         }
         true
     }
@@ -596,12 +539,12 @@ mod tests {
 
     fn want(streams: &mut Streams, key: StreamKey) {
         streams.live(key).unwrap().set(state::HEAD_SENT | state::WANTS);
-        streams.arm(key, 1);
+        streams.arm(key);
     }
 
     #[test]
-    fn a_slot_is_64_bytes() {
-        assert!(size_of::<Stream>() <= 64, "{}", size_of::<Stream>());
+    fn a_slot_is_40_bytes() {
+        assert!(size_of::<Stream>() <= 40, "{}", size_of::<Stream>());
     }
 
     #[test]
@@ -698,25 +641,12 @@ mod tests {
             want(&mut streams, *key);
         }
         streams.live(keys[0]).unwrap().send.take(65_535);
-        streams.arm(keys[0], 50);
+        streams.arm(keys[0]);
         assert_eq!(streams.next_ready(), Some(keys[1]));
         assert_eq!(streams.next_ready(), Some(keys[1]));
-        assert_eq!(streams.live(keys[0]).unwrap().stall.for_ms(150), Some(100));
-        assert!(streams.shift_windows(10, 60));
+        assert!(streams.shift_windows(10));
         assert!([streams.next_ready(), streams.next_ready()].contains(&Some(keys[0])));
-        assert!(!streams.shift_windows(i64::from(WINDOW_MOST), 60));
-    }
-
-    #[test]
-    fn a_byte_now_and_then_is_no_progress() {
-        let mut stall = Stall::default();
-        stall.begin(100);
-        stall.progress(1);
-        stall.begin(200);
-        stall.progress(1022);
-        assert_eq!(stall.for_ms(1_100), Some(1_000));
-        stall.progress(1);
-        assert_eq!(stall.for_ms(1_100), None);
+        assert!(!streams.shift_windows(i64::from(WINDOW_MOST)));
     }
 
     #[test]

@@ -1082,44 +1082,6 @@ fn priorities_order_what_is_sent() {
     assert_eq!(tested.connection.next_writable(), Some(streams[0]));
 }
 
-#[test]
-fn stalls_are_seen() {
-    let mut tested = Tested::with(Role::Server, &Settings::DEFAULT, &[(4, 10)]);
-    let stream = tested.opened(&get(1));
-    tested.answer(stream, false).unwrap();
-    tested.connection.want(stream, true);
-    assert_eq!(tested.connection.stalled(1_000), None);
-    tested.connection.send_data(stream, &[0; 100], false, &mut tested.out).unwrap();
-    assert_eq!(tested.connection.stalled(61_000), Some((stream, 60_000)));
-    // A byte now and then changes nothing.
-    tested.now_ms = 31_000;
-    tested.feed(&window(1, 1)).unwrap();
-    tested.connection.send_data(stream, &[0; 100], false, &mut tested.out).unwrap();
-    assert_eq!(tested.connection.stalled(61_000), Some((stream, 60_000)));
-    tested.feed(&window(1, 5_000)).unwrap();
-    tested.connection.send_data(stream, &[0; 5_000], false, &mut tested.out).unwrap();
-    assert_eq!(tested.connection.stalled(61_000), Some((stream, 30_000)), "anew");
-    tested.connection.want(stream, false);
-    assert_eq!(tested.connection.stalled(61_000), None);
-}
-
-#[test]
-fn the_window_of_the_connection_can_stall_too() {
-    let mut tested = Tested::with(Role::Server, &Settings::DEFAULT, &[(4, 1_000_000)]);
-    let streams = [1, 3].map(|id| tested.opened(&get(id)));
-    for stream in streams {
-        tested.answer(stream, false).unwrap();
-        tested.connection.want(stream, true);
-    }
-    assert_eq!(tested.connection.send_data(streams[0], &[0; 100_000], false, &mut tested.out), Ok(65_535));
-    assert_eq!(tested.connection.next_writable(), None);
-    assert_eq!(tested.connection.stalled(3_000).map(|(_, ms)| ms), Some(2_000));
-    for stream in streams {
-        tested.connection.reset(stream, ErrorCode::CANCEL, &mut tested.out);
-    }
-    assert_eq!(tested.connection.stalled(3_000), None);
-}
-
 // Abuse.
 
 /// All streams that a client may have open.
