@@ -14,7 +14,7 @@ use std::rc::Rc;
 use crate::accept::ends::{self, CLIENT_SILENT, Visit};
 use crate::accept::pressure::{CONNECTION_SPARED, Level};
 use crate::h1::body::{Incoming, Origin};
-use crate::h1::downstream::{LINGER_BYTES, LINGER_MS, linger};
+use crate::h1::downstream::{CLIENT_RECORDS, LINGER_BYTES, LINGER_MS, linger};
 use crate::h1::flaw::{Flaw, HEAD_SIZE, Side};
 use crate::h2::blocks::RequestBlocks;
 use crate::h2::connection::Gone;
@@ -170,6 +170,8 @@ struct Serving<S> {
 }
 
 impl<S: Hire<Asking>> Driven for Serving<S> {
+    const BROKEN_RECORDS: Option<Reason> = Some(CLIENT_RECORDS);
+
     fn take_in(&self, received: &[u8]) -> Result<(), Gone> {
         let Serving { served, streams } = self;
         let mut next = served.next.take();

@@ -10,7 +10,6 @@ use std::pin::pin;
 use std::task::Poll;
 
 use crate::accept::pressure::Level;
-use crate::h1::downstream::CLIENT_RECORDS;
 use crate::h2::connection::Gone;
 use crate::h2::mux::Mux;
 use crate::h2::stream::Over;
@@ -36,6 +35,9 @@ pub(super) enum Ending {
 
 /// What one role makes of a connection.
 pub(super) trait Driven {
+    /// What it is called when the peer breaks the rules of TLS, if that is told of the connection.
+    const BROKEN_RECORDS: Option<Reason>;
+
     /// What was received becomes what it means.
     ///
     /// # Errors
@@ -120,7 +122,7 @@ async fn write(mux: &Mux, ended: &Cell<Option<Ending>>, core: &Core) -> io::Resu
 }
 
 /// Receives until there is nothing more to come.
-async fn read(side: &impl Driven, mux: &Mux, core: &Core) -> Ending {
+async fn read<D: Driven>(side: &D, mux: &Mux, core: &Core) -> Ending {
     let mut full = false;
     loop {
         poll_fn(|_| mux.poll_calm()).await;
@@ -128,7 +130,7 @@ async fn read(side: &impl Driven, mux: &Mux, core: &Core) -> Ending {
         let received = match mux.transport.recv_leased(lease).await {
             Ok(received) if !received.is_empty() => received,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Ending::Said(Some(CLIENT_RECORDS));
+                return Ending::Said(D::BROKEN_RECORDS);
             }
             _ => return Ending::Lost,
         };

@@ -149,6 +149,9 @@ pub fn carry(
 }
 
 impl Driven for Carrying {
+    // Each request that was under way tells of it as of any other end.
+    const BROKEN_RECORDS: Option<Reason> = None;
+
     fn take_in(&self, received: &[u8]) -> Result<(), Gone> {
         let now_ms = self.core.now_ms();
         let mux = &self.carrier.mux;
