@@ -10,7 +10,7 @@ use super::head::{self, Asked, Rules};
 use super::hpack::{Decoder, Encoder, Error, Sharing};
 use crate::{
     h1::flaw::Side,
-    http::{BodyLength, FieldSet, HeadLimits, Method, Reason, RequestTable, ResponseTable},
+    http::{BodyLength, HeadLimits, Method, Reason, RequestTable, ResponseTable},
 };
 
 /// What both ends of a connection remember of fields, in either direction. Allocates nothing until it is used.
@@ -107,7 +107,13 @@ impl FieldBlocks for RequestBlocks<'_> {
                 let (judged, decoded) = self.compression.decode(kept_bytes_max, |decoder| {
                     head::request(decoder, block, end, rules, arena, table)
                 })?;
-                let flaw = take(judged, &mut self.asked);
+                let flaw = match judged {
+                    Ok(asked) => {
+                        self.asked = asked;
+                        None
+                    }
+                    Err(reason) => Some(reason),
+                };
                 let content_length = content_length(flaw, self.table.framing);
                 Ok(Decoded { flaw, content_length, ..decoded })
             }
@@ -136,8 +142,6 @@ pub struct ResponseBlocks<'a> {
     pub arena: &'a mut Vec<u8>,
     /// The head that came last.
     pub table: &'a mut ResponseTable,
-    /// Positions of its fields that may never be in a table.
-    pub secret: FieldSet,
 }
 
 impl FieldBlocks for ResponseBlocks<'_> {
@@ -156,7 +160,7 @@ impl FieldBlocks for ResponseBlocks<'_> {
                 let (judged, decoded) = self.compression.decode(kept_bytes_max, |decoder| {
                     head::response(decoder, block, end, limits, method, arena, table)
                 })?;
-                let flaw = take(judged, &mut self.secret);
+                let flaw = judged.err();
                 let content_length = content_length(flaw, self.table.framing);
                 Ok(Decoded { flaw, content_length, status: self.table.status, ..decoded })
             }
@@ -169,17 +173,6 @@ impl FieldBlocks for ResponseBlocks<'_> {
 
     fn encoder_table_bytes(&mut self, bytes: u32) {
         self.compression.encoder.limit(bytes);
-    }
-}
-
-/// Keeps what was understood, or says why it was not.
-fn take<T>(judged: Result<T, Reason>, place: &mut T) -> Option<Reason> {
-    match judged {
-        Ok(value) => {
-            *place = value;
-            None
-        }
-        Err(reason) => Some(reason),
     }
 }
 

@@ -18,7 +18,7 @@
 //!
 //! Cost: one copy of each byte, 4 more for each field; no allocation but the growth of the arena.
 
-use super::hpack::{Decoder, Error, Line, Marks, Pseudo};
+use super::hpack::{Decoder, Error, Line, Marks, Pseudo, is_secret};
 use crate::{
     h1::{
         chunked::{TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX},
@@ -27,8 +27,8 @@ use crate::{
         parse::{METHOD_BYTES_MAX, METHOD_SYNTAX, RESPONSE_STATUS, TARGET_SIZE, method_of},
     },
     http::{
-        BodyLength, Field, FieldSet, FieldTable, HeadLimits, Known, Method, Reason, RequestTable,
-        ResponseTable, Span, Version,
+        BodyLength, Field, FieldTable, HeadLimits, Known, Method, Reason, RequestTable, ResponseTable, Span,
+        Version,
         field::{FIELDS_MAX, KnownSet, is_word},
         forward::is_forbidden_trailer,
         scan,
@@ -97,8 +97,6 @@ pub struct Rules<'a> {
 pub struct Asked {
     /// `:protocol` of an extended CONNECT (RFC 8441 §4), in the arena. Without it the method is never CONNECT.
     pub protocol: Option<Span>,
-    /// Positions of fields that may never be in a table, ours included (RFC 7541 §6.2.3).
-    pub secret: FieldSet,
     /// GET or HEAD, and whether a body follows is not known yet: one byte of it is [`Flaw::BodyUnexpected`].
     pub bodiless: bool,
 }
@@ -129,7 +127,6 @@ pub fn request(
         authority: Span::default(),
         protocol: None,
         cookie: None,
-        secret: FieldSet::EMPTY,
         in_fields: false,
         host_due: false,
         in_pieces: false,
@@ -141,7 +138,7 @@ pub fn request(
 }
 
 /// Decodes the block of a response to a request of method `method` into `arena` and `table`, both emptied first. `end`: the
-/// stream ends with it. Interim responses are heads of their own. Says which fields may never be in a table.
+/// stream ends with it. Interim responses are heads of their own.
 ///
 /// # Errors
 /// Outside: the connection is lost. Inside: the reason for answering 502.
@@ -154,17 +151,11 @@ pub fn response(
     method: Method,
     arena: &mut Vec<u8>,
     table: &mut ResponseTable,
-) -> Result<Result<FieldSet, Reason>, Error> {
+) -> Result<Result<(), Reason>, Error> {
     arena.clear();
     table.reset();
-    let mut answering = Answering {
-        limits,
-        table,
-        refused: refused(limits, BROKEN),
-        secret: FieldSet::EMPTY,
-        in_fields: false,
-        flaw: None,
-    };
+    let mut answering =
+        Answering { limits, table, refused: refused(limits, BROKEN), in_fields: false, flaw: None };
     let decoded =
         decoder.decode(block, list_bytes_max(limits), arena, |arena, line| answering.take(arena, line))?;
     Ok(answering.finish(arena, decoded.over, end, method))
@@ -266,7 +257,7 @@ fn take_edges(arena: &mut Vec<u8>, line: &mut Line) {
 #[inline(always)]
 fn push(
     fields: &mut FieldTable,
-    secret: &mut FieldSet,
+    never_indexed: &mut bool,
     line: &Line,
     limits: &HeadLimits,
     side: Side,
@@ -289,9 +280,7 @@ fn push(
     {
         return Err(Flaw::FieldCount.of(side));
     }
-    if line.never_indexed {
-        secret.insert(index);
-    }
+    *never_indexed |= line.never_indexed && !is_secret(line.known);
     Ok(())
 }
 
@@ -313,7 +302,6 @@ struct Asking<'a> {
     protocol: Option<Span>,
     /// The cookie line at the end of the arena: not yet in the table, as more of it may come.
     cookie: Option<Line>,
-    secret: FieldSet,
     /// A field has come.
     in_fields: bool,
     /// `:authority` is still to be written as a line.
@@ -370,7 +358,8 @@ impl Asking<'_> {
 
     #[inline(always)]
     fn push(&mut self, line: &Line) -> Result<(), Reason> {
-        push(&mut self.table.fields, &mut self.secret, line, self.rules.limits, Side::Client)
+        let RequestTable { fields, never_indexed, .. } = &mut *self.table;
+        push(fields, never_indexed, line, self.rules.limits, Side::Client)
     }
 
     /// Whether what this bit stands for came before; it has come now.
@@ -559,7 +548,7 @@ impl Asking<'_> {
             }
             _ => {}
         }
-        Ok(Asked { protocol: self.protocol, secret: self.secret, bodiless })
+        Ok(Asked { protocol: self.protocol, bodiless })
     }
 
     /// Joins cookies between which other fields came: in a line of its own behind all others. The table is made anew.
@@ -569,7 +558,7 @@ impl Asking<'_> {
         let sent = self.table.fields.as_slice();
         let count = sent.len();
         fields.iter_mut().zip(sent).for_each(|(to, from)| *to = *from);
-        let (odd, secret) = (self.table.fields.odd(), std::mem::take(&mut self.secret));
+        let odd = self.table.fields.odd();
         self.table.fields.clear();
         let start = arena.len();
         let mut joined = Line {
@@ -586,15 +575,11 @@ impl Asking<'_> {
         let mut behind_hole = false;
         for (index, field) in fields.iter().take(count).enumerate() {
             if field.known != Known::Cookie {
-                if secret.contains(index) {
-                    self.secret.insert(self.table.fields.len());
-                }
                 self.table.fields.push(*field, !behind_hole, odd.contains(index));
                 behind_hole = false;
                 continue;
             }
             behind_hole = true;
-            joined.never_indexed |= secret.contains(index);
             let value = usize::from(field.value_start)..field.value().end();
             if !value.is_empty() {
                 if arena.len() > joined.value_start() {
@@ -607,9 +592,6 @@ impl Asking<'_> {
         arena.extend_from_slice(b"\r\n");
         if joined.end() > usize::from(u16::MAX) {
             return Err(Flaw::HeadSize.of(Side::Client));
-        }
-        if joined.never_indexed {
-            self.secret.insert(self.table.fields.len());
         }
         let field = Field {
             name_start: joined.start() as u16,
@@ -641,7 +623,6 @@ struct Answering<'a> {
     limits: &'a HeadLimits,
     table: &'a mut ResponseTable,
     refused: Marks,
-    secret: FieldSet,
     /// A field has come.
     in_fields: bool,
     flaw: Option<Reason>,
@@ -671,7 +652,8 @@ impl Answering<'_> {
         if line.marks.has(self.refused) {
             return Err(flaw_of(line.marks, Side::Upstream));
         }
-        push(&mut self.table.fields, &mut self.secret, line, self.limits, Side::Upstream)
+        let ResponseTable { fields, never_indexed, .. } = &mut *self.table;
+        push(fields, never_indexed, line, self.limits, Side::Upstream)
     }
 
     /// RFC 9113 §8.3.2: `:status` and no other, once and first.
@@ -693,7 +675,7 @@ impl Answering<'_> {
     }
 
     #[inline]
-    fn finish(self, arena: &[u8], over: bool, end: bool, method: Method) -> Result<FieldSet, Reason> {
+    fn finish(self, arena: &[u8], over: bool, end: bool, method: Method) -> Result<(), Reason> {
         if let Some(reason) = self.flaw {
             return Err(reason);
         }
@@ -719,7 +701,7 @@ impl Answering<'_> {
             BodyLength::UntilClose if end => table.framing = BodyLength::None,
             _ => {}
         }
-        Ok(self.secret)
+        Ok(())
     }
 }
 
@@ -729,6 +711,7 @@ mod tests {
     use crate::{
         h1::encode::{RequestLine, encode_request},
         h2::hpack::{Encoder, Sharing},
+        http::field::FieldSet,
         http::target::{EncodedSlash, canonical},
     };
 
@@ -1132,16 +1115,18 @@ mod tests {
         writing.path(b"/", None);
         writing.lines(b"x-a: b\r\nauthorization: c\r\ncookie: d\r\nx-e: f\r\n");
         let (mut arena, mut table) = (Vec::new(), RequestTable::new());
-        let asked =
-            request(&mut Decoder::new(), &out, true, &RULES, &mut arena, &mut table).unwrap().unwrap();
-        let names: Vec<_> =
-            asked.secret.iter().map(|index| table.fields.as_slice()[index].name().of(&arena)).collect();
-        assert_eq!(names, [&b"authorization"[..], b"cookie"]);
-        // And goes out as it came.
-        let mut secret = FieldSet::EMPTY;
-        secret.insert(0);
+        request(&mut Decoder::new(), &out, true, &RULES, &mut arena, &mut table).unwrap().unwrap();
+        assert!(!table.never_indexed, "kinds that never are need not be told of");
+        let mut told = vec![0x82, 0x87, 0x84, 0x41, 1, b'a'];
+        told.extend(b"\x10\x03x-a\x01b\x00\x03x-e\x01f");
+        request(&mut Decoder::new(), &told, true, &RULES, &mut arena, &mut table).unwrap().unwrap();
+        assert!(table.never_indexed);
+        // And nothing of such a head becomes an entry.
         let mut out = Vec::new();
-        Encoder::new(Sharing::Many).block(&mut out).fields(&arena, &table.fields, &FieldSet::EMPTY, &secret);
+        let mut encoder = Encoder::new(Sharing::One);
+        let mut writing = encoder.block(&mut out);
+        writing.set_never_indexed(table.never_indexed);
+        writing.lines(b"x-a: b\r\nserver: f\r\n");
         let mut found = Vec::new();
         Decoder::new()
             .decode(&out, 1000, &mut Vec::new(), |arena, line| {
@@ -1149,8 +1134,7 @@ mod tests {
                 true
             })
             .unwrap();
-        let expected = [("x-a", true), ("authorization", true), ("cookie", true), ("x-e", false)];
-        assert_eq!(found, expected.map(|(name, never)| (name.to_owned(), never)));
+        assert_eq!(found, ["x-a", "server"].map(|name| (name.to_owned(), true)));
     }
 
     fn respond(fields: &[(&str, &str)], end: bool, method: Method) -> Result<ResponseTable, &'static str> {

@@ -346,6 +346,8 @@ pub struct StreamTransport {
     code: Cell<ErrorCode>,
     /// Whether the request says that trailers are welcome.
     takes_trailers: Cell<bool>,
+    /// Whether a field of what is sent may never be in a table.
+    never_indexed: Cell<bool>,
 }
 
 impl StreamTransport {
@@ -357,6 +359,7 @@ impl StreamTransport {
             mux: Rc::clone(mux),
             code: Cell::new(code),
             takes_trailers: Cell::new(false),
+            never_indexed: Cell::new(false),
         }
     }
 
@@ -646,6 +649,7 @@ impl StreamTransport {
         let block = |out: &mut Vec<u8>| {
             let mut block = compression.encoder.block(out);
             block.status(status);
+            block.set_never_indexed(self.never_indexed.get());
             block.lines(head.lines);
             block.length(head.length);
         };
@@ -670,6 +674,7 @@ impl StreamTransport {
             block.scheme(secure);
             block.authority(head.host());
             block.path(target, None);
+            block.set_never_indexed(self.never_indexed.get());
             block.lines(head.lines);
             block.length(head.length);
             if self.takes_trailers.get() {
@@ -693,6 +698,11 @@ impl StreamTransport {
     /// Whether the request says that trailers are welcome (RFC 9110 §10.1.4), which is no line of its head.
     pub fn set_takes_trailers(&self, takes: bool) {
         self.takes_trailers.set(takes);
+    }
+
+    /// Whether a field of the heads that are sent from now on came as one that may never be in a table.
+    pub fn set_never_indexed(&self, never_indexed: bool) {
+        self.never_indexed.set(never_indexed);
     }
 
     /// Says how the stream ends if its messages are not over: by whose fault.

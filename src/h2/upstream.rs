@@ -18,7 +18,6 @@ use crate::h2::mux::{Inner, Mux, lease};
 use crate::h2::owner::{Driven, Ending, all_over, drive};
 use crate::h2::stream::{StreamTransport, over_of};
 use crate::h2::{Event, Role, Settings};
-use crate::http::field::FieldSet;
 use crate::http::{HeadLimits, Reason};
 use crate::upstream::pool::{Connection, CoreMember, CoreUpstream};
 use crate::worker::core::Core;
@@ -169,7 +168,6 @@ impl Driven for Carrying {
                     methods,
                     arena: &mut head.bytes,
                     table: &mut head.table,
-                    secret: FieldSet::EMPTY,
                 };
                 connection.receive(rest, now_ms, &mut blocks, out)?
             };

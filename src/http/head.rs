@@ -221,6 +221,8 @@ pub struct RequestTable {
     pub websocket: bool,
     /// The client takes trailers (`TE: trailers`).
     pub te_trailers: bool,
+    /// A field came as one that may never be in a table (RFC 7541 §6.2.3), and is not of a kind that never is.
+    pub never_indexed: bool,
     /// Host from the `Host` field, without port; an IPv6 literal with its brackets. Empty only for HTTP/1.0 without
     /// `Host`, where [`HeadLimits::http10_without_host`] lets that in.
     pub host: Span,
@@ -287,6 +289,7 @@ impl RequestTable {
         self.upgrade = false;
         self.websocket = false;
         self.te_trailers = false;
+        self.never_indexed = false;
         self.host = Span::default();
         self.port = 0;
         self.host_plain = false;
@@ -315,6 +318,8 @@ pub struct ResponseTable {
     pub keep_alive: bool,
     /// `Connection: upgrade` and an `Upgrade` field are present.
     pub upgrade: bool,
+    /// As in [`RequestTable::never_indexed`].
+    pub never_indexed: bool,
     /// Positions of the fields that `Connection` names, which therefore end here.
     pub nominated: FieldSet,
     pub(crate) progress: Progress,
@@ -337,6 +342,7 @@ impl ResponseTable {
         self.declared = BodyLength::None;
         self.keep_alive = false;
         self.upgrade = false;
+        self.never_indexed = false;
         self.nominated = FieldSet::EMPTY;
         self.progress = Progress::default();
     }

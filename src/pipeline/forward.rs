@@ -506,6 +506,7 @@ async fn attempt(
     };
     if let Some(stream) = connection.transport.stream() {
         stream.set_takes_trailers(x.request.table.te_trailers || x.call.is_some());
+        stream.set_never_indexed(x.request.table.never_indexed);
     }
     if x.call.is_some() {
         calls::tell_time_left(x, &route.operation.timeouts, core);
@@ -881,6 +882,9 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
         b"",
         BodyLength::None,
     );
+    if let Some(stream) = client.transport.stream() {
+        stream.set_never_indexed(x.response.table.never_indexed);
+    }
     let end = out.len();
     let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
     core.deadline(client.transport, Deadline::StreamIdle, until_ms);

@@ -59,7 +59,11 @@ pub async fn respond(
     let upstream_framing = from.extent(x.response.table.framing);
     let times = &route.operation.timeouts;
     let lifetime = if is_event_stream(x) { times.lifetime_of_events } else { times.lifetime };
-    let streams = client.transport.stream().is_some();
+    let stream = client.transport.stream();
+    if let Some(stream) = stream {
+        stream.set_never_indexed(x.response.table.never_indexed);
+    }
+    let streams = stream.is_some();
     let framing = match client_framing(x, old_client || streams, streams) {
         // The end of a body is where its trailers are.
         BodyLength::Length(_) | BodyLength::UntilClose | BodyLength::Chunked

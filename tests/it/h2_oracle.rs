@@ -16,7 +16,7 @@ use ringwall::{
         head::{Asked, Rules},
         hpack::Sharing,
     },
-    http::{FieldSet, HeadLimits, Method, RequestTable, ResponseTable, target::Scheme},
+    http::{HeadLimits, Method, RequestTable, ResponseTable, target::Scheme},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -424,7 +424,6 @@ async fn ask(mut io: DuplexStream, step: usize, wishes: Vec<Wish>) -> Vec<Outcom
                 methods: &methods,
                 arena: &mut arena,
                 table: &mut table,
-                secret: FieldSet::EMPTY,
             };
             let (taken, event) = connection.receive(rest, 1, &mut blocks, &mut out).expect("a good server");
             rest = &rest[taken..];

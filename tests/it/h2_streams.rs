@@ -367,6 +367,54 @@ fn who_waits_in_line_for_an_upstream_comes_to_its_turn() {
     assert_eq!(asked, wanted);
 }
 
+/// RFC 7541 §6.2.3: what came as a field that may never be in a table goes on as such, in both directions.
+#[test]
+fn what_may_never_be_indexed_stays_so_on_its_way() {
+    const SECRET: &[u8] = b"\x10\x09x-session\x03abc";
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let origin = thread::spawn(move || {
+        let mut peer = Peer::over(listener.accept().expect("a connection").0);
+        peer.stream.read_exact(&mut [0; PREFACE.len()]).expect("a preface");
+        peer.settings(&[]);
+        let asked = peer.next().expect("a request");
+        assert_eq!(asked.kind, HEADERS);
+        let block = [b"\x88", SECRET].concat();
+        peer.write(&frame(HEADERS, END_HEADERS | END_STREAM, asked.stream, &block));
+        // Until the other side has it.
+        let _ = peer.next();
+        asked.payload
+    });
+    let node = node(&before_h2(address), "");
+    let mut peer = Peer::client(node.address, &[]);
+    let head = block(&[(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")]);
+    peer.write(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &[&head, SECRET].concat()));
+    let answer = peer.wait_for(HEADERS, 1).payload;
+    drop((peer, node));
+    for block in [origin.join().expect("asked"), answer] {
+        let fields = Naive::new().decode(&block).expect("a field block");
+        let at = fields.iter().position(|(name, _)| name == b"x-session").expect("it came");
+        assert_eq!(fields[at].1, b"abc");
+        assert_eq!(representation(&block, at) & 0xf0, 0x10, "{block:x?}");
+    }
+}
+
+/// The first byte of the field at this position, where no number is longer than its prefix.
+fn representation(block: &[u8], position: usize) -> u8 {
+    let string = |at: usize| at + 1 + usize::from(block[at] & 0x7f);
+    let mut at = 0;
+    for _ in 0..position {
+        let first = block[at];
+        let prefix = if first & 0x40 != 0 { 0x3f } else { 0x0f };
+        at += 1;
+        if first & 0x80 == 0 {
+            at = if first & prefix == 0 { string(at) } else { at + usize::from(first & prefix == prefix) };
+            at = string(at);
+        }
+    }
+    block[at]
+}
+
 /// A connection that takes nothing more is none to wait for: what is under way on it may take for ever.
 #[test]
 fn who_waits_in_line_for_a_connection_that_goes_away_asks_on_another() {

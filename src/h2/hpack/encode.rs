@@ -130,6 +130,12 @@ const fn habit(known: Known) -> Habit {
     }
 }
 
+/// Whether a field of this kind is never in a table, however it came.
+#[inline]
+pub fn is_secret(known: Known) -> bool {
+    KINDS[known as usize].0 == Habit::Secret
+}
+
 /// For each known field what it is to the encoder: its habit and its index in the static table (0: it is not in it).
 static KINDS: [(Habit, u8); Known::COUNT] = {
     let mut kinds = [(Habit::Often, 0); Known::COUNT];
@@ -334,7 +340,7 @@ impl Encoder {
         if let Some((least, last)) = self.resized.take() {
             self.resize(least, last, out);
         }
-        Block { encoder: self, out }
+        Block { encoder: self, out, never_indexed: false }
     }
 
     #[cold]
@@ -356,6 +362,7 @@ impl Encoder {
 pub struct Block<'a> {
     encoder: &'a mut Encoder,
     out: &'a mut Vec<u8>,
+    never_indexed: bool,
 }
 
 impl Block<'_> {
@@ -452,6 +459,12 @@ impl Block<'_> {
         self.put(Name { habit, ..name }, value);
     }
 
+    /// Whether a field of the lines that follow came as one that may never be in a table. Which one is not known any more, so
+    /// that none of them will be (RFC 7541 §6.2.3 has whoever passes it on say so again).
+    pub fn set_never_indexed(&mut self, never_indexed: bool) {
+        self.never_indexed = never_indexed;
+    }
+
     /// Fields that are lines already: `name: value` CRLF, names in any case.
     pub fn lines(&mut self, lines: &[u8]) {
         self.out.reserve(lines.len());
@@ -467,7 +480,7 @@ impl Block<'_> {
             if known == Known::Host || known.is_hop_by_hop() || known.is_framing() {
                 continue;
             }
-            self.named(known, || name, scan::trim(value), false);
+            self.named(known, || name, scan::trim(value), self.never_indexed);
         }
     }
 

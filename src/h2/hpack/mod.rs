@@ -20,5 +20,5 @@ pub mod laws;
 mod table;
 
 pub use decode::{DROPPED_BYTES_MAX, Decoder, Error, Line, Marks, Pseudo};
-pub use encode::{Block, Encoder, Sharing};
+pub use encode::{Block, Encoder, Sharing, is_secret};
 pub use table::{TABLE_BYTES_DEFAULT, TABLE_BYTES_MAX};
