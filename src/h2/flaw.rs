@@ -127,7 +127,8 @@ impl Flaw {
             Flaw::TrailersOpen => (TRAILERS_OPEN, UPSTREAM_HEADS),
             Flaw::GoAwayOrder => (GOAWAY_ORDER, UPSTREAM_GOAWAY_ORDER),
             Flaw::PriorityUpdate => (PRIORITY_UPDATE, UPSTREAM_FRAMES),
-            Flaw::PingTimeout => (PING_TIMEOUT, UPSTREAM_PING_TIMEOUT),
+            // Clients are not asked whether they live: their streams have deadlines, and so has silence.
+            Flaw::PingTimeout => (FRAME_ORDER, UPSTREAM_PING_TIMEOUT),
             Flaw::ResetFlood => (RESET_FLOOD, UPSTREAM_FLOOD),
             Flaw::FaultFlood => (FAULT_FLOOD, UPSTREAM_FLOOD),
             Flaw::SettingsFlood => (SETTINGS_FLOOD, UPSTREAM_FLOOD),
@@ -206,8 +207,6 @@ pub const GOAWAY_ORDER: Reason =
 /// PRIORITY_UPDATE of what cannot be prioritised (RFC 9218 §7.1).
 pub const PRIORITY_UPDATE: Reason =
     Reason::client("h2_priority_update", 2322, 400, "A priority is of no stream");
-/// A PING was not answered in time.
-pub const PING_TIMEOUT: Reason = Reason::client("h2_ping_timeout", 2323, 408, "A ping was not answered");
 
 /// Requests reset before they were answered: rapid reset (CVE-2023-44487).
 pub const RESET_FLOOD: Reason =
