@@ -37,6 +37,7 @@ macro_rules! chapters {
 chapters!(
     life_of_a_request,
     configuration,
+    http2,
     grpc,
     websocket,
     operations,
