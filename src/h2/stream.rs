@@ -600,6 +600,7 @@ impl StreamTransport {
                 drop(inner);
                 self.mux.wake();
                 if let Err(error) = sent {
+                    *buffer = std::mem::take(&mut halves.pending);
                     return Poll::Ready(Err(error));
                 }
             }
