@@ -441,9 +441,7 @@ impl Connection {
         out: &mut Vec<u8>,
         block: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), StreamGone> {
-        let stream =
-            self.streams.live(key).filter(|stream| !stream.is(state::HEAD_SENT)).ok_or(StreamGone)?;
-        stream.set(state::HEAD_SENT);
+        self.unanswered(key)?.set(state::HEAD_SENT);
         self.push_block(key.id(), end, out, block);
         if end {
             self.end_sent(key, out);
@@ -463,7 +461,7 @@ impl Connection {
         out: &mut Vec<u8>,
         block: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), StreamGone> {
-        self.streams.live(key).filter(|stream| !stream.is(state::HEAD_SENT)).ok_or(StreamGone)?;
+        self.unanswered(key)?;
         self.push_block(key.id(), false, out, block);
         Ok(())
     }
@@ -1521,6 +1519,11 @@ impl Connection {
     /// Whether we said that we would not act on a stream.
     fn is_ignored(&self, id: StreamId) -> bool {
         self.goaway_sent.is_some_and(|last| self.role == Role::Server && id > last)
+    }
+
+    /// The live stream of a key, if its final head can be sent.
+    fn unanswered(&mut self, key: StreamKey) -> Result<&mut super::streams::Stream, StreamGone> {
+        self.streams.live(key).filter(|stream| !stream.is(state::HEAD_SENT)).ok_or(StreamGone)
     }
 
     /// The live stream of a key, if its body can be sent.
