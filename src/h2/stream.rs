@@ -27,6 +27,7 @@ use crate::http::head::ResponseTable;
 use crate::http::{BodyLength, Reason};
 use crate::pipeline::exchange::Head;
 use crate::worker::buffer::SMALL;
+use crate::worker::pace::Pace;
 use crate::worker::sweep::{self, Due, Watched};
 use crate::worker::{Buffer, Deadline};
 
@@ -46,24 +47,12 @@ pub enum Over {
     Lost,
 }
 
-/// How much a peer must take within how much time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pace {
-    /// What it had taken when it was last looked at, and whether it was.
-    from: u64,
-    noted: bool,
-    bytes: u32,
-    window_ms: u32,
-    end_ms: u64,
-}
-
 /// A stream.
 #[derive(Debug, Default)]
 pub struct Stream {
     key: Cell<Option<StreamKey>>,
     due: Due,
-    owes: Cell<bool>,
-    pace: Cell<Pace>,
+    pace: Pace,
     /// Bytes of bodies that have been framed.
     sent: Cell<u64>,
     /// Who works for it: the upstream that is asked for this client, in its turn of then ([`Due::turn`]).
@@ -139,7 +128,7 @@ impl Stream {
     pub(super) fn reset(&self) {
         self.key.set(None);
         self.due.reset();
-        self.owes.set(false);
+        self.pace.clear();
         self.sent.set(0);
         self.stands.set(false);
         self.called.set(false);
@@ -313,27 +302,11 @@ impl Watched for Stream {
     }
 
     fn reprieve(&self, now_ms: u64) -> Option<u64> {
-        let pace = self.pace.get();
-        if !self.owes.get() || now_ms >= pace.end_ms {
-            return None;
-        }
-        let sent = self.sent.get();
-        if pace.noted && sent < pace.from + u64::from(pace.bytes) {
-            return None;
-        }
-        self.pace.set(Pace { from: sent, noted: true, ..pace });
-        let window_ends_ms = now_ms + u64::from(pace.window_ms);
-        if window_ends_ms >= pace.end_ms {
-            self.due.set_kind(Deadline::Lifetime);
-        }
-        Some(window_ends_ms.min(pace.end_ms))
+        self.pace.reprieve(&self.due, now_ms, || self.sent.get())
     }
 
     fn note_pace(&self) {
-        let pace = self.pace.get();
-        if self.owes.get() && !pace.noted {
-            self.pace.set(Pace { from: self.sent.get(), noted: true, ..pace });
-        }
+        self.pace.note(|| self.sent.get());
     }
 }
 
@@ -375,7 +348,7 @@ impl StreamTransport {
 
     /// Sets the deadline of this stream: at `at_ms` everything that waits on it ends.
     pub fn set_deadline(&self, sweep: &sweep::Sweep, kind: Deadline, at_ms: u64) {
-        self.stream.owes.set(false);
+        self.stream.pace.clear();
         if let Some(Deadline::Head | Deadline::Body) = self.stream.due.passed() {
             // The answer (408) must still get out: unlike a socket a stream has not been shut down.
             self.stream.due.take_passed();
@@ -395,8 +368,7 @@ impl StreamTransport {
 
     /// As [`crate::worker::Socket::set_pace`]; what counts is what the peer's windows have let go.
     pub fn set_pace(&self, bytes: u32, window_ms: u32, end_ms: u64) {
-        self.stream.owes.set(true);
-        self.stream.pace.set(Pace { from: 0, noted: false, bytes, window_ms, end_ms });
+        self.stream.pace.set(bytes, window_ms, end_ms);
     }
 
     /// Whatever is asked for this client from now on is ended when the client resets the stream.

@@ -15,6 +15,7 @@ pub mod desk;
 pub mod driver;
 pub mod guard;
 mod outbox;
+pub mod pace;
 mod readiness;
 pub mod run;
 pub mod slots;

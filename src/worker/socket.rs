@@ -28,6 +28,7 @@ use crate::sys::stream::Stream;
 use crate::worker::buffer::Buffer;
 use crate::worker::driver::Driver;
 use crate::worker::outbox;
+use crate::worker::pace::Pace;
 use crate::worker::readiness::Arrival;
 use crate::worker::spare::Spare;
 use crate::worker::sweep::{self, Due, Sweep, Watched};
@@ -108,22 +109,7 @@ pub(super) struct Shared {
     /// Bytes of parcels that were waited for and that the kernel has taken, but for the one under way.
     taken: Cell<u64>,
     /// Whether the peer owes something while the deadline runs, and what.
-    owes: Cell<bool>,
-    pace: Cell<Pace>,
-}
-
-/// How much a peer must take within how much time. Nothing is asked of the kernel for a send that goes quickly: the sweep
-/// notes where the peer stands when it first comes by, a few seconds later at most.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pace {
-    /// What the peer had acknowledged when it was last looked at, and whether it was.
-    from: u64,
-    noted: bool,
-    /// What a window costs, in bytes, and how long it is, in milliseconds.
-    bytes: u32,
-    window_ms: u32,
-    /// When it ends for good, monotonic milliseconds.
-    end_ms: u64,
+    pace: Pace,
 }
 
 /// A future that never ends and is polled by hand: its operations start and end in one place, so that nothing is
@@ -235,8 +221,7 @@ impl Socket {
                 newcomer: Cell::new(false),
                 lined_up: Cell::new(false),
                 taken: Cell::new(0),
-                owes: Cell::new(false),
-                pace: Cell::default(),
+                pace: Pace::default(),
             }),
         })
     }
@@ -247,7 +232,7 @@ impl Socket {
 
     /// Sets the deadline: at `at_ms` (monotonic milliseconds) everything that waits on this socket ends.
     pub fn set_deadline(&self, sweep: &Sweep, kind: Deadline, at_ms: u64) {
-        self.shared.owes.set(false);
+        self.shared.pace.clear();
         sweep.set(&self.shared, kind, at_ms);
     }
 
@@ -255,8 +240,7 @@ impl Socket {
     /// `window_ms`, up to `end_ms` (monotonic milliseconds). What our kernel has taken says little: it takes megabytes at once,
     /// and then nothing until as much has left.
     pub fn set_pace(&self, bytes: u32, window_ms: u32, end_ms: u64) {
-        self.shared.owes.set(true);
-        self.shared.pace.set(Pace { from: 0, noted: false, bytes, window_ms, end_ms });
+        self.shared.pace.set(bytes, window_ms, end_ms);
     }
 
     /// Says that this upstream is asked for `client` from now on: while its answer is waited for, the sweep looks after the
@@ -698,31 +682,17 @@ impl Watched for Shared {
         self.ask() && socket::peek(self.fd()) != Peek::Data
     }
 
-    /// Notes where the peer stands, unless that is known or of no importance.
     fn note_pace(&self) {
-        let pace = self.pace.get();
-        if self.owes.get() && !pace.noted && self.sending.get() == Sending::Awaited {
-            self.pace.set(Pace { from: self.acknowledged(), noted: true, ..pace });
+        if self.sending.get() == Sending::Awaited {
+            self.pace.note(|| self.acknowledged());
         }
     }
 
-    /// Until when the peer may go on, because it has taken what it owed (or because nobody knows where it stood before);
-    /// `None`: it has not.
     fn reprieve(&self, now_ms: u64) -> Option<u64> {
-        let pace = self.pace.get();
-        if !self.owes.get() || now_ms >= pace.end_ms || self.sending.get() != Sending::Awaited {
-            return None;
+        match self.sending.get() {
+            Sending::Awaited => self.pace.reprieve(&self.due, now_ms, || self.acknowledged()),
+            _ => None,
         }
-        let acknowledged = self.acknowledged();
-        if pace.noted && acknowledged < pace.from + u64::from(pace.bytes) {
-            return None;
-        }
-        self.pace.set(Pace { from: acknowledged, noted: true, ..pace });
-        let window_ends_ms = now_ms + u64::from(pace.window_ms);
-        if window_ends_ms >= pace.end_ms {
-            self.due.set_kind(Deadline::Lifetime);
-        }
-        Some(window_ends_ms.min(pace.end_ms))
     }
 
     fn expire(&self) {
