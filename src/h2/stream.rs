@@ -16,7 +16,10 @@ use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
+
+use memchr::memmem::Finder;
 
 use crate::h2::blocks::Compression;
 use crate::h2::connection::{Cause, NotOpened};
@@ -33,6 +36,9 @@ use crate::worker::{Buffer, Deadline};
 
 /// Places in the queues of a stream that is kept for the next exchange.
 const QUEUED_KEPT: usize = 4;
+
+/// What heads end with.
+static HEAD_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 
 /// Why nothing more can be said or heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +98,19 @@ impl Halves {
     fn clear(&mut self) {
         self.before.clear();
         self.heads.clear();
-        let (mut before, mut heads) = (std::mem::take(&mut self.before), std::mem::take(&mut self.heads));
-        before.shrink_to(QUEUED_KEPT);
-        heads.shrink_to(QUEUED_KEPT);
-        *self = Halves { before, heads, ..Halves::default() };
+        if self.before.capacity().max(self.heads.capacity()) > QUEUED_KEPT {
+            self.before.shrink_to(QUEUED_KEPT);
+            self.heads.shrink_to(QUEUED_KEPT);
+        }
+        let Halves { received, read, ended, trailers, over, reader, head_sent, end_sent, .. } = self;
+        for buffer in [received, trailers, &mut self.pending] {
+            if buffer.is_leased() {
+                *buffer = Buffer::empty();
+            }
+        }
+        (*read, *ended, *over, *reader) = (0, false, None, None);
+        (*head_sent, *end_sent) = (false, false);
+        (self.from, self.to, self.last, self.writer) = (0, 0, None, None);
     }
 
     /// Whether there is something of a body for its reader.
@@ -597,7 +612,7 @@ impl StreamTransport {
 
     /// Sends the head that `bytes` begin with; how long it was. `None`: the request waits for a place.
     fn send_head(&self, bytes: &[u8], last: &Option<Buffer>) -> io::Result<Option<usize>> {
-        let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
+        let Some(end) = HEAD_END.find(bytes) else {
             debug_assert!(false, "heads are sent whole");
             return Err(io::ErrorKind::InvalidData.into());
         };
@@ -623,7 +638,7 @@ impl StreamTransport {
             let mut block = compression.encoder.block(out);
             block.status(status);
             block.set_never_indexed(self.never_indexed.get());
-            block.lines(head.lines);
+            block.head_lines(head.lines);
             block.length(head.length);
         };
         if status < 200 {
@@ -648,7 +663,7 @@ impl StreamTransport {
             block.authority(head.host());
             block.path(target, None);
             block.set_never_indexed(self.never_indexed.get());
-            block.lines(head.lines);
+            block.head_lines(head.lines);
             block.length(head.length);
             if self.takes_trailers.get() {
                 block.te_trailers();

@@ -24,6 +24,7 @@
 use super::{
     decode::{Marks, Pseudo},
     huffman, integer,
+    recent::Recent,
     table::{ENTRY_BYTES, Entry, FIXED, STATIC, STATIC_ENTRIES, TABLE_BYTES_DEFAULT, Table},
 };
 use crate::http::{
@@ -294,6 +295,8 @@ fn age(table: &Table, number: u16) -> usize {
 pub struct Encoder {
     table: Table,
     index: Option<Box<Index>>,
+    /// What was written last.
+    recent: Option<Box<Recent>>,
     sharing: Sharing,
     /// What has to be told about the table's size: the smallest since the last block, and the last (RFC 7541 §4.2).
     resized: Option<(usize, usize)>,
@@ -311,7 +314,7 @@ impl std::fmt::Debug for Encoder {
 impl Encoder {
     /// An encoder with an empty table; allocates nothing.
     pub const fn new(sharing: Sharing) -> Encoder {
-        Encoder { table: Table::new(TABLE_BYTES), index: None, sharing, resized: None }
+        Encoder { table: Table::new(TABLE_BYTES), index: None, recent: None, sharing, resized: None }
     }
 
     /// Tells of the peer's SETTINGS_HEADER_TABLE_SIZE; the next block says that it is obeyed.
@@ -324,14 +327,16 @@ impl Encoder {
         }
     }
 
-    /// Gives back memory that the table grew into and does not fill.
+    /// Gives back memory that the table grew into and does not fill, and what only makes the next head quicker.
     pub fn shrink(&mut self) {
         self.table.trim();
+        self.recent = None;
     }
 
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> usize {
-        self.table.memory() + if self.index.is_some() { size_of::<Index>() } else { 0 }
+        let index = if self.index.is_some() { size_of::<Index>() } else { 0 };
+        self.table.memory() + index + self.recent.as_ref().map_or(0, |recent| recent.memory())
     }
 
     /// Begins a block at the end of `out`. What is begun has to be sent: the table is changed with every field.
@@ -351,6 +356,8 @@ impl Encoder {
             integer::push(out, 0x20, 5, least);
         }
         self.table.set_max(last);
+        // Entries may have gone, and what is kept may name them.
+        self.recent = None;
         integer::push(out, 0x20, 5, last);
         if last == 0 {
             self.index = None;
@@ -418,8 +425,8 @@ impl Block<'_> {
             _ => {
                 self.out.push(0x04);
                 match query {
-                    None => push_string(self.out, &[path]),
-                    Some(query) => push_string(self.out, &[path, b"?", query]),
+                    None => self.string(&[path]),
+                    Some(query) => self.string(&[path, b"?", query]),
                 }
             }
         }
@@ -469,19 +476,86 @@ impl Block<'_> {
     pub fn lines(&mut self, lines: &[u8]) {
         self.out.reserve(lines.len());
         let mut rest = lines;
-        while let Some(end) = memchr::memchr(b'\n', rest) {
-            let (line, behind) = rest.split_at_checked(end + 1).unwrap_or_default();
+        while let Some((line, behind)) = split_line(rest) {
+            self.line(line);
             rest = behind;
-            let Some(colon) = memchr::memchr(b':', line) else { continue };
-            let (name, value) = line.split_at_checked(colon).unwrap_or_default();
-            let value =
-                value.strip_prefix(b":").and_then(|value| value.strip_suffix(b"\r\n")).unwrap_or_default();
-            let known = Known::of(name);
-            if known == Known::Host || known.is_hop_by_hop() || known.is_framing() {
+        }
+    }
+
+    /// [`Block::lines`] of a head, most of which are those of the head before: they are found as they stand.
+    pub fn head_lines(&mut self, lines: &[u8]) {
+        if self.never_indexed {
+            return self.lines(lines);
+        }
+        self.out.reserve(lines.len());
+        let mut recent = self.encoder.recent.take().unwrap_or_default();
+        match recent.is_of(self.encoder.table.next_number()) && !recent.is_stale() {
+            true => self.repeat(&mut recent, lines),
+            false => self.learn(&mut recent, lines),
+        }
+        self.encoder.recent = Some(recent);
+    }
+
+    fn repeat(&mut self, recent: &mut Recent, lines: &[u8]) {
+        let (mut rest, mut at, mut missed) = (lines, 0_usize, false);
+        while !rest.is_empty() {
+            // One line may have been left out, or put in.
+            let places = [at, at + 1, at.wrapping_sub(1)];
+            let known = recent.is_of(self.encoder.table.next_number());
+            let found = places
+                .into_iter()
+                .filter(|_| known)
+                .find_map(|place| Some((place, recent.find(place, rest)?)));
+            if let Some((place, (length, coded))) = found {
+                self.out.extend_from_slice(coded);
+                rest = rest.get(length..).unwrap_or_default();
+                at = place + 1;
                 continue;
             }
-            self.named(known, || name, scan::trim(value), self.never_indexed);
+            let Some((line, behind)) = split_line(rest) else { break };
+            self.line(line);
+            missed |= recent.is_expected(at);
+            rest = behind;
+            at += 1;
         }
+        recent.note(missed);
+    }
+
+    fn learn(&mut self, recent: &mut Recent, lines: &[u8]) {
+        if !recent.begin(lines) {
+            return self.lines(lines);
+        }
+        let before = self.encoder.table.next_number();
+        let mut rest = lines;
+        while let Some((line, behind)) = split_line(rest) {
+            let start = self.out.len();
+            self.line(line);
+            let coded = self.out.get(start..).unwrap_or_default();
+            let stable = match (coded, self.encoder.sharing) {
+                // What is not written at all, and what is an entry already.
+                ([], _) | ([0x80..=0xff, ..], _) => true,
+                // Never an entry, and no secret.
+                ([0x00..=0x0f, ..], Sharing::Many) => true,
+                _ => false,
+            };
+            recent.keep(line.len(), coded, stable);
+            rest = behind;
+        }
+        recent.finish(before, self.encoder.table.next_number());
+    }
+
+    /// One line.
+    #[inline]
+    fn line(&mut self, line: &[u8]) {
+        let Some(colon) = memchr::memchr(b':', line) else { return };
+        let (name, value) = line.split_at_checked(colon).unwrap_or_default();
+        let value =
+            value.strip_prefix(b":").and_then(|value| value.strip_suffix(b"\r\n")).unwrap_or_default();
+        let known = Known::of(name);
+        if known == Known::Host || known.is_hop_by_hop() || known.is_framing() {
+            return;
+        }
+        self.named(known, || name, scan::trim(value), self.never_indexed);
     }
 
     /// What is known of the body's length; nothing is written where nothing is.
@@ -600,9 +674,19 @@ impl Block<'_> {
     fn literal(&mut self, flags: u8, prefix: u32, name_index: usize, name: &[u8], value: &[u8]) {
         integer::push(self.out, flags, prefix, name_index);
         if name_index == 0 {
-            push_string(self.out, &[name]);
+            self.string(&[name]);
         }
-        push_string(self.out, &[value]);
+        self.string(&[value]);
+    }
+
+    /// RFC 7541 §5.2. The way to an upstream is short and wide: there the Huffman code, which is half of what a literal costs on
+    /// either side, is worth nothing.
+    #[inline]
+    fn string(&mut self, parts: &[&[u8]]) {
+        match self.encoder.sharing {
+            Sharing::One => push_string(self.out, parts),
+            Sharing::Many => push_plain(self.out, parts),
+        }
     }
 }
 
@@ -615,9 +699,22 @@ fn push_string(out: &mut Vec<u8>, parts: &[&[u8]]) {
         integer::push(out, 0x80, 7, coded);
         huffman::encode(parts, out);
     } else {
-        integer::push(out, 0, 7, len);
-        parts.iter().for_each(|part| out.extend_from_slice(part));
+        push_plain(out, parts);
     }
+}
+
+/// RFC 7541 §5.2: as it stands.
+#[inline]
+fn push_plain(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    integer::push(out, 0, 7, parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// The first line, and what is behind it.
+#[inline]
+fn split_line(lines: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', lines)?;
+    lines.split_at_checked(end + 1)
 }
 
 /// A name in lower case. What is longer than any that is accepted is cut off.
@@ -733,8 +830,19 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_to_upstreams_is_not_in_the_huffman_code() {
+        let path = b"/v1/orders/48213";
+        for (sharing, bytes) in [(Sharing::One, 2 + 12), (Sharing::Many, 2 + path.len())] {
+            let (mut encoder, mut out) = (Encoder::new(sharing), Vec::new());
+            encoder.block(&mut out).path(path, None);
+            assert_eq!(out.len(), bytes);
+            assert_eq!(Reader::new().read(&out), ":path: /v1/orders/48213\r\n");
+        }
+    }
+
+    #[test]
     fn requests_are_written_with_the_static_table() {
-        let (mut encoder, mut reader) = (Encoder::new(Sharing::Many), Reader::new());
+        let (mut encoder, mut reader) = (Encoder::new(Sharing::One), Reader::new());
         for (method, secure, path, query, expected, bytes) in [
             (
                 "GET",
@@ -813,6 +921,65 @@ mod tests {
         reader.0.allow(4096);
         assert_eq!(reader.read(&lines(&mut encoder, fields)), fields);
         assert_eq!(lines(&mut encoder, fields), [0xbe]);
+    }
+
+    /// What is found of the head before is what it comes to anyway, to the byte.
+    #[test]
+    fn heads_come_to_the_same_as_each_line_for_itself() {
+        const LINES: [&str; 14] = [
+            "server: origin\r\n",
+            "server: other\r\n",
+            "date: Tue, 14 May 2024 09:30:00 GMT\r\n",
+            "date: Tue, 14 May 2024 09:30:01 GMT\r\n",
+            "content-type: application/json\r\n",
+            "x-own: a\r\n",
+            "X-Own: b\r\n",
+            "x-request-id: 1\r\n",
+            "x-request-id: 2\r\n",
+            "cookie: a=b\r\n",
+            "host: a\r\n",
+            "from: somebody\r\n",
+            "etag: \"a\"\r\n",
+            "accept-encoding: gzip, deflate\r\n",
+        ];
+        let mut random = 11_u64;
+        let mut draw = |below: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % below
+        };
+        let mut found = 0;
+        for sharing in [Sharing::One, Sharing::Many] {
+            let (mut each, mut heads) = (Encoder::new(sharing), Encoder::new(sharing));
+            let mut reader = Reader::new();
+            let mut head: Vec<String> = LINES.map(str::to_owned).to_vec();
+            for step in 0..4_000 {
+                match draw(6) {
+                    0 if !head.is_empty() => drop(head.remove(draw(head.len()))),
+                    1 => head.insert(draw(head.len() + 1), LINES[draw(LINES.len())].to_owned()),
+                    2 if draw(20) == 0 => {
+                        head.insert(0, format!("vary: {step}{}\r\n", "a".repeat(draw(900))))
+                    }
+                    3 if draw(20) == 0 => {
+                        let bytes = [0, 100, 4096][draw(3)];
+                        each.limit(bytes);
+                        heads.limit(bytes);
+                    }
+                    4 if draw(50) == 0 => heads.shrink(),
+                    _ => {}
+                }
+                head.truncate(20);
+                let text = head.concat();
+                let expected = lines(&mut each, &text);
+                let mut out = Vec::new();
+                heads.block(&mut out).head_lines(text.as_bytes());
+                assert_eq!(out, expected, "{text}");
+                reader.read(&out);
+                found += usize::from(
+                    heads.recent.as_ref().is_some_and(|recent| recent.find(0, text.as_bytes()).is_some()),
+                );
+            }
+        }
+        assert!(found > 3_000, "{found}");
     }
 
     #[test]

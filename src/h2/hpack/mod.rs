@@ -9,7 +9,7 @@
 //! beside it in the table and not found out again.
 //!
 //! **Memory.** Nothing is allocated before the first entry. A table of the default size holds at most 6 KiB of lines and
-//! 1.5 KiB of entries, the encoder's besides 1 KiB to find them by.
+//! 1.5 KiB of entries, the encoder's besides 1 KiB to find them by, and at most 6 KiB of the head that was written last.
 
 mod decode;
 mod encode;
@@ -17,6 +17,7 @@ pub mod huffman;
 mod integer;
 #[doc(hidden)]
 pub mod laws;
+mod recent;
 mod table;
 
 pub use decode::{DROPPED_BYTES_MAX, Decoder, Error, Line, Marks, Pseudo};
