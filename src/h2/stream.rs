@@ -16,10 +16,9 @@ use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
-use memchr::memmem::Finder;
+use memchr::memmem;
 
 use crate::h2::blocks::Compression;
 use crate::h2::connection::{Cause, NotOpened};
@@ -38,7 +37,7 @@ use crate::worker::{Buffer, Deadline};
 const QUEUED_KEPT: usize = 4;
 
 /// What heads end with.
-static HEAD_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// Why nothing more can be said or heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,6 +335,8 @@ pub struct StreamTransport {
     takes_trailers: Cell<bool>,
     /// Whether a field of what is sent may never be in a table.
     never_indexed: Cell<bool>,
+    /// How long the head is that is sent next, if it is known; otherwise it is looked where it ends.
+    head_bytes: Cell<usize>,
 }
 
 impl StreamTransport {
@@ -348,6 +349,7 @@ impl StreamTransport {
             code: Cell::new(code),
             takes_trailers: Cell::new(false),
             never_indexed: Cell::new(false),
+            head_bytes: Cell::new(0),
         }
     }
 
@@ -612,7 +614,9 @@ impl StreamTransport {
 
     /// Sends the head that `bytes` begin with; how long it was. `None`: the request waits for a place.
     fn send_head(&self, bytes: &[u8], last: &Option<Buffer>) -> io::Result<Option<usize>> {
-        let Some(end) = HEAD_END.find(bytes) else {
+        let told = self.head_bytes.take().checked_sub(HEAD_END.len());
+        let is_end = |end: &usize| bytes.get(*end..*end + HEAD_END.len()) == Some(HEAD_END);
+        let Some(end) = told.filter(is_end).or_else(|| memmem::find(bytes, HEAD_END)) else {
             debug_assert!(false, "heads are sent whole");
             return Err(io::ErrorKind::InvalidData.into());
         };
@@ -691,6 +695,11 @@ impl StreamTransport {
     /// Whether a field of the heads that are sent from now on came as one that may never be in a table.
     pub fn set_never_indexed(&self, never_indexed: bool) {
         self.never_indexed.set(never_indexed);
+    }
+
+    /// Says how long the head is that what is sent next begins with, so that it need not be looked for.
+    pub fn set_head_bytes(&self, head_bytes: usize) {
+        self.head_bytes.set(head_bytes);
     }
 
     /// Says how the stream ends if its messages are not over: by whose fault.

@@ -504,10 +504,6 @@ async fn attempt(
     } else {
         connection.transport.framing(x.request.table.framing)
     };
-    if let Some(stream) = connection.transport.stream() {
-        stream.set_takes_trailers(x.request.table.te_trailers || x.call.is_some());
-        stream.set_never_indexed(x.request.table.never_indexed);
-    }
     if x.call.is_some() {
         calls::tell_time_left(x, &route.operation.timeouts, core);
     }
@@ -515,6 +511,11 @@ async fn attempt(
         x.request.bytes.len() + x.inserts.len() + x.body.len().min(TOGETHER_BYTES_MAX) + HEAD_ROOM,
     );
     encode(x, route, member.member.key.authority.as_bytes(), framing, &mut out);
+    if let Some(stream) = connection.transport.stream() {
+        stream.set_takes_trailers(x.request.table.te_trailers || x.call.is_some());
+        stream.set_never_indexed(x.request.table.never_indexed);
+        stream.set_head_bytes(out.len());
+    }
     let mut of = calls::times(x, &route.operation.timeouts);
     let per_try_ms =
         upstream.retry.per_try_ms.filter(|_| replayable && x.facts.tries < upstream.retry.tries_max);

@@ -89,6 +89,9 @@ pub async fn respond(
         core.state.borrow_mut().date.push(&mut x.response_inserts, core.clock.unix_seconds());
     }
     encode_head(x, route, framing, keep, old_client, &mut out);
+    if let Some(stream) = client.transport.stream() {
+        stream.set_head_bytes(out.len());
+    }
     x.facts.status = x.response.table.status;
     // The head has been written anew: what was received now only serves the body behind it.
     let received = std::mem::take(&mut x.response.bytes);

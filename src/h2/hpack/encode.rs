@@ -502,14 +502,11 @@ impl Block<'_> {
             // One line may have been left out, or put in.
             let places = [at, at + 1, at.wrapping_sub(1)];
             let known = recent.is_of(self.encoder.table.next_number());
-            let found = places
-                .into_iter()
-                .filter(|_| known)
-                .find_map(|place| Some((place, recent.find(place, rest)?)));
-            if let Some((place, (length, coded))) = found {
-                self.out.extend_from_slice(coded);
-                rest = rest.get(length..).unwrap_or_default();
-                at = place + 1;
+            let found = places.into_iter().filter(|_| known).find_map(|place| recent.find(place, rest));
+            if let Some(found) = found {
+                self.out.extend_from_slice(found.coded);
+                rest = rest.get(found.length..).unwrap_or_default();
+                at = found.next;
                 continue;
             }
             let Some((line, behind)) = split_line(rest) else { break };

@@ -21,6 +21,19 @@ struct Kept {
     stable: bool,
     /// Whether it is one of those that come again: not written, or an entry.
     expected: bool,
+    /// The first line behind it that is not stable.
+    run_end: u16,
+}
+
+/// Lines that were found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Of their text.
+    pub length: usize,
+    /// What they came to.
+    pub coded: &'a [u8],
+    /// The line behind them.
+    pub next: usize,
 }
 
 /// The head that is kept.
@@ -68,7 +81,7 @@ impl Recent {
             self.coded.extend_from_slice(coded);
         }
         // A line has at least as many bytes as what it comes to, and a length more for its name and value each.
-        self.lines.push(Kept { text_end, coded_end: self.coded.len() as u16, stable, expected });
+        self.lines.push(Kept { text_end, coded_end: self.coded.len() as u16, stable, expected, run_end: 0 });
     }
 
     /// All lines have been kept; `before` and `number` are the table's then and now.
@@ -78,21 +91,33 @@ impl Recent {
             // Indices moved in between.
             self.lines.clear();
         }
+        let mut run_end = self.lines.len();
+        for (at, line) in self.lines.iter_mut().enumerate().rev() {
+            if !line.stable {
+                run_end = at;
+            }
+            line.run_end = run_end as u16;
+        }
     }
 
-    /// What line `at` came to, if `lines` begin with it: its length, and the code.
+    /// What line `at` came to, and all of those behind it that do not change, if `lines` begin with them; or line `at` alone.
     #[inline]
-    pub fn find(&self, at: usize, lines: &[u8]) -> Option<(usize, &[u8])> {
+    pub fn find(&self, at: usize, lines: &[u8]) -> Option<Found<'_>> {
         let kept = self.lines.get(at).filter(|kept| kept.stable)?;
-        let (text_start, coded_start) = match at.checked_sub(1).and_then(|before| self.lines.get(before)) {
-            Some(before) => (before.text_end, before.coded_end),
+        let run_end = usize::from(kept.run_end);
+        self.span(at, run_end, lines).or_else(|| self.span(at, at + 1, lines))
+    }
+
+    #[inline]
+    fn span(&self, from: usize, to: usize, lines: &[u8]) -> Option<Found<'_>> {
+        let ends = |at: usize| match at.checked_sub(1).and_then(|before| self.lines.get(before)) {
+            Some(before) => (usize::from(before.text_end), usize::from(before.coded_end)),
             None => (0, 0),
         };
-        let text = self.text.get(usize::from(text_start)..usize::from(kept.text_end))?;
-        if !lines.starts_with(text) {
-            return None;
-        }
-        Some((text.len(), self.coded.get(usize::from(coded_start)..usize::from(kept.coded_end))?))
+        let ((text_start, coded_start), (text_end, coded_end)) = (ends(from), ends(to));
+        let text = self.text.get(text_start..text_end)?;
+        let coded = self.coded.get(coded_start..coded_end)?;
+        lines.starts_with(text).then_some(Found { length: text.len(), coded, next: to })
     }
 
     /// Whether line `at` is one that should have been found.
