@@ -315,16 +315,21 @@ fn goes_to_http_1_1(arena: &[u8], table: &RequestTable, limits: &HeadLimits) {
 }
 
 /// Fields, encoded and decoded again by the decoder and by the oracle: what comes out is what went in, in order, however often
-/// tables were made smaller or larger in between. The data are instructions: each byte chooses what comes next.
+/// tables were made smaller or larger in between; and heads come to the same as each of their lines for itself. The data are
+/// instructions: each byte chooses what comes next.
 pub fn round_trip(data: &[u8]) {
     let Some((choice, mut rest)) = data.split_first() else { return };
     let sharing = if choice & 1 == 0 { Sharing::One } else { Sharing::Many };
     let (mut encoder, mut decoder, mut naive) = (Encoder::new(sharing), Decoder::new(), Naive::new());
     let (mut lines, mut expected) = (Vec::new(), Vec::new());
+    let twin = std::cell::RefCell::new(encoder.clone());
     let mut flush =
         |lines: &mut Vec<u8>, expected: &mut Vec<u8>, encoder: &mut Encoder, decoder: &mut Decoder| {
             let mut block = Vec::new();
-            encoder.block(&mut block).lines(lines);
+            encoder.block(&mut block).head_lines(lines);
+            let mut each = Vec::new();
+            twin.borrow_mut().block(&mut each).lines(lines);
+            assert_eq!(block, each);
             let mut arena = Vec::new();
             let found = decoder.decode(&block, usize::MAX, &mut arena, |_, _| true);
             assert!(found.is_ok(), "{found:?}");
@@ -347,6 +352,7 @@ pub fn round_trip(data: &[u8]) {
                 flush(&mut lines, &mut expected, &mut encoder, &mut decoder);
                 let size = [0, 40, 64, 100, 200, 500, 1000, 4096, 4096, 9000][usize::from(what - 10)];
                 encoder.limit(size);
+                twin.borrow_mut().limit(size);
                 decoder.allow(size.min(4096));
             }
             _ => {
