@@ -1,24 +1,28 @@
 //! WebSockets through a node: with a client and an origin that others wrote, over HTTP/1.1 and HTTP/2, in the clear and over TLS; and
 //! under what happens to a node: a reload, a drain, keys that go, addresses and keys that are blocked.
 //!
-//! The cases stand in `tests/conformance/websocket/suite.py`, which runs the origin itself.
+//! The cases stand in `tests/conformance/websocket`: `suite.py` has what a client and an operator want to be so, `autobahn.py` the list of
+//! the Autobahn test suite. Both run the origin themselves.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::nginx::free_address;
-use crate::node::{Node, Place, comes_to, metric, new_key, refusals, text_of};
+use crate::node::{Node, PATIENCE, Place, comes_to, metric, new_key, refusals, text_of};
 
 /// At least so many cases have to have run, or something has left them out.
 const CASES_MIN: usize = 112;
+/// The same of Autobahn's list, over HTTP/1.1 and HTTP/2, from both ends.
+const AUTOBAHN_CASES: usize = 1_854;
 
 const SCHEMA: &str = include_str!("../../src/cli/demo/order.schema.json");
 const LISTEN: &str = "\n  - { address: \"127.0.0.1:0\", tls: none }\n  \
     - { address: \"127.0.0.1:0\", tls: { cert: c.pem, key: k.pem } }\n  \
-    - { address: \"127.0.0.1:0\", tls: none, protocols: [http2] }";
+    - { address: \"127.0.0.1:0\", tls: none, protocols: [http2] }\n  \
+    - { address: \"127.0.0.1:0\", tls: { cert: c.pem, key: k.pem }, protocols: [http1] }";
 const APIS: &str = r#"
 login: { keys: { api_key: X-API-Key, store: partners.keys, pepper: "secret:file:pepper" } }
 apis:
@@ -26,12 +30,14 @@ apis:
   plain: { base: /plain, to: app, raw: "a test", allow: [{ who: anyone }] }
   closed: { base: /closed, to: app, raw: "a test", websocket: true, allow: [{ who: keys }] }
   seats: { base: /seats, to: app, raw: "a test", websocket: true, limits: [{ per: address, concurrency: 2 }], allow: [{ who: anyone }] }
+  large: { base: /large, to: app, raw: "a test", websocket: true, sizes: { message: 4MiB }, allow: [{ who: anyone }] }
   small: { base: /small, to: app, raw: "a test", websocket: { compression: false }, sizes: { message: 4KiB }, allow: [{ who: anyone }] }
   various:
     to: app
     operations:
       rate: { match: "GET /rate/", websocket: { rate: 5/min } }
       schema: { match: "GET /schema/", websocket: { schema: order.schema.json } }
+      judged: { match: "GET /judged/", websocket: { schema: any.schema.json } }
       idle: { match: "GET /idle/", websocket: { idle: 1s } }
       short: { match: "GET /short/", websocket: { lifetime: 1s } }
       origins: { match: "GET /origins/", websocket: { origins: ["https://shop.example"] } }
@@ -48,20 +54,21 @@ fn place() -> (Place, String) {
     place.write("c.pem", &made.cert.pem());
     place.write("k.pem", &made.signing_key.serialize_pem());
     place.write("order.schema.json", SCHEMA);
+    place.write("any.schema.json", "{}");
     place.write("pepper", "0123456789abcdef0123456789abcdef");
     let key = new_key(place.path(), "shop", &[]);
     (place, key)
 }
 
 /// Where `tests/run install` puts the packages.
-fn python() -> Command {
+fn python(script: &str) -> Command {
     let python = match std::env::var_os("RINGWALL_PYTHON") {
         Some(python) => PathBuf::from(python),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python"),
     };
     assert!(python.is_file(), "{} is not there; `tests/run install` installs it", python.display());
     let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/websocket/suite.py"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/websocket").join(script));
     command
 }
 
@@ -69,21 +76,149 @@ fn python() -> Command {
 fn every_case_of_the_suite_passes_over_http1_and_http2() {
     let origin = free_address();
     let node = Node::start_in(place().0, LISTEN, &config(origin));
-    let mut command = python();
-    command.arg("cases").stdin(Stdio::null());
+    let mut command = python("suite.py");
+    command.arg("cases");
     for (name, address) in ["--plain", "--tls", "--h2c"].into_iter().zip(&node.addresses) {
         command.args([name, &address.port().to_string()]);
     }
-    let output: Output = command.args(["--origin", &origin.to_string()]).output().expect("python");
-    let said = String::from_utf8(output.stdout).expect("text");
-    let records: Vec<serde_json::Value> =
-        said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let failed: Vec<_> = records.iter().filter(|record| record["state"] != "passed").collect();
-    assert!(failed.is_empty(), "{failed:#?}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(records.len() >= CASES_MIN, "{}\n{}", records.len(), String::from_utf8_lossy(&output.stderr));
+    let passed = all_pass(command.args(["--origin", &origin.to_string()]));
+    assert!(passed >= CASES_MIN, "{passed}");
     comes_to(0.0, || metric(&node, "ringwall_tunnels", &[]));
     assert_eq!(metric(&node, "ringwall_panics_total", &["core=\"0\""]), 0.0);
     assert!(refusals(&node, "websocket_rate") >= 4.0);
+}
+
+/// Runs every case of a suite; how many there were.
+fn all_pass(suite: &mut Command) -> usize {
+    let Output { stdout, stderr, status } = suite.stdin(Stdio::null()).output().expect("python");
+    let stderr = String::from_utf8_lossy(&stderr);
+    let said = String::from_utf8(stdout).expect("text");
+    let records: Vec<serde_json::Value> =
+        said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let failed: Vec<_> = records.iter().filter(|record| record["state"] != "passed").collect();
+    assert!(failed.is_empty() && status.success(), "{failed:#?}\n{stderr}");
+    records.len()
+}
+
+#[test]
+fn every_case_of_autobahns_list_comes_to_what_it_must() {
+    let origin = free_address();
+    let node = Node::start_in(place().0, LISTEN, &config(origin));
+    let mut command = python("autobahn.py");
+    for (name, address) in ["--plain", "--tls", "--h2c"].into_iter().zip(&node.addresses) {
+        if name != "--tls" {
+            command.args([name, &address.port().to_string()]);
+        }
+    }
+    let begun = Instant::now();
+    assert_eq!(all_pass(command.args(["--origin", &origin.to_string()])), AUTOBAHN_CASES);
+    println!("{AUTOBAHN_CASES} cases in {:?}", begun.elapsed());
+    // Those that broke the law are told of, each by its reason.
+    for reason in ["reserved", "mask", "length", "control", "continuation", "close", "text", "message_size"] {
+        assert!(refusals(&node, &format!("websocket_{reason}")) >= 2.0, "{reason}");
+    }
+    comes_to(0.0, || metric(&node, "ringwall_tunnels", &[]));
+    assert_eq!(metric(&node, "ringwall_panics_total", &["core=\"0\""]), 0.0);
+}
+
+/// A page that opens WebSockets and listens to events; over HTTP/2 they are streams of the page's own connection.
+fn serves_chromium(listener: usize, protocol: &str, status: u64) {
+    let origin = free_address();
+    let node = Node::start_in(place().0, LISTEN, &config(origin));
+    let mut command = python("browser.py");
+    let port = node.addresses[listener].port().to_string();
+    command.args(["--port", &port, "--origin", &origin.to_string()]);
+    assert_eq!(all_pass(&mut command), 6);
+    let lines = node.log(13);
+    let opened: Vec<_> = lines.iter().filter(|line| line["messages"].is_u64()).collect();
+    assert_eq!(opened.len(), 4, "{lines:?}");
+    assert!(opened.iter().all(|line| line["protocol"] == protocol && line["status"] == status), "{opened:?}");
+}
+
+#[test]
+fn chromium_opens_them_and_hears_events_over_http1() {
+    serves_chromium(3, "HTTP/1.1", 101);
+}
+
+#[test]
+fn chromium_opens_them_and_hears_events_over_http2() {
+    serves_chromium(1, "HTTP/2", 200);
+}
+
+/// Opens a WebSocket by hand and sends all but the end of a message that is held for its schema; `None`: the node lets nobody in.
+fn opens_and_sends_half(to: SocketAddr) -> Option<TcpStream> {
+    const LENGTH: usize = (1 << 20) - 1;
+    let mut stream = TcpStream::connect(to).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    stream
+        .write_all(
+            b"GET /schema/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .ok()?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    // Text, not the last fragment, under a mask of zeros.
+    let mut frame = vec![0x01, 0xff];
+    frame.extend_from_slice(&(LENGTH as u64).to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.resize(frame.len() + LENGTH, b' ');
+    let _ = stream.write_all(&frame);
+    Some(stream)
+}
+
+#[test]
+fn short_of_memory_a_node_ends_those_whose_messages_it_would_have_to_hold_with_1013() {
+    const BOUND_KIB: u64 = 96 << 10;
+    let origin = free_address();
+    let more = "control: control.sock, memory: 96MiB, connections: { all: 4000 }";
+    let text = text_of(LISTEN, &config(origin)).replace("control: control.sock", more);
+    let node = Node::start_whole(place().0, &text, &[]);
+    let mut held = Held::open(&node, origin, 3, "/echo/", &[]);
+    let mut halves: Vec<TcpStream> = Vec::new();
+    for _ in 0..200 {
+        let Some(half) = opens_and_sends_half(node.address) else { break };
+        halves.push(half);
+        if refusals(&node, "websocket_overload") >= 1.0 {
+            break;
+        }
+    }
+    assert!(refusals(&node, "websocket_overload") >= 1.0, "of {}", halves.len());
+    let told = halves.iter_mut().any(|half| {
+        let mut close = [0; 22];
+        half.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+        half.read_exact(&mut close).is_ok()
+            && close[..4] == [0x88, 20, 0x03, 0xf5]
+            && &close[4..] == b"websocket_overload"
+    });
+    assert!(told, "somebody was told to try again later");
+    // Who holds nothing goes on, and the process never had more than it may.
+    assert_eq!(held.ask("echo"), "echoed");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.child.id())).expect("a status");
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a high-water mark");
+    let most_kib: u64 = most.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(most_kib <= BOUND_KIB, "{most_kib} KiB");
+    // With room again others are let in, and heard to their end: 1008, for spaces are no JSON.
+    drop(halves);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut close = [0; 4];
+        if let Some(mut later) = opens_and_sends_half(node.address) {
+            let _ = later.write_all(&[0x80, 0x80, 0, 0, 0, 0]);
+            later.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            later.read_exact(&mut close).expect("an end");
+            if close == [0x88, 18, 0x03, 0xf0] {
+                break;
+            }
+        }
+        assert!(Instant::now() < deadline, "{close:x?}");
+    }
 }
 
 /// Some WebSockets that are held open by others.
@@ -97,7 +232,7 @@ impl Held {
     fn open(node: &Node, origin: SocketAddr, count: usize, path: &str, how: &[&str]) -> Held {
         let place = if how.contains(&"--h2") { 2 } else { 0 };
         let url = format!("ws://127.0.0.1:{}{path}", node.addresses[place].port());
-        let mut command = python();
+        let mut command = python("suite.py");
         command.args(["hold", &count.to_string(), "--url", &url, "--origin", &origin.to_string()]);
         let mut child =
             command.args(how).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python");
