@@ -70,8 +70,9 @@ pub struct Incoming {
     last: usize,
     /// Most decoded bytes.
     limit: u64,
-    /// Whether anything of the message has been given to the other side.
+    /// Whether anything of the message has been given to the other side, and whether some of it is on its way there.
     begun: bool,
+    leaving: Cell<bool>,
     /// How long either side may be idle, in milliseconds.
     stream_idle_ms: u64,
     /// When this message must be over, in monotonic milliseconds.
@@ -146,6 +147,7 @@ impl Incoming {
             decoded: 0,
             limit,
             begun: false,
+            leaving: Cell::new(false),
             stream_idle_ms: Timeouts::DEFAULT.stream_idle,
             end_ms: u64::MAX,
             frugal: false,
@@ -372,6 +374,7 @@ impl Incoming {
 
     /// A piece begins to be sent.
     fn sends(&self, to: &Transport, both: &Cell<bool>, core: &Core) {
+        self.leaving.set(true);
         if !both.get() {
             self.set_send_deadline(to, core);
         }
@@ -380,6 +383,7 @@ impl Incoming {
     /// A piece has been sent: until the next one is here, which is timed on its own side, whoever took it owes nothing. Where the
     /// other direction waits for it, it has shown that it lives.
     fn was_taken(&mut self, to: &Transport, begun_ms: u64, count: usize, both: &Cell<bool>, core: &Core) {
+        self.leaving.set(false);
         if both.get() {
             return to.prolong(Deadline::StreamIdle, core.coarse_ms() + self.stream_idle_ms);
         }
@@ -427,6 +431,11 @@ impl Incoming {
     /// Whether [`transfer`] has given anything of the message to the other side: before it has, all can still be taken back.
     pub fn has_begun(&self) -> bool {
         self.begun
+    }
+
+    /// Whether a piece was on its way when [`transfer`] ended or was given up: then nothing can be said behind it.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
     }
 
     /// Whether the last byte has been decoded.
@@ -538,6 +547,7 @@ pub async fn transfer(
                     true => incoming.sends(to, both, core),
                     false => incoming.set_progress_deadline(to, core),
                 }
+                incoming.leaving.set(true);
                 let ended = to.end(out, trailers, waits).await;
                 incoming.begun = true;
                 ended.map_err(|error| lost(incoming.origin, to, &error))?;

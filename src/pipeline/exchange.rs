@@ -12,6 +12,7 @@ use crate::http::head::{Method, RequestTable, ResponseTable};
 use crate::http::target::Target;
 use crate::observe::{RequestId, TargetId};
 use crate::pipeline::calls::Calling;
+use crate::pipeline::watch::{Right, Watch};
 use crate::policy::Mode;
 use crate::policy::identify::Identity;
 use crate::policy::limit::Seats;
@@ -94,6 +95,8 @@ pub struct Exchange {
     pub violations: Vec<(String, &'static str)>,
     /// What the log and the metrics want to know beyond the head.
     pub facts: Facts,
+    /// What a response that takes its time was watched with, for the next one.
+    pub watch: Option<Rc<Watch<Right>>>,
     mode: Mode,
     refuser: &'static str,
     observed: [Option<(&'static str, &'static Reason)>; OBSERVED_MAX],
@@ -167,6 +170,7 @@ impl Exchange {
             response_skip: FieldSet::EMPTY,
             violations: Vec::new(),
             facts: Facts::default(),
+            watch: None,
             mode: Mode::Enforce,
             refuser: "",
             observed: [None; OBSERVED_MAX],

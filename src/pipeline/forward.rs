@@ -667,7 +667,7 @@ async fn send_and_read(
     route: &Route<'_>,
     times: &Times<'_>,
     early: impl FnOnce(&mut Exchange),
-    core: &Core,
+    core: &Rc<Core>,
 ) -> Result<Sent, Fail> {
     let to = &connection.transport;
     if incoming.is_complete() {

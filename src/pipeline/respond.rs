@@ -2,6 +2,8 @@
 //! pool when both messages are over.
 
 use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
 
 use crate::h1::body::{Incoming, Origin, RESPONSE_SIZE, transfer};
 use crate::h1::encode::{CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, encode_response};
@@ -12,6 +14,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::forward::{Broken, Route};
 use crate::pipeline::serve::Client;
+use crate::pipeline::watch;
 use crate::policy::respond::headers::{secure_response, takes_strict_transport};
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Transport};
@@ -43,7 +46,7 @@ pub async fn respond(
     whole: bool,
     route: &Route<'_>,
     at_odds: &Cell<Option<Reason>>,
-    core: &Core,
+    core: &Rc<Core>,
 ) -> Result<Responded, Broken> {
     let response_max = route.operation.response_max;
     // What is declared to be too long is refused while nothing of it has been passed on.
@@ -58,7 +61,8 @@ pub async fn respond(
     let old_client = x.request.table.version == Version::Http10;
     let upstream_framing = from.extent(x.response.table.framing);
     let times = &route.operation.timeouts;
-    let lifetime = if is_event_stream(x) { times.lifetime_of_events } else { times.lifetime };
+    let is_event_stream = is_event_stream(x);
+    let lifetime = if is_event_stream { times.lifetime_of_events } else { times.lifetime };
     let stream = client.transport.stream();
     if let Some(stream) = stream {
         stream.set_never_indexed(x.response.table.never_indexed);
@@ -108,7 +112,10 @@ pub async fn respond(
         client.transport.set_open_ended(true);
     }
     let alone = Cell::new(false);
-    let sent = transfer(&mut body, from, client.transport, &mut out, framing, &alone, core).await;
+    let sent = {
+        let sending = pin!(transfer(&mut body, from, client.transport, &mut out, framing, &alone, core));
+        watch::while_it_may(x, client, is_event_stream || x.call.is_some(), sending, core).await
+    };
     if open_ended && sent.is_ok() {
         // It is whole only once the socket has taken its end, which may have been posted.
         if let Err(error) = client.transport.settle().await {
@@ -142,7 +149,9 @@ pub async fn respond(
                 if at_odds.get().is_none() {
                     calls::note_reset(x, from);
                 }
-                if let (Fail::Upstream(reason), _) | (_, Some(reason)) = (fail, at_odds.get()) {
+                if let (Fail::Upstream(reason), _) | (_, Some(reason)) = (fail, at_odds.get())
+                    && !body.is_leaving()
+                {
                     calls::end(x, client, &mut body, out, framing, reason, core).await;
                 }
             }

@@ -12,9 +12,8 @@
 //! wait for each other. Where the upstream speaks HTTP/2 only, it is refused with 502.
 //!
 //! **Time.** A tunnel has no deadline on either transport. The sweep looks at it twice a second ([`Watch`]), which is a few loads
-//! and comparisons and wakes nobody, unless something is due: silence, its lifetime, a peer that takes nothing, the end of its
-//! credential, a drain, or a change of the configuration, the blocks or the stores of keys. After a change it is judged again by what
-//! holds now, from route to grants, by the head that it began with.
+//! and comparisons and wakes nobody, unless something is due: silence, its lifetime, a peer that takes nothing, a drain, the end of
+//! its right to be.
 //!
 //! **Memory.** Waiting for bytes takes no buffer. One direction holds the piece that is on its way, up to a large buffer if the pieces
 //! before it were full, and what its filter holds.
@@ -23,7 +22,7 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -31,30 +30,25 @@ use crate::accept::pressure::Level;
 use crate::h1::body::Incoming;
 use crate::h1::downstream::linger;
 use crate::h2::frame::ErrorCode;
+use crate::http::Reason;
 use crate::http::field::FieldSet;
-use crate::http::{Method, Reason};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{CLIENT_READ_TIMEOUT, Fail, UPSTREAM_STREAM_IDLE};
 use crate::pipeline::forward::{Broken, Lent, Route};
 use crate::pipeline::respond::encode_head;
 use crate::pipeline::serve::Client;
+use crate::pipeline::watch::{Lasting, Lost, Right, Watch};
 use crate::policy::admit::blocks::ADDRESS_BLOCKED;
-use crate::policy::identify::api_key;
 use crate::policy::websocket::WebSocket;
-use crate::route::Lookup;
 use crate::snapshot::Timeouts;
-use crate::tls::ServerProfile;
 use crate::websocket::filter::Kind;
 use crate::websocket::handshake::{self, Key, Opening};
 use crate::websocket::{CloseCode, Ending, Filter, Judge, Onward, Sender, Then};
 use crate::worker::core::Core;
 use crate::worker::guard::spawn;
-use crate::worker::sweep::{Due, Watched};
 use crate::worker::transport::POST_BYTES_MAX;
 use crate::worker::{Buffer, Deadline, Transport, bulk, turn};
 
-/// How often a tunnel is looked at, milliseconds: with the tick of the sweep, what has ended is noticed within 0.6 s.
-const LOOK_MS: u64 = 500;
 /// How long the second side may take to close after the first, milliseconds.
 const CLOSE_MS: u64 = 5_000;
 /// How long a piece that is on its way may take when the tunnel ends, milliseconds: no Close frame can stand in its midst.
@@ -139,17 +133,14 @@ enum Over {
 }
 
 /// What both directions and the sweep share.
-struct Watch {
+struct Course {
     core: Rc<Core>,
-    due: Due,
-    waker: Cell<Option<Waker>>,
     /// When a byte last moved, in either direction, and how long that may be ago, milliseconds.
     moved_ms: Cell<u64>,
     idle_ms: u64,
     /// When it ends whatever happens, monotonic milliseconds.
     end_ms: u64,
-    /// When the credential ends, Unix seconds; 0 is never.
-    expires_s: u64,
+    right: Right,
     /// Since when a piece is on its way to the client, and to the upstream; 0 is none.
     sending_ms: [Cell<u64>; 2],
     stream_idle_ms: u64,
@@ -157,30 +148,9 @@ struct Watch {
     over_by_ms: Cell<u64>,
     /// No more pieces are to be taken.
     stops: Cell<bool>,
-    seen: Cell<Seen>,
 }
 
-/// What may change under a tunnel, counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
-    generation: u64,
-    blocks: u64,
-    stores: u64,
-}
-
-impl Seen {
-    fn now(core: &Core) -> Seen {
-        use std::sync::atomic::Ordering;
-        Seen {
-            generation: core.node.generation.load(Ordering::Relaxed),
-            blocks: core.node.blocks.number(),
-            stores: api_key::renewals(),
-        }
-    }
-}
-
-impl Watch {
-    /// Whether there is something that its task has to see to.
+impl Lasting for Course {
     fn wants(&self, now_ms: u64) -> bool {
         let since = |cell: &Cell<u64>| cell.get() != 0 && now_ms >= cell.get() + self.stream_idle_ms;
         let by = self.over_by_ms.get();
@@ -188,46 +158,9 @@ impl Watch {
             || now_ms >= self.end_ms
             || (by != 0 && now_ms >= by)
             || self.sending_ms.iter().any(since)
-            || self.has_expired()
             || self.core.is_draining()
-            || self.seen.get() != Seen::now(&self.core)
+            || self.right.wants()
     }
-
-    fn has_expired(&self) -> bool {
-        self.expires_s != 0 && self.core.clock.unix_seconds() >= self.expires_s
-    }
-
-    /// Has it looked at again.
-    fn rest(self: &Rc<Watch>) {
-        self.core.sweep.set(self, Deadline::Look, self.core.coarse_ms() + LOOK_MS);
-    }
-
-    fn wait(&self, context: &Context<'_>) {
-        let waker = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
-        self.waker.set(Some(waker.unwrap_or_else(|| context.waker().clone())));
-    }
-}
-
-impl Watched for Watch {
-    fn due(&self) -> &Due {
-        &self.due
-    }
-
-    fn expire(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn is_at_rest(self: Rc<Watch>) -> bool {
-        true
-    }
-
-    fn reprieve(&self, now_ms: u64) -> Option<u64> {
-        (!self.wants(now_ms)).then_some(now_ms + LOOK_MS)
-    }
-
-    fn note_pace(&self) {}
 }
 
 /// One direction.
@@ -268,7 +201,7 @@ impl Judge for Messages<'_> {
 
 impl Way<'_> {
     /// Passes pieces on, `first` the one that came with the head, until this direction is over.
-    async fn pump(&mut self, first: Buffer, watch: &Watch, core: &Core) -> Over {
+    async fn pump(&mut self, first: Buffer, watch: &Course, core: &Core) -> Over {
         let mut piece = first;
         let mut full = 0;
         loop {
@@ -322,7 +255,7 @@ impl Way<'_> {
     }
 
     /// Sends what goes on; whether there is anybody to take it.
-    async fn send(&mut self, bytes: &mut Buffer, watch: &Watch, core: &Core) -> bool {
+    async fn send(&mut self, bytes: &mut Buffer, watch: &Course, core: &Core) -> bool {
         if bytes.is_empty() {
             return true;
         }
@@ -464,22 +397,20 @@ async fn carry(
     let stream_idle_ms = x
         .operation(&client.view.snapshot)
         .map_or(Timeouts::DEFAULT.stream_idle, |found| found.timeouts.stream_idle);
-    let watch = Rc::new(Watch {
+    let right = Right::new(core);
+    right.begin(x);
+    let watch = Watch::new(Course {
         core: Rc::clone(core),
-        due: Due::default(),
-        waker: Cell::default(),
         moved_ms: Cell::new(now_ms),
         idle_ms: websocket.idle_ms,
         end_ms: now_ms.saturating_add(websocket.lifetime_ms),
-        expires_s: x.identity.as_ref().map_or(0, |identity| identity.expires_s),
+        right,
         sending_ms: Default::default(),
         stream_idle_ms,
         over_by_ms: Cell::new(0),
         stops: Cell::new(false),
-        // What was in force when the request was judged; what has changed since is seen at the first look.
-        seen: Cell::new(Seen { generation: client.view.snapshot.generation, ..Seen::now(core) }),
     });
-    watch.rest();
+    watch.rest(core);
     if let Some(stream) = client.transport.stream() {
         // A client that resets its stream is told of by that; the upstream is to hear it in a frame.
         stream.set_works(&watch);
@@ -498,11 +429,11 @@ async fn carry(
         if has_begun && watch.over_by_ms.get() == 0 {
             watch.over_by_ms.set(core.coarse_ms() + CLOSE_MS);
         }
-        if watch.due.take_passed().is_some() {
+        if watch.has_found() {
             if let Some(ending) = look(&watch, &over, x, client, core) {
                 return Poll::Ready(Some(ending));
             }
-            watch.rest();
+            watch.rest(core);
         }
         Poll::Pending
     })
@@ -524,8 +455,8 @@ async fn carry(
         if !(is_sending(0) || is_sending(1)) || now_ms >= watch.over_by_ms.get() {
             return Poll::Ready(());
         }
-        let _ = watch.due.take_passed();
-        core.sweep.set(&watch, Deadline::Look, watch.over_by_ms.get());
+        let _ = watch.has_found();
+        watch.look_at(watch.over_by_ms.get(), core);
         Poll::Pending
     })
     .await;
@@ -581,7 +512,7 @@ fn judge_over(over: &[Option<Over>; 2], client: &Transport, upstream: &Transport
 
 /// Something may be due.
 fn look(
-    watch: &Watch,
+    watch: &Course,
     over: &[Option<Over>; 2],
     x: &mut Exchange,
     client: &Client<'_>,
@@ -595,9 +526,6 @@ fn look(
             [Some(Over::Closed), _] | [_, Some(Over::Unheard)] => Ending::UPSTREAM_CUT,
             _ => Ending::CLIENT_CUT,
         });
-    }
-    if watch.has_expired() {
-        return Some(Ending::CREDENTIAL);
     }
     if core.is_draining() {
         return Some(Ending::DRAINED);
@@ -619,56 +547,12 @@ fn look(
     if now_ms >= watch.moved_ms.get() + watch.idle_ms {
         return Some(Ending::IDLE);
     }
-    let seen = Seen::now(core);
-    if watch.seen.replace(seen) != seen
-        && let Err(ending) = judge_again(x, client, core)
-    {
-        return Some(ending);
+    match watch.right.judge(x, client, core) {
+        Ok(()) => None,
+        Err(Lost::Credential) => Some(Ending::CREDENTIAL),
+        // The client is to come again, and finds what there is.
+        Err(Lost::Unserved) => Some(Ending::DRAINED),
     }
-    None
-}
-
-/// Something has changed under the tunnel: it is judged by what holds now.
-#[cold]
-fn judge_again(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Result<(), Ending> {
-    let view = core.view();
-    let snapshot = &view.snapshot;
-    // A listener, or an operation, that is there no more: the client is to come again, and finds what there is.
-    let listener = snapshot.listener(client.listener.id).ok_or(Ending::DRAINED)?;
-    if !listener.keeps(client.transport.is_tls(), client.transport.protocol()) {
-        return Err(Ending::DRAINED);
-    }
-    let now_ns = core.clock.now_ns();
-    let now_s = core.clock.unix_ns(now_ns) / 1_000_000_000;
-    if let Some(clients) = listener.tls.as_ref().and_then(ServerProfile::clients) {
-        clients.admit(client.transport.client_certificate(), now_s).map_err(|_| Ending::CREDENTIAL)?;
-    }
-    let Lookup::Found { value, .. } = snapshot.router.find(x.host(), x.path(), Method::Get) else {
-        return Err(Ending::DRAINED);
-    };
-    let operation = snapshot.operations.get(value as usize).ok_or(Ending::DRAINED)?;
-    if operation.websocket.is_none() {
-        return Err(Ending::DRAINED);
-    }
-    let blocks = &core.node.blocks;
-    if blocks.number() != 0 {
-        blocks.request(x, Some(operation), snapshot).map_err(|_| Ending::CREDENTIAL)?;
-    }
-    // What the record will say is what it was opened by.
-    let (known, lines) = (x.identity.take(), (x.inserts.len(), x.answer_inserts.len()));
-    let mut state = core.state.borrow_mut();
-    (state.now_ns, state.now_s) = (now_ns, now_s);
-    let judged = operation.chain.run_again(x, &mut state);
-    drop(state);
-    let judged = match judged {
-        // A login that cannot be asked now has said nothing.
-        Err(reason) if matches!(reason.status, 401 | 403) => Err(Ending::CREDENTIAL),
-        _ => blocks.identity(x).map_err(|_| Ending::CREDENTIAL),
-    };
-    x.inserts.truncate(lines.0);
-    x.answer_inserts.truncate(lines.1);
-    x.identity = known;
-    judged
 }
 
 /// Tells both sides that it is over, and why. Whether the upstream, and the client, are in the midst of a frame.

@@ -36,6 +36,7 @@ mod jose;
 mod json_parsing;
 mod json_schema;
 mod json_schema_generator;
+mod lasting;
 mod limiter;
 mod load;
 mod log_formats;

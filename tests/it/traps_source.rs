@@ -30,7 +30,10 @@ const BANS: &[Ban] = &[
             ("worker/crew.rs", "wakes a task at rest, once for the job that it is given"),
             ("h2/mux.rs", "wakes the owner of a connection, once for all that its streams say in a turn"),
             ("h2/stream.rs", "wakes an exchange that waits for its stream, once for what came or went"),
-            ("pipeline/tunnel.rs", "wakes a tunnel, once, when the sweep has found that it has to end"),
+            (
+                "pipeline/watch.rs",
+                "wakes what lasts, once, when the sweep has found something for it to judge",
+            ),
             ("h2/owner.rs", "is woken by them"),
             ("h2/share.rs", "wakes a request that waits for another of its client to be answered, once"),
             ("h2/upstream.rs", "wakes the owner of a connection that nothing is begun on any more"),

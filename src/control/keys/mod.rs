@@ -273,6 +273,15 @@ fn next_generation() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
+/// How often keys have been published, by all keepers: who was let in by one that may be no more asks when this has changed.
+static RENEWALS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts how often the keys of an issuer have changed.
+#[inline]
+pub fn renewals() -> u64 {
+    RENEWALS.load(Ordering::Acquire)
+}
+
 /// Why there is no new key set.
 #[derive(Debug)]
 enum KeysError {
@@ -436,6 +445,7 @@ impl<K: Send + Sync + 'static> Work<K> {
             set: Some(Arc::new(set)),
             fetched_at,
         }));
+        RENEWALS.fetch_add(1, Ordering::Release);
         self.last_document = document;
         Line::info(KEYS_PUBLISHED).with("source", &self.shared.source).with("generation", generation).emit();
         (self.on_publish)();
