@@ -278,6 +278,6 @@ pub const UPSTREAM_GOAWAY_ORDER: Reason = Reason::upstream(
 /// A PING was not answered in time.
 pub const UPSTREAM_PING_TIMEOUT: Reason =
     Reason::upstream("upstream_h2_ping_timeout", 4290, 504, "The upstream did not answer a ping");
-/// More control frames, faults or tiny frames than a server has a use for.
+/// More control frames, faults or empty frames than a server has a use for.
 pub const UPSTREAM_FLOOD: Reason =
     Reason::upstream("upstream_h2_flood", 4291, 502, "The upstream floods the connection");

@@ -702,6 +702,15 @@ impl StreamTransport {
         self.head_bytes.set(head_bytes);
     }
 
+    /// Whether the stream is over; `context` is told when it is, or when something is received, which nobody else waits for.
+    pub(crate) fn poll_over(&self, context: &Context<'_>) -> Poll<()> {
+        if self.over().is_some() {
+            return Poll::Ready(());
+        }
+        self.wake_at_end(context.waker());
+        Poll::Pending
+    }
+
     /// Says how the stream ends if its messages are not over: by whose fault.
     pub fn set_code(&self, code: ErrorCode) {
         self.code.set(code);

@@ -161,9 +161,11 @@ pub async fn forward(
         }
     };
     // One right for all attempts: who asks again takes no second place.
-    let mut admitted = match admit(route.upstream, core.coarse_ms(), total_ms).await {
-        Ok(admitted) => admitted,
-        Err(refused) => {
+    let admitting = admit(route.upstream, core.coarse_ms(), total_ms);
+    let mut admitted = match client.transport.unless_gone(admitting).await {
+        None => return Err(Broken::Before(Fail::Client(CLIENT_GONE))),
+        Some(Ok(admitted)) => admitted,
+        Some(Err(refused)) => {
             x.insert_answer(b"retry-after", &seconds(refused.again_ms));
             return Err(Broken::Before(Fail::Upstream(refused.reason)));
         }
@@ -456,7 +458,7 @@ async fn attempt(
             let announced = announced.as_ref();
             let connected = match alone {
                 true => Box::pin(connect_alone(route.upstream, &member, announced, core, total_ms)).await,
-                false => connect(route.upstream, &member, announced, core, total_ms).await,
+                false => connect(route.upstream, &member, client.transport, announced, core, total_ms).await,
             };
             let (reached, connection) = connected.map_err(|reason| {
                 let counts = !is_our_own(reason);

@@ -14,7 +14,7 @@ use std::task::Poll;
 use crate::accept::proxy_protocol::{self, Announced};
 use crate::h2::upstream::carry;
 use crate::http::{Fault, Protocol, Reason};
-use crate::pipeline::fail::{EXCHANGE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT};
+use crate::pipeline::fail::{CLIENT_GONE, EXCHANGE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT};
 use crate::sys::address::Address;
 use crate::sys::socket::{Shutdown, connect_start, is_exhaustion};
 use crate::upstream::Permit;
@@ -59,15 +59,16 @@ const QUEUE_FULL_PAUSE_MS: u64 = 5;
 
 /// Opens a connection to a member, by `latest_ms` (monotonic milliseconds) at the latest. It may lead to another address
 /// of the same host than the one that was asked for: who it is comes with it. Where the upstream is sent PROXY headers, the
-/// connection begins with one that says `announced`.
+/// connection begins with one that says `announced`. Who waits for what another opens waits no longer than its `client`.
 ///
 /// # Errors
-/// `upstream_connections` at the cap, `upstream_connect_timeout` past the deadline, `upstream_refused` when it cannot be
+/// `client_gone`, `upstream_connections` at the cap, `upstream_connect_timeout` past the deadline, `upstream_refused` when it cannot be
 /// reached, and what its TLS has to say. What [`is_our_own`] says nothing of the member, nor does `exchange_timeout`: it was
 /// not given the time that it has.
 pub async fn connect(
     from: &CoreUpstream,
     member: &Rc<CoreMember>,
+    client: &Transport,
     announced: Option<&Announced>,
     core: &Rc<Core>,
     latest_ms: u64,
@@ -80,7 +81,7 @@ pub async fn connect(
             Share::Stream(connection) => return Ok((Rc::clone(member), connection)),
             Share::Open(opening) => opening,
             Share::Wait => {
-                member.opened().await?;
+                client.unless_gone(member.opened()).await.ok_or(CLIENT_GONE)??;
                 if core.coarse_ms() >= latest_ms {
                     return Err(EXCHANGE_TIMEOUT);
                 }
@@ -231,10 +232,10 @@ async fn stands(socket: &Socket, core: &Core) -> io::Result<()> {
     }
 }
 
-/// Whether a connection came to nothing for want of something of ours: the member, its breaker and whoever leaves it out have
+/// Whether a connection came to nothing for want of something of ours, or of a client: the member, its breaker and whoever leaves it out have
 /// nothing to do with it.
 pub fn is_our_own(reason: Reason) -> bool {
-    reason == UPSTREAM_CONNECTIONS || reason.fault == Fault::Ringwall
+    reason == UPSTREAM_CONNECTIONS || reason.fault != Fault::Upstream
 }
 
 fn reason(socket: &Socket, error: &io::Error) -> Reason {

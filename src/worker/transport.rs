@@ -1,9 +1,12 @@
 //! A byte stream to a peer: a socket, bare or under TLS. Codecs and bodies read and write here and do not know which.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::h2::stream::{Over, StreamTransport};
 use crate::http::{BodyLength, Protocol};
@@ -124,6 +127,17 @@ impl Transport {
             (Transport::Stream(stream), _) => stream.due().serve(client.socket().shared()),
             _ => self.socket().serve(client.socket()),
         }
+    }
+
+    /// Waits for what is done for the peer, unless that is known to have given up before; then it is dropped.
+    pub async fn unless_gone<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut wait = pin!(wait);
+        poll_fn(|context| match (wait.as_mut().poll(context), self.stream()) {
+            (Poll::Ready(come), _) => Poll::Ready(Some(come)),
+            (Poll::Pending, Some(stream)) => stream.poll_over(context).map(|()| None),
+            (Poll::Pending, None) => Poll::Pending,
+        })
+        .await
     }
 
     /// Whether the peer is known to have given up: whatever would be done for it is in vain.

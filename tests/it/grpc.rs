@@ -15,7 +15,7 @@ const LISTEN: &str = "{ address: \"127.0.0.1:0\", tls: none, protocols: [http1, 
 const SERVICE: &str = "ringwall.e2e.v1.Calls";
 
 /// Python with the packages.
-fn python() -> Command {
+pub fn python() -> Command {
     let python = match std::env::var_os("RINGWALL_PYTHON") {
         Some(python) => PathBuf::from(python),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python"),

@@ -486,6 +486,52 @@ fn who_waits_for_a_connection_that_cannot_be_opened_does_not_try_for_itself() {
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
+/// Its place is the next one's at once, not when its time is up.
+#[test]
+fn who_gives_up_while_it_waits_for_an_upstream_makes_room() {
+    let (address, heard) = upstream(&[], |path, stream| match path {
+        "/held" => Vec::new(),
+        path => echo(path, stream),
+    });
+    let breaker = "breaker: { requests: 1, queue: 1, wait: 20s }";
+    let node = node(&format!("{}, {breaker}", before_h2(address)), "");
+    let mut peer = Peer::client(node.address, &[]);
+    peer.get(1, "/held");
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(Heard::Connected));
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(Heard::Asked("/held".to_owned())));
+    peer.get(3, "/waits");
+    // It waits once whoever comes next finds no room to wait.
+    peer.get(5, "/too-many");
+    assert_eq!(peer.answer(5).0, "503");
+    let begun = Instant::now();
+    peer.write(&frame(RESET, 0, 3, &CANCEL));
+    let gone = |line: &serde_json::Value| line["reason"] == "client_gone";
+    assert_eq!(node.log(2).into_iter().filter(gone).count(), 1);
+    peer.get(7, "/next");
+    peer.write(&frame(RESET, 0, 1, &CANCEL));
+    assert_eq!(peer.answer(7), ("200".to_owned(), b"/next".to_vec()));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn who_gives_up_while_another_opens_a_connection_goes_at_once() {
+    let (listener, _queued) = nowhere();
+    let address = listener.local_addr().expect("bound");
+    let node =
+        node(&format!("{}, timeouts: {{ connect: 10s }}, retry: {{ tries: 1 }}", before_h2(address)), "");
+    let mut peer = Peer::client(node.address, &[]);
+    peer.get(1, "/opens");
+    peer.get(3, "/waits");
+    // Both are on their way when this is answered.
+    peer.write(&frame(PING, 0, 0, b"together"));
+    while peer.read().expect("an answer").kind != PING {}
+    let begun = Instant::now();
+    peer.write(&frame(RESET, 0, 3, &CANCEL));
+    let line = node.log(1).remove(0);
+    assert_eq!((&line["reason"], &line["path"]), (&"client_gone".into(), &"/waits".into()), "{line}");
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
 /// Uploads that nobody takes hold what came of them, and nobody else's.
 #[test]
 fn stalled_uploads_do_not_stop_another() {

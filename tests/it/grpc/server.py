@@ -38,7 +38,9 @@ class Calls(rpc.CallsServicer):
         call = {"method": method, "requests": 0, "metadata": metadata, "ended": None}
 
         def ended():
-            tell(**{**call, "ended": call["ended"] or "cancelled"})
+            # To a handler that waits for requests a call that is taken back may look as if its client had ended its side.
+            cancelled = context._state.client == "cancelled"
+            tell(**{**call, "ended": "cancelled" if cancelled else call["ended"] or "cancelled"})
 
         context.add_callback(ended)
         if self.fail is not None:

@@ -139,6 +139,56 @@ fn a_stream_that_was_refused_is_asked_again() {
     });
 }
 
+/// Of a body that is too large to be held until it is answered nothing is there any more: the refusal stays.
+#[test]
+fn what_is_not_here_any_more_is_not_asked_again() {
+    run(async {
+        for outer in BOTH {
+            for leaves in [false, true] {
+                let (listener, address) = listen().await;
+                let (node, to) = before(address, "");
+                let upstream = async {
+                    let (mut scripted, stream) = Scripted::asked(&listener).await;
+                    match leaves {
+                        true => scripted.goaway(0).await,
+                        false => {
+                            let refused = u32::from(Reason::REFUSED_STREAM).to_be_bytes();
+                            scripted.send(RST_STREAM, 0, stream, &refused).await;
+                        }
+                    }
+                    scripted
+                };
+                let ask = Ask::post("/two/a", vec![b'a'; 20_000], true);
+                let asking = async { Client::connect(outer, &to).await.ask(&ask).await };
+                let (got, _scripted) = soon("an answer", async { tokio::join!(asking, upstream) }).await;
+                assert_eq!(got.status, 502, "{outer:?}, leaves: {leaves}");
+                assert_eq!(node.log(1)[0]["tries"], 1, "{outer:?}, leaves: {leaves}");
+            }
+        }
+    });
+}
+
+/// RFC 7541 §6.2.3: an intermediary has to use the same representation.
+#[test]
+fn what_may_never_be_in_a_table_may_not_further_on_either() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+    let mut command = crate::grpc::python();
+    command.arg("../pairs/secrets.py").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = crate::node::Server(command.spawn().expect("python"));
+    let mut lines = BufReader::new(process.0.stdout.take().expect("piped")).lines();
+    let port = lines.next().expect("a line").expect("text").parse().expect("a port");
+    let (_node, to) = before(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), "");
+    writeln!(process.0.stdin.take().expect("piped"), "{}", to.address).expect("it listens");
+    let lines = lines.map(|line| serde_json::from_str(&line.expect("text")).expect("JSON"));
+    let found: Vec<[Vec<String>; 2]> = lines.collect();
+    for [asked, answered] in &found[..2] {
+        let has = |name: &str| asked.iter().chain(answered).any(|found| found == name);
+        assert!(["accept", "x-token", "x-reply-token"].into_iter().all(has), "{found:?}");
+    }
+    assert!(found.len() == 3 && found[2].iter().all(Vec::is_empty), "{found:?}");
+}
+
 #[test]
 fn what_an_upstream_that_leaves_has_not_begun_is_asked_elsewhere() {
     run(async {
@@ -325,5 +375,56 @@ fn an_upstream_that_is_silent_is_asked_whether_it_lives() {
         assert!(asked >= 1, "no PING came");
         assert_eq!(got.status, 502, "{:?}", got.refusal());
         assert!(begun.elapsed().as_secs() < 50, "not because time was up: {:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_server_of_node_is_an_upstream_like_any() {
+    use std::io::BufRead;
+    use std::process::{Command, Stdio};
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/pairs/server.mjs");
+    let mut command = Command::new("node");
+    let process = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut process = crate::node::Server(process.expect("node"));
+    let mut line = String::new();
+    std::io::BufReader::new(process.0.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, line.trim().parse().expect("a port")));
+    let (_node, to) = before(address, "");
+    run(async {
+        for outer in BOTH {
+            let mut client = Client::connect(outer, &to).await;
+            for (bytes, length) in [(0, true), (1, false), (70_000, true), (1_000_000, false)] {
+                let body = super::pattern(bytes);
+                let got = client.ask(&Ask::post("/two/echo", body.clone(), length)).await;
+                assert_eq!((got.status, got.whole), (200, true), "{outer:?}, {bytes}");
+                assert!(got.body == body, "{outer:?}: {} of {bytes} bytes came back", got.body.len());
+            }
+            for method in [Ask::get("/two/size/100000"), Ask::head("/two/size/100000")] {
+                let got = client.ask(&method).await;
+                let bytes = if method.method == "HEAD" { 0 } else { 100_000 };
+                assert_eq!((got.status, got.whole, got.body.len()), (200, true, bytes), "{outer:?}");
+                assert_eq!(got.field("content-length"), Some("100000"), "{outer:?}");
+            }
+            let got = client.ask(&Ask::get("/two/trailers").with("te", "trailers")).await;
+            assert_eq!((got.whole, &got.body[..]), (true, &b"with trailers"[..]), "{outer:?}");
+            assert_eq!(got.trailers, [("x-sum".to_owned(), "12".to_owned())], "{outer:?}");
+            let got = client.ask(&Ask::get("/two/hints")).await;
+            let link = ("link".to_owned(), "</style.css>; rel=preload".to_owned());
+            assert_eq!((got.interim, &got.body[..]), (vec![(103, vec![link])], &b"hinted"[..]), "{outer:?}");
+            for status in [204, 304, 404] {
+                let got = client.ask(&Ask::get(format!("/two/bare/{status}"))).await;
+                assert_eq!((got.status, got.whole, got.body.len()), (status, true, 0), "{outer:?}");
+            }
+            let ask = Ask::post("/two/seen", "hello", true).with("cookie", "a=1").with("cookie", "b=2");
+            let seen = client.ask(&ask).await.json();
+            assert_eq!(
+                (&seen["bytes"], &seen["cookie"]),
+                (&5.into(), &"a=1; b=2".into()),
+                "{outer:?}: {seen}"
+            );
+            assert_eq!((&seen[":method"], &seen[":path"]), (&"POST".into(), &"/two/seen".into()), "{seen}");
+            assert_eq!(client.ask(&Ask::post("/two/reset", "hello", true)).await.status, 502, "{outer:?}");
+            assert_eq!(client.ask(&Ask::get("/two/size/5")).await.body.len(), 5, "{outer:?}");
+        }
     });
 }
