@@ -44,7 +44,7 @@ thread_local! {
     // At most 3.5 MiB, 2 MiB and 16 MiB per core, while the load needs as much.
     static POOL: RefCell<Pool> = const {
         RefCell::new(Pool {
-            head: Class::new(HEAD, 1024, 32),
+            head: Class::new(HEAD, 1024, 128),
             small: Class::new(SMALL, 120, 8),
             large: Class::new(LARGE, 64, 2),
         })

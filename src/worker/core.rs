@@ -28,7 +28,7 @@ use crate::worker::{Clock, Deadline, Driver, Socket, Sweep, Transport};
 pub const DRAINING_FIRST_MS: u64 = 1_000;
 /// Exchanges kept for re-use per core at most, and at least.
 const EXCHANGES_FREE_MAX: usize = 256;
-const EXCHANGES_FREE_MIN: usize = 8;
+const EXCHANGES_FREE_MIN: usize = 64;
 /// Connections of a node that nobody has told how many it may have.
 const CONNECTIONS: u32 = 16_384;
 

@@ -13,7 +13,7 @@ use crate::worker::spare::{Spare, Trim};
 
 /// Tasks at rest that are kept per core at most, and at least.
 const RESTING_MAX: usize = 256;
-const RESTING_MIN: usize = 8;
+const RESTING_MIN: usize = 64;
 
 /// Something that has jobs of type `A` done beside whatever else happens: [`Crew`] without its unnameable types.
 pub trait Hire<A> {
