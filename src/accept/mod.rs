@@ -215,7 +215,7 @@ fn life<S>(
     stretches: Rc<S>,
 ) -> impl Future<Output = ()>
 where
-    S: Run<Stretch, Output = Option<Link>> + Hire<Asking>,
+    S: Run<Stretch, Output = Option<Link>> + Hire<Asking> + 'static,
 {
     async move {
         let mut open = open;
@@ -231,8 +231,14 @@ where
         let Some(transport) = secure(socket, &source, index, &core).await else { return };
         let whence = Whence { peer, announced, listener: index };
         match speaks_http2(&transport, index, &core).await {
-            // In a box: its task is as small as one that speaks HTTP/1.1 while it waits.
-            true => Box::pin(h2::downstream::connection(core, transport, whence, stretches)).await,
+            // In a task of its own: this one has the size of a connection that speaks HTTP/1.1.
+            true => {
+                let connection = h2::downstream::connection(core, transport, whence, stretches);
+                spawn(async move {
+                    connection.await;
+                    drop((visitor, open));
+                });
+            }
             false => downstream::connection(core, Link::new(transport, whence), stretches).await,
         }
     }

@@ -28,10 +28,10 @@ impl Compression {
         Compression { decoder: Decoder::new(), encoder: Encoder::new(sharing) }
     }
 
-    /// Gives back memory that an idle connection has no use for. What is remembered stays so.
+    /// Gives back memory that an idle connection has no use for. What the peer refers to stays.
     pub fn shrink(&mut self) {
         self.decoder.shrink();
-        self.encoder.shrink();
+        self.encoder.forget();
     }
 
     /// Bytes of memory that it holds besides itself.

@@ -45,7 +45,7 @@ const PREFACE_PAUSE_MS: u64 = 20;
 /// The same once it has been waited for some time: each wait is twice as long as the one before.
 const PREFACE_PAUSE_MOST_MS: u64 = 640;
 /// How long a connection rests before it gives back what it has no use for, milliseconds.
-const SHRINK_MS: u64 = 300;
+const SHRINK_MS: u64 = 1_000;
 /// How long what the protocol waits for may be behind, milliseconds: it is looked at this often while nothing else happens.
 const LOOK_MS: u64 = 5_000;
 /// The same of one that ends, and on which nothing is under way.
@@ -119,22 +119,40 @@ pub async fn is_announced(socket: &Socket, listener: u32, core: &Core) -> bool {
 }
 
 /// Drives a connection until it ends. `streams` is who serves its requests.
-pub async fn connection<S: Hire<Asking>>(
+pub fn connection<S: Hire<Asking>>(
     core: Rc<Core>,
     transport: Transport,
     whence: Whence,
     streams: Rc<S>,
-) {
+) -> impl Future<Output = ()> {
+    let served = begun(core, transport, whence);
+    async move {
+        let Some(served) = served else { return };
+        let serving = Serving { served, streams };
+        let Served { core, mux, .. } = &*serving.served;
+        core.waits_for(mux.transport.socket());
+        serving.served.rest();
+        let ending = drive(&serving, mux, core).await;
+        serving.served.tell(ending);
+        if let Ending::Said(_) = ending {
+            Box::pin(linger(&mux.transport, core)).await;
+        }
+        // Each is put on record before the connection is forgotten.
+        all_over(mux).await;
+    }
+}
+
+/// A connection that begins, as long as its listener is one.
+fn begun(core: Rc<Core>, transport: Transport, whence: Whence) -> Option<Rc<Served>> {
     let (settings, limits) = {
         let view = core.view();
-        let Some(listener) = view.snapshot.listener(whence.listener) else { return };
+        let listener = view.snapshot.listener(whence.listener)?;
         let settings = Settings { connect_protocol: view.snapshot.websockets, ..settings_of(listener) };
         (settings, listener.head_limits.clone())
     };
     let now_ms = core.now_ms();
-    let mux = Mux::new(Role::Server, transport, &settings, now_ms);
-    let served = Rc::new(Served {
-        mux: Rc::clone(&mux),
+    Some(Rc::new(Served {
+        mux: Mux::new(Role::Server, transport, &settings, now_ms),
         whence,
         used: Cell::new(false),
         known: Cell::new(false),
@@ -144,17 +162,8 @@ pub async fn connection<S: Hire<Asking>>(
         connects: settings.connect_protocol,
         shrunk: Cell::new(false),
         next: Cell::default(),
-        core: Rc::clone(&core),
-    });
-    core.waits_for(mux.transport.socket());
-    served.rest();
-    let ending = drive(&Serving { served: Rc::clone(&served), streams }, &mux, &core).await;
-    served.tell(ending);
-    if let Ending::Said(_) = ending {
-        linger(&mux.transport, &core).await;
-    }
-    // Each is put on record before the connection is forgotten.
-    all_over(&mux).await;
+        core,
+    }))
 }
 
 /// What we tell clients of a listener.
@@ -246,6 +255,10 @@ fn take_in<S: Hire<Asking>>(
                 let asking = Request { key: stream, end, bodiless: asked.bodiless, flaw };
                 begin(served, streams, x, &asking);
                 inner = mux.inner();
+                if rest.is_empty() {
+                    // No exchange is taken for a request that is not here.
+                    break;
+                }
             }
             Event::Data { stream: key, bytes, end } => match inner.stream(key) {
                 Some(stream) => stream.came(&inner, bytes, end),
@@ -446,6 +459,9 @@ impl Served {
         drop(inner);
         if passed.is_some() && rests {
             mux.shrink();
+            if let Some(unused) = self.next.take() {
+                core.release(unused);
+            }
             self.shrunk.set(true);
         }
         self.rest();

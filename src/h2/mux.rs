@@ -33,6 +33,8 @@ use crate::worker::{Buffer, Transport};
 const OUT_BYTES: usize = 64 * 1024;
 /// All that waits to be written, bytes, before nothing more is read.
 const OUT_BYTES_MOST: usize = 256 * 1024;
+/// What the frame of a head takes beside its lines: its own head, pseudo-fields but for the target, `Content-Length`.
+const HEAD_ROOM: usize = 128;
 /// Streams at once from which on each of them receives in small buffers.
 const MANY_STREAMS: u32 = 8;
 
@@ -61,6 +63,8 @@ pub struct Mux {
     holds_back: Cell<bool>,
     /// Something is on its way out.
     writes: Cell<bool>,
+    /// It has given back what it had no use for.
+    shrunk: Cell<bool>,
     /// Exchanges that have a stream.
     exchanges: Cell<usize>,
     /// Those of them that are with upstreams.
@@ -83,8 +87,8 @@ pub(super) struct Inner {
     pub out: Buffer,
     /// By slot. A stream that is over stays for the next one of its slot.
     pub streams: Vec<Rc<Stream>>,
-    /// Why nothing more can be said, if so.
-    pub over: Option<Over>,
+    /// Nothing more can be said or heard.
+    pub over: bool,
     /// The methods of requests, by slot: what a response to HEAD says of a body is none.
     pub methods: Vec<Method>,
     /// Heads of responses whose memory is free.
@@ -113,7 +117,7 @@ impl Mux {
                 compression: Compression::new(sharing),
                 out,
                 streams: Vec::new(),
-                over: None,
+                over: false,
                 methods: Vec::new(),
                 heads: Vec::new(),
                 line: VecDeque::new(),
@@ -124,6 +128,7 @@ impl Mux {
             woken: Cell::new(false),
             holds_back: Cell::new(false),
             writes: Cell::new(false),
+            shrunk: Cell::new(false),
             exchanges: Cell::new(0),
             share: Share::default(),
             unsent: Cell::new(0),
@@ -171,7 +176,7 @@ impl Mux {
             // Memory that nothing is in.
             inner.out = Buffer::empty();
         }
-        if inner.over.is_some() { Poll::Ready(None) } else { Poll::Pending }
+        if inner.over { Poll::Ready(None) } else { Poll::Pending }
     }
 
     /// Whether little enough waits to be written that more may be read.
@@ -218,7 +223,7 @@ impl Mux {
         Rc::clone(stream)
     }
 
-    /// Opens the stream of a request, whose field block `block` appends.
+    /// Opens the stream of a request, whose field block `block` appends, of lines that come to `lines_bytes`.
     ///
     /// # Errors
     /// [`NotOpened`]. Where there is no room, the stream stands in line, and is called when there is.
@@ -227,6 +232,7 @@ impl Mux {
         stream: &Rc<Stream>,
         method: &[u8],
         end: bool,
+        lines_bytes: usize,
         block: impl FnOnce(&mut Compression, &mut Vec<u8>),
     ) -> Result<(), NotOpened> {
         let mut inner = self.inner();
@@ -234,7 +240,7 @@ impl Mux {
         inner.called -= u32::from(was_called);
         let places = inner.places();
         let Inner { connection, compression, out, called, .. } = &mut *inner;
-        lease(out);
+        lease_for(lines_bytes, out);
         let opening = Opening { end, head_request: method == b"HEAD" };
         // Nobody takes the place of one who has waited for it.
         let taken = !connection.is_closing() && places <= if was_called { 0 } else { *called };
@@ -309,27 +315,24 @@ impl Mux {
     /// Requests that could be sent on it now, beside those that have been given a stream already.
     pub fn openable(&self) -> u32 {
         let inner = self.inner();
-        match inner.over {
-            Some(_) => 0,
-            None => inner.connection.openable().saturating_sub(self.unsent.get()),
-        }
+        if inner.over { 0 } else { inner.connection.openable().saturating_sub(self.unsent.get()) }
     }
 
     /// Whether no request can be sent on it any more.
     pub fn is_closing(&self) -> bool {
         let inner = self.inner();
-        inner.over.is_some() || inner.connection.is_closing()
+        inner.over || inner.connection.is_closing()
     }
 
     /// The connection is over: nothing more can be said or heard on any stream.
-    pub(super) fn end(&self, over: Over) {
+    pub(super) fn end(&self) {
         let mut inner = self.inner();
-        inner.over.get_or_insert(over);
+        inner.over = true;
         let streams = std::mem::take(&mut inner.streams);
         let line = std::mem::take(&mut inner.line);
         drop(inner);
         for stream in &streams {
-            stream.end(over);
+            stream.end(Over::Lost);
         }
         for stream in &line {
             // Of what was never sent nothing has been done.
@@ -339,8 +342,14 @@ impl Mux {
         self.wake();
     }
 
-    /// Gives back what a connection that rests has no use for.
+    /// Whether it has given back what it had no use for since this was asked last.
+    pub(super) fn take_shrunk(&self) -> bool {
+        self.shrunk.replace(false)
+    }
+
+    /// Gives back what a connection that [rests](Mux::rests) has no use for.
     pub(super) fn shrink(&self) {
+        self.shrunk.set(true);
         let mut inner = self.inner();
         inner.connection.shrink();
         inner.compression.shrink();
@@ -446,6 +455,13 @@ pub(super) fn lease(out: &mut Buffer) {
     if !out.is_leased() {
         *out = Buffer::head();
     }
+}
+
+/// The same, with room for a frame of a head, or trailers, whose lines come to so many bytes. Of what the pool has: a vector
+/// that grew by itself would not go back there.
+pub(super) fn lease_for(lines_bytes: usize, out: &mut Buffer) {
+    lease(out);
+    while out.capacity() - out.len() < lines_bytes + HEAD_ROOM && out.widen() {}
 }
 
 impl Watched for Mux {

@@ -12,7 +12,6 @@ use std::task::Poll;
 use crate::accept::pressure::Level;
 use crate::h2::connection::Gone;
 use crate::h2::mux::Mux;
-use crate::h2::stream::Over;
 use crate::http::Reason;
 use crate::snapshot::Timeouts;
 use crate::worker::core::Core;
@@ -54,10 +53,12 @@ pub(super) async fn drive(side: &impl Driven, mux: &Mux, core: &Core) -> Ending 
     let _ends = Ends(mux);
     let ended = Cell::new(None);
     let mut reading = pin!(read(side, mux, core));
-    let mut writing = pin!(write(mux, &ended, core));
+    // In a box from when something is written until the connection gives back what it has no use for: that one rests is the
+    // usual case, and decides what many of them take.
+    let mut writing = None;
     let end = |ending| {
         ended.set(Some(ending));
-        mux.end(Over::Lost);
+        mux.end();
         if let Ending::Said(Some(_)) = ending
             && mux.writes()
         {
@@ -76,8 +77,22 @@ pub(super) async fn drive(side: &impl Driven, mux: &Mux, core: &Core) -> Ending 
         {
             end(ending);
         }
+        if mux.take_shrunk() && !mux.writes() {
+            writing = None;
+        }
+        let mut written = Poll::Pending;
+        if writing.is_none() {
+            match mux.poll_outgoing() {
+                Poll::Pending => {}
+                Poll::Ready(None) => written = Poll::Ready(Ok(())),
+                Poll::Ready(Some(out)) => writing = Some(Box::pin(write(out, mux, &ended, core))),
+            }
+        }
+        if let Some(writing) = &mut writing {
+            written = writing.as_mut().poll(context);
+        }
         // What was said last still leaves; a socket that has gone says so at once.
-        match (ended.get(), writing.as_mut().poll(context)) {
+        match (ended.get(), written) {
             (Some(Ending::Said(_)) | None, Poll::Pending) => Poll::Pending,
             (Some(ending), _) => Poll::Ready(ending),
             (None, Poll::Ready(_)) => Poll::Ready(Ending::Lost),
@@ -90,7 +105,7 @@ struct Ends<'a>(&'a Mux);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        self.0.end(Over::Lost);
+        self.0.end();
     }
 }
 
@@ -103,9 +118,10 @@ pub(super) async fn all_over(mux: &Mux) {
     .await;
 }
 
-/// Writes what there is to be written, as much as has come together at once.
-async fn write(mux: &Mux, ended: &Cell<Option<Ending>>, core: &Core) -> io::Result<()> {
-    while let Some(mut out) = poll_fn(|_| mux.poll_outgoing()).await {
+/// Writes `first`, and whatever there is to be written from then on, as much as has come together at once.
+async fn write(first: Buffer, mux: &Mux, ended: &Cell<Option<Ending>>, core: &Core) -> io::Result<()> {
+    let mut next = Some(first);
+    while let Some(mut out) = next {
         let window_ms = Timeouts::DEFAULT.stream_idle;
         if let Some(Ending::Said(Some(_))) = ended.get() {
             core.deadline(&mux.transport, Deadline::StreamIdle, core.coarse_ms() + FAREWELL_MS);
@@ -117,6 +133,8 @@ async fn write(mux: &Mux, ended: &Cell<Option<Ending>>, core: &Core) -> io::Resu
         }
         mux.transport.end(&mut out, b"", false).await?;
         mux.transport.clear_deadline();
+        drop(out);
+        next = poll_fn(|_| mux.poll_outgoing()).await;
     }
     Ok(())
 }

@@ -292,6 +292,7 @@ impl Stream {
             *self.works.borrow_mut() = None;
             if !trailers.is_empty() {
                 let Inner { connection, compression, out, .. } = inner;
+                mux::lease_for(trailers.len(), out);
                 let block = |out: &mut Vec<u8>| compression.encoder.block(out).lines(&trailers);
                 connection.send_trailers(key, out, block).map_err(gone)?;
             }
@@ -608,8 +609,8 @@ impl StreamTransport {
         if self.stream.due.passed().is_some() {
             return Some(io::ErrorKind::TimedOut.into());
         }
-        let over = self.stream.halves.borrow().over.or(self.mux.inner().over);
-        over.map(|_| io::ErrorKind::ConnectionReset.into())
+        let over = self.stream.halves.borrow().over.is_some() || self.mux.inner().over;
+        over.then(|| io::ErrorKind::ConnectionReset.into())
     }
 
     /// Sends the head that `bytes` begin with; how long it was. `None`: the request waits for a place.
@@ -637,7 +638,7 @@ impl StreamTransport {
         let Some(key) = self.stream.key() else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut inner = self.mux.inner();
         let Inner { connection, compression, out, .. } = &mut *inner;
-        mux::lease(out);
+        mux::lease_for(head.lines.len(), out);
         let block = |out: &mut Vec<u8>| {
             let mut block = compression.encoder.block(out);
             block.status(status);
@@ -673,7 +674,8 @@ impl StreamTransport {
                 block.te_trailers();
             }
         };
-        match self.mux.open(&self.stream, method, ends, block) {
+        let lines_bytes = target.len() + head.lines.len();
+        match self.mux.open(&self.stream, method, ends, lines_bytes, block) {
             Ok(()) => {
                 let mut halves = self.stream.halves.borrow_mut();
                 (halves.head_sent, halves.end_sent) = (true, ends);

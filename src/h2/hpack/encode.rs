@@ -327,9 +327,15 @@ impl Encoder {
         }
     }
 
-    /// Gives back memory that the table grew into and does not fill, and what only makes the next head quicker.
-    pub fn shrink(&mut self) {
-        self.table.trim();
+    /// Forgets all entries, and gives their memory back; the next block says so, as a size of nothing in between
+    /// (RFC 7541 §4.2).
+    pub fn forget(&mut self) {
+        if self.table.len() > 0 {
+            let last = self.resized.map_or(self.table.max(), |(_, last)| last);
+            self.resized = Some((0, last));
+        }
+        self.table.clear();
+        self.index = None;
         self.recent = None;
     }
 
@@ -961,7 +967,7 @@ mod tests {
                         each.limit(bytes);
                         heads.limit(bytes);
                     }
-                    4 if draw(50) == 0 => heads.shrink(),
+                    4 if draw(50) == 0 => [&mut each, &mut heads].into_iter().for_each(Encoder::forget),
                     _ => {}
                 }
                 head.truncate(20);
@@ -977,6 +983,38 @@ mod tests {
             }
         }
         assert!(found > 3_000, "{found}");
+    }
+
+    #[test]
+    fn what_is_forgotten_is_told_with_the_next_block() {
+        let (mut encoder, mut reader) = (Encoder::new(Sharing::One), Reader::new());
+        let fields = "server: a\r\nvary: b\r\n";
+        // Nothing to forget, nothing to tell.
+        encoder.forget();
+        let first = lines(&mut encoder, fields);
+        assert_eq!((reader.read(&first).as_str(), first[0] & 0xc0), (fields, 0x40));
+        assert_eq!(lines(&mut encoder, fields), [0xbf, 0xbe]);
+        encoder.forget();
+        encoder.forget();
+        assert_eq!(encoder.memory(), 0);
+        let again = lines(&mut encoder, fields);
+        assert_eq!(again[..4], [0x20, 0x3f, 0xe1, 0x1f]);
+        assert_eq!(again[4..], first);
+        assert_eq!(reader.read(&again), fields);
+        assert_eq!(reader.read(&lines(&mut encoder, fields)), fields);
+        assert_eq!(lines(&mut encoder, fields), [0xbf, 0xbe]);
+        // What the peer asks for meanwhile is what it comes to.
+        encoder.forget();
+        encoder.limit(100);
+        reader.0.allow(100);
+        let less = lines(&mut encoder, fields);
+        assert_eq!((&less[..3], reader.read(&less).as_str()), (&[0x20, 0x3f, 0x45][..], fields));
+        encoder.forget();
+        encoder.limit(0);
+        reader.0.allow(0);
+        let none = lines(&mut encoder, fields);
+        assert_eq!((none[0], reader.read(&none).as_str()), (0x20, fields));
+        assert_eq!(encoder.memory(), 0);
     }
 
     #[test]

@@ -133,9 +133,14 @@ impl Table {
         self.max = max;
         self.shrink(max);
         if max == 0 {
-            let next = self.next;
-            *self = Table { next, ..Table::new(0) };
+            self.clear();
         }
+    }
+
+    /// Lets all entries go, and their memory.
+    pub fn clear(&mut self) {
+        let (next, max) = (self.next, self.max);
+        *self = Table { next, max, ..Table::new(0) };
     }
 
     /// Adds an entry whose line is `line`; those that no longer fit go first, and if it does not fit alone it is not added
