@@ -225,8 +225,11 @@ impl Incoming {
 
     #[inline]
     fn next_piece(&mut self) -> Result<Piece, Fail> {
-        let input = &self.buffer[self.at..];
-        let (piece, consumed) = match self.body.decode(input).map_err(|reason| self.blame(reason))? {
+        let (piece, consumed) = match self
+            .body
+            .decode(self.buffer.get(self.at..).unwrap_or_default())
+            .map_err(|reason| self.blame(reason))?
+        {
             Step::Data { start, end, consumed } => (Piece::Data(self.at + start..self.at + end), consumed),
             Step::NeedMore { consumed } => (Piece::Wanting, consumed),
             Step::End { consumed } => (Piece::End, consumed),
@@ -438,9 +441,10 @@ impl Incoming {
         self.leaving.get()
     }
 
-    /// Whether the last byte has been decoded.
+    /// Whether the last byte has been decoded, and what came behind it is here.
     pub fn is_complete(&self) -> bool {
-        self.body.is_complete()
+        // A piece whose sending was given up has gone, and all that was in the buffer with it.
+        self.body.is_complete() && self.at <= self.buffer.len()
     }
 
     /// Decoded bytes so far.
@@ -460,7 +464,7 @@ impl Incoming {
 
     /// What came behind the end of the body: the start of the next message.
     pub fn rest(&self) -> &[u8] {
-        &self.buffer[self.at..]
+        self.buffer.get(self.at..).unwrap_or_default()
     }
 
     /// Lines of the trailer section.
