@@ -23,7 +23,7 @@ use crate::h2::head::{Asked, Rules, list_bytes_max};
 use crate::h2::mux::{Inner, Mux};
 use crate::h2::owner::{Driven, Ending, all_over, drive};
 use crate::h2::priority::Priority;
-use crate::h2::stream::{StreamTransport, over_of};
+use crate::h2::stream::{Over, StreamTransport, over_of};
 use crate::h2::{Event, Role, Settings, StreamKey};
 use crate::http::field::Known;
 use crate::http::target::Scheme;
@@ -350,6 +350,13 @@ pub async fn exchange(asking: Asking) {
         walk(&mut x, &client, &view, bodiless, flaw, core).await;
     } else if let Some(stream) = transport.stream() {
         stream.set_code(ErrorCode::REFUSED_STREAM);
+    }
+    // Who broke the rules on its stream has not just gone.
+    if x.facts.reason == Some(CLIENT_GONE)
+        && let Some(stream) = transport.stream()
+        && let Some(Over::Fault(reason)) = stream.over()
+    {
+        x.facts.reason = Some(reason);
     }
     conclude(&mut x, whence, served.used.replace(true), &view, core);
     if let Some(stream) = transport.stream()

@@ -24,7 +24,7 @@ use crate::h2::hpack::Sharing;
 use crate::h2::share::Share;
 use crate::h2::stream::{Over, Stream};
 use crate::h2::{Connection, Role, Settings, StreamKey};
-use crate::http::{Method, ResponseTable};
+use crate::http::{Method, Reason, ResponseTable};
 use crate::pipeline::exchange::Head;
 use crate::worker::sweep::{Due, Watched};
 use crate::worker::{Buffer, Transport};
@@ -324,15 +324,18 @@ impl Mux {
         inner.over || inner.connection.is_closing()
     }
 
-    /// The connection is over: nothing more can be said or heard on any stream.
-    pub(super) fn end(&self) {
+    /// The connection is over: nothing more can be said or heard on any stream. `reason`: for this fault of the peer. Requests of
+    /// a client that were under way have not earned its fault, which has a record of its own; those that an upstream leaves
+    /// unanswered fail for it.
+    pub(super) fn end(&self, reason: Option<Reason>) {
+        let reason = reason.filter(|_| self.role == Role::Client);
         let mut inner = self.inner();
         inner.over = true;
         let streams = std::mem::take(&mut inner.streams);
         let line = std::mem::take(&mut inner.line);
         drop(inner);
         for stream in &streams {
-            stream.end(Over::Lost);
+            stream.end(Over::Lost(reason));
         }
         for stream in &line {
             // Of what was never sent nothing has been done.

@@ -58,7 +58,10 @@ pub(super) async fn drive(side: &impl Driven, mux: &Mux, core: &Core) -> Ending 
     let mut writing = None;
     let end = |ending| {
         ended.set(Some(ending));
-        mux.end();
+        mux.end(match ending {
+            Ending::Said(reason) => reason,
+            Ending::Lost => None,
+        });
         if let Ending::Said(Some(_)) = ending
             && mux.writes()
         {
@@ -105,7 +108,7 @@ struct Ends<'a>(&'a Mux);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.end(None);
     }
 }
 

@@ -48,9 +48,33 @@ pub enum Over {
     Unprocessed,
     /// The peer broke the rules.
     Fault(Reason),
-    /// The connection has ended.
-    Lost,
+    /// The connection has ended; for a fault of the peer, if it is an upstream and it was at fault.
+    Lost(Option<Reason>),
 }
+
+impl Over {
+    /// As whoever works on the stream is told of it.
+    fn error(self) -> io::Error {
+        match self {
+            Over::Fault(reason) | Over::Lost(Some(reason)) => {
+                io::Error::new(io::ErrorKind::ConnectionReset, Faulty(reason))
+            }
+            Over::Reset(_) | Over::Unprocessed | Over::Lost(None) => io::ErrorKind::ConnectionReset.into(),
+        }
+    }
+}
+
+/// The peer of a stream broke the rules: why, as part of an error.
+#[derive(Clone, Copy, Debug)]
+pub struct Faulty(pub Reason);
+
+impl std::fmt::Display for Faulty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.title)
+    }
+}
+
+impl std::error::Error for Faulty {}
 
 /// A stream.
 #[derive(Debug, Default)]
@@ -184,7 +208,7 @@ impl Stream {
         self.due.clear();
         *self.works.borrow_mut() = None;
         let mut halves = self.halves.borrow_mut();
-        let over = halves.over.or(Some(Over::Lost));
+        let over = halves.over.or(Some(Over::Lost(None)));
         halves.clear();
         halves.over = over;
     }
@@ -264,7 +288,7 @@ impl Stream {
         let Some(key) = self.key.get() else { return };
         let sent = self.send_some(&mut halves, inner, key);
         if sent.is_err() {
-            halves.over.get_or_insert(Over::Lost);
+            halves.over.get_or_insert(Over::Lost(None));
         }
         if sent.is_err() || halves.from == halves.to {
             inner.connection.want(key, false);
@@ -479,8 +503,8 @@ impl StreamTransport {
         if halves.ended || self.stream.due.passed().is_some() {
             return Poll::Ready(Ok(Buffer::empty()));
         }
-        if halves.over.is_some() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        if let Some(over) = halves.over {
+            return Poll::Ready(Err(over.error()));
         }
         halves.reader = Some(context.waker().clone());
         Poll::Pending
@@ -504,8 +528,9 @@ impl StreamTransport {
                 self.mux.inner().keep_head(come);
                 return Poll::Ready(Ok(()));
             }
-            if self.stream.due.passed().is_some() || halves.over.is_some() {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            let over = self.stream.due.passed().map(|_| Over::Lost(None)).or(halves.over);
+            if let Some(over) = over {
+                return Poll::Ready(Err(over.error()));
             }
             halves.reader = Some(context.waker().clone());
             Poll::Pending
@@ -609,8 +634,8 @@ impl StreamTransport {
         if self.stream.due.passed().is_some() {
             return Some(io::ErrorKind::TimedOut.into());
         }
-        let over = self.stream.halves.borrow().over.is_some() || self.mux.inner().over;
-        over.then(|| io::ErrorKind::ConnectionReset.into())
+        let over = self.stream.halves.borrow().over;
+        over.or_else(|| self.mux.inner().over.then_some(Over::Lost(None))).map(Over::error)
     }
 
     /// Sends the head that `bytes` begin with; how long it was. `None`: the request waits for a place.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::h2::stream::Faulty;
 use crate::http::Reason;
 use crate::policy::admit::blocks::ADDRESS_BLOCKED;
 use crate::worker::Deadline;
@@ -86,8 +87,16 @@ impl Fail {
             Some(Deadline::Lifetime) => EXCHANGE_LIFETIME,
             Some(Deadline::Drain) => NODE_DRAINED,
             Some(Deadline::Abandoned) => return Fail::Client(CLIENT_GONE),
-            _ if error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset) => UPSTREAM_RESET,
-            _ => UPSTREAM_CLOSED,
+            _ => match error {
+                Some(error) if let Some(Faulty(reason)) = faulty(error) => *reason,
+                Some(error) if error.kind() == io::ErrorKind::ConnectionReset => UPSTREAM_RESET,
+                _ => UPSTREAM_CLOSED,
+            },
         })
     }
+}
+
+/// What a stream says that it ended for.
+fn faulty(error: &io::Error) -> Option<&Faulty> {
+    error.get_ref()?.downcast_ref()
 }

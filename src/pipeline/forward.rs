@@ -578,7 +578,9 @@ async fn attempt(
             let Fail::Upstream(reason) = fail else { return Err(Lost::aside(fail)) };
             calls::note_reset(x, &connection.transport);
             let counts = !is_our_own(reason);
-            let closed = reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET;
+            // Of many on one connection another one may have ended it.
+            let lost = connection.transport.is_lost() && connection.transport.expired().is_none();
+            let closed = lost || reason == UPSTREAM_CLOSED || reason == UPSTREAM_RESET;
             let stale = reused && closed && untouched;
             let now_ns = core.clock.now_ns();
             // Half of the whole time, with all of the request, and not a byte: the whole time is shorter than that for a first

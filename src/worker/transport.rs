@@ -145,6 +145,11 @@ impl Transport {
         self.stream().is_some_and(|stream| stream.over().is_some())
     }
 
+    /// Whether the connection below a stream has ended.
+    pub fn is_lost(&self) -> bool {
+        self.stream().is_some_and(|stream| matches!(stream.over(), Some(Over::Lost(_))))
+    }
+
     /// Whether the peer is known not to have acted on what it was asked.
     pub fn is_unprocessed(&self) -> bool {
         self.stream().is_some_and(|stream| stream.over() == Some(Over::Unprocessed))

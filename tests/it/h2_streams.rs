@@ -299,6 +299,24 @@ fn a_client_that_gives_up_ends_what_is_asked_for_it() {
     }
 }
 
+/// Who breaks the rules on its stream has not gone: the record says what it did.
+#[test]
+fn a_stream_that_ends_for_a_fault_says_which() {
+    let (address, _heard) = upstream(&[], |_, _| Vec::new());
+    let node = node(&before_h2(address), "");
+    let mut client = Peer::client(node.address, &[]);
+    client.write(&request(1, "POST", "/a", false));
+    client.write(&[frame(DATA, 0, 1, b"hello"), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat());
+    client.wait_for(RESET, 1);
+    let record = &node.log(1)[0];
+    assert_eq!(
+        (&record["reason"], &record["code"]),
+        (&"h2_window_increment".into(), &"RW-2317".into()),
+        "{record}"
+    );
+    assert_eq!(crate::node::refusals(&node, "client_gone"), 0.0);
+}
+
 /// The whole request is waited for, which a stream can be told that has not been shut down by that.
 #[test]
 fn a_body_that_does_not_come_is_answered_408() {

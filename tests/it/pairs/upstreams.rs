@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::client::{Ask, Client, To};
 use super::origin::Origin;
 use super::{ANYONE, BOTH, PLAIN, Speaks, run, soon};
-use crate::node::{Node, Place};
+use crate::node::{Node, Place, metric};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -49,19 +49,25 @@ struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
+    bytes: usize,
 }
 
 impl Scripted {
     /// The next connection, up to its first request; the stream of that.
     async fn asked(listener: &TcpListener) -> (Scripted, u32) {
+        let mut scripted = Scripted::over(listener).await;
+        let stream = scripted.head().await;
+        (scripted, stream)
+    }
+
+    async fn over(listener: &TcpListener) -> Scripted {
         let (mut socket, _) = listener.accept().await.expect("a connection");
         let mut preface = [0; 24];
         socket.read_exact(&mut preface).await.expect("a preface");
         assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let mut scripted = Scripted(socket);
         scripted.send(SETTINGS, 0, 0, b"").await;
-        let stream = scripted.head().await;
-        (scripted, stream)
+        scripted
     }
 
     /// The stream of the next request, all of which has come.
@@ -87,7 +93,7 @@ impl Scripted {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         self.0.read_exact(&mut vec![0; length]).await.ok()?;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Some(Frame { kind: head[3], flags: head[4], stream })
+        Some(Frame { kind: head[3], flags: head[4], stream, bytes: length })
     }
 
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -164,6 +170,89 @@ fn what_is_not_here_any_more_is_not_asked_again() {
                 assert_eq!(got.status, 502, "{outer:?}, leaves: {leaves}");
                 assert_eq!(node.log(1)[0]["tries"], 1, "{outer:?}, leaves: {leaves}");
             }
+        }
+    });
+}
+
+/// What is wrong with an answer has its name, whether it costs the stream or the connection.
+#[test]
+fn an_answer_that_is_none_is_refused_by_name() {
+    const PUSH_PROMISE: u8 = 5;
+    let head = |fields: &[u8]| (HEADERS, END_HEADERS | END_STREAM, fields.to_vec());
+    let cases = [
+        (head(b"\0\x07:status\x0299"), "response_status"),
+        (head(b"\x88\x88"), "response_pseudo_field"),
+        (head(b"\x88\0\x01x\x03a\r\n"), "response_field_value"),
+        ((DATA, END_STREAM, b"hello".to_vec()), "upstream_h2_heads"),
+        ((PUSH_PROMISE, END_HEADERS, vec![0, 0, 0, 2, 0x88]), "upstream_h2_streams"),
+        ((HEADERS, END_HEADERS, vec![0xff]), "upstream_h2_compression"),
+    ];
+    run(async {
+        for outer in BOTH {
+            for ((kind, flags, payload), reason) in &cases {
+                let (listener, address) = listen().await;
+                let (node, to) = before(address, "");
+                let upstream = async {
+                    let (mut scripted, stream) = Scripted::asked(&listener).await;
+                    scripted.send(*kind, *flags, stream, payload).await;
+                    scripted
+                };
+                let ask = Ask::post("/two/a", "hello", true);
+                let asking = async { Client::connect(outer, &to).await.ask(&ask).await };
+                let (got, _scripted) = soon("an answer", async { tokio::join!(asking, upstream) }).await;
+                assert_eq!(got.refusal(), (502, (*reason).to_owned()), "{outer:?}");
+                assert_eq!(node.log(1)[0]["reason"], *reason, "{outer:?}");
+            }
+        }
+    });
+}
+
+/// Of a body that is on its way a piece is with the upstream's connection when its answer turns out to be none: what is left of it
+/// here is passed over like any other.
+#[test]
+fn an_answer_that_is_none_ends_an_upload_in_the_middle() {
+    run(async {
+        for (outer, inner) in [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(a, b)| (BOTH[a], BOTH[b])) {
+            let (listener, address) = listen().await;
+            let protocol = if inner == Speaks::Http1 { "http1" } else { "http2" };
+            let config = format!(
+                "upstreams: {{ app: {{ targets: [\"http://{address}\"], protocol: {protocol} }} }}\n\
+                 apis: {{ app: {{ to: app, raw: a test, sizes: {{ body: 64MiB }}, {ANYONE} }} }}"
+            );
+            let node = Node::start_in(Place::new(), PLAIN, &config);
+            let to = To { address: node.address, trust: None };
+            let upstream = async {
+                if inner == Speaks::Http2 {
+                    let mut scripted = Scripted::over(&listener).await;
+                    let stream = loop {
+                        let frame = scripted.frame().await.expect("a frame");
+                        if frame.kind == HEADERS {
+                            break frame.stream;
+                        }
+                    };
+                    // All that may come without a window.
+                    let mut windows = 0;
+                    while windows < 65_535 {
+                        let frame = scripted.frame().await.expect("a frame");
+                        windows += if frame.kind == DATA { frame.bytes } else { 0 };
+                    }
+                    // More interim heads than may be, none of which ends the stream.
+                    for _ in 0..20 {
+                        scripted.send(HEADERS, END_HEADERS, stream, b"\x08\x03103").await;
+                    }
+                    return scripted.0;
+                }
+                let (mut socket, _) = listener.accept().await.expect("a connection");
+                let mut head = [0; 1];
+                socket.read_exact(&mut head).await.expect("a request");
+                socket.write_all(b"HTTP/1.1 none\r\n\r\n").await.expect("sent");
+                socket
+            };
+            let ask = Ask::post("/a", vec![b'a'; 32 << 20], true);
+            let asking = async { Client::connect(outer, &to).await.ask(&ask).await };
+            let (got, _socket) = soon("an answer", async { tokio::join!(asking, upstream) }).await;
+            assert_eq!(got.status, 502, "{outer:?} {inner:?} {:?}", got.refusal());
+            assert_eq!(metric(&node, "ringwall_panics_total", &[]), 0.0, "{outer:?} {inner:?}");
         }
     });
 }
@@ -373,7 +462,7 @@ fn an_upstream_that_is_silent_is_asked_whether_it_lives() {
         let begun = Instant::now();
         let (got, asked) = tokio::join!(asking, upstream);
         assert!(asked >= 1, "no PING came");
-        assert_eq!(got.status, 502, "{:?}", got.refusal());
+        assert_eq!(got.refusal(), (504, "upstream_h2_ping_timeout".to_owned()));
         assert!(begun.elapsed().as_secs() < 50, "not because time was up: {:?}", begun.elapsed());
     });
 }
