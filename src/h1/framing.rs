@@ -150,6 +150,11 @@ pub(crate) fn settle_response(head: &[u8], method: Method, table: &mut ResponseT
         }
         304 => BodyLength::None,
         _ if method == Method::Head => BodyLength::None,
+        // RFC 9110 §9.3.6: what both fields say in it is ignored; what follows is no content.
+        200..=299 if method == Method::Connect => {
+            table.declared = BodyLength::None;
+            BodyLength::UntilClose
+        }
         _ => match table.declared {
             BodyLength::None => BodyLength::UntilClose,
             declared => declared,

@@ -34,7 +34,7 @@ use crate::pipeline::fail::{CLIENT_BODY_TIMEOUT, CLIENT_GONE};
 use crate::pipeline::serve::{Client, serve};
 use crate::pipeline::whence::{Whence, conclude};
 use crate::snapshot::{CoreView, Listener};
-use crate::websocket::handshake::CONNECT_PROTOCOL;
+use crate::websocket::handshake::{CONNECT_PROTOCOL, PROTOCOL};
 use crate::worker::core::{Core, DRAINING_FIRST_MS};
 use crate::worker::crew::Hire;
 use crate::worker::sweep::Watched;
@@ -296,7 +296,7 @@ fn take_in<S: Hire<Asking>>(
 #[cold]
 fn as_get(x: &mut Exchange, protocol: Span) -> Result<(), Reason> {
     let Head { bytes, table } = &mut x.request;
-    if protocol.of(bytes) != b"websocket" {
+    if protocol.of(bytes) != PROTOCOL {
         return Err(CONNECT_PROTOCOL);
     }
     let start = bytes.len();
@@ -373,9 +373,9 @@ pub async fn exchange(asking: Asking) {
     served.rest();
 }
 
-/// What is still on its way of a request that has been answered is taken and dropped for a while: some clients take a reset for
-/// the end of the answer as well, though it says `NO_ERROR` (RFC 9113 §8.1).
-async fn pass_over(transport: &Transport, core: &Core) {
+/// What is still on its way on a stream that has been ended from here is taken and dropped for a while: some clients take a reset
+/// for the end of the answer as well, though it says `NO_ERROR` (RFC 9113 §8.1).
+pub async fn pass_over(transport: &Transport, core: &Core) {
     core.deadline(transport, Deadline::Linger, core.coarse_ms() + LINGER_MS);
     let mut taken = 0;
     while taken < LINGER_BYTES {

@@ -318,6 +318,11 @@ impl Mux {
         if inner.over { 0 } else { inner.connection.openable().saturating_sub(self.unsent.get()) }
     }
 
+    /// Whether nothing more can be said or heard.
+    pub fn is_over(&self) -> bool {
+        self.inner().over
+    }
+
     /// Whether no request can be sent on it any more.
     pub fn is_closing(&self) -> bool {
         let inner = self.inner();

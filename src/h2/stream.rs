@@ -28,6 +28,7 @@ use crate::h2::{Role, StreamKey};
 use crate::http::head::ResponseTable;
 use crate::http::{BodyLength, Reason};
 use crate::pipeline::exchange::Head;
+use crate::websocket::handshake::PROTOCOL;
 use crate::worker::buffer::SMALL;
 use crate::worker::pace::Pace;
 use crate::worker::sweep::{self, Due, Watched};
@@ -360,6 +361,8 @@ pub struct StreamTransport {
     takes_trailers: Cell<bool>,
     /// Whether a field of what is sent may never be in a table.
     never_indexed: Cell<bool>,
+    /// Whether the request asks for a WebSocket.
+    connects: Cell<bool>,
     /// How long the head is that is sent next, if it is known; otherwise it is looked where it ends.
     head_bytes: Cell<usize>,
 }
@@ -374,6 +377,7 @@ impl StreamTransport {
             code: Cell::new(code),
             takes_trailers: Cell::new(false),
             never_indexed: Cell::new(false),
+            connects: Cell::new(false),
             head_bytes: Cell::new(0),
         }
     }
@@ -685,10 +689,16 @@ impl StreamTransport {
 
     fn send_request_head(&self, head: &HeadLines<'_>, ends: bool) -> io::Result<bool> {
         let (method, target) = head.request();
+        let connects = self.connects.get();
+        // RFC 8441 §5: "CONNECT" where a request of HTTP/1.1 has GET.
+        let method = if connects { b"CONNECT" } else { method };
         let secure = self.mux.transport.is_tls();
         let block = |compression: &mut Compression, out: &mut Vec<u8>| {
             let mut block = compression.encoder.block(out);
             block.method(method);
+            if connects {
+                block.protocol(PROTOCOL);
+            }
             block.scheme(secure);
             block.authority(head.host());
             block.path(target, None);
@@ -717,6 +727,11 @@ impl StreamTransport {
     /// Whether the request says that trailers are welcome (RFC 9110 §10.1.4), which is no line of its head.
     pub fn set_takes_trailers(&self, takes: bool) {
         self.takes_trailers.set(takes);
+    }
+
+    /// The request asks for a WebSocket: it is sent as an extended CONNECT (RFC 8441).
+    pub fn set_connects(&self) {
+        self.connects.set(true);
     }
 
     /// Whether a field of the heads that are sent from now on came as one that may never be in a table.

@@ -1,15 +1,17 @@
 //! A connection of HTTP/2 to a member of an upstream: one of the few that a core has to it, on which many requests are under way
-//! at once.
+//! at once; or one that a WebSocket has for itself.
 //!
 //! For: [`crate::pipeline::forward`], which asks for a stream instead of a connection. Not for: which member, and whether it is
 //! asked again ([`crate::upstream`], [`crate::pipeline::forward`]).
 //!
 //! **Ends.** After the pool's idle time with nothing under way, at its greatest age, when its member is none any more, or when the
-//! peer goes away: no request is begun on it any more, those under way are finished. A peer that says nothing while it is waited
-//! for is asked by PING whether it lives.
+//! peer goes away: no request is begun on it any more, those under way are finished. That of a WebSocket ends with it, and not
+//! before. A peer that says nothing while it is waited for is asked by PING whether it lives.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use crate::h2::blocks::ResponseBlocks;
 use crate::h2::connection::Gone;
@@ -38,10 +40,19 @@ const CLOSING_LOOK_MS: u64 = 100;
 /// How long the peer may take for its goodbye, milliseconds.
 const GOODBYE_MS: u64 = 1_000;
 
+/// What a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Requests, as many as there is room for.
+    Requests,
+    /// One WebSocket.
+    Tunnel,
+}
+
 /// A connection that carries streams.
-#[derive(Debug)]
 pub struct Carrier {
     mux: Rc<Mux>,
+    load: Load,
     opened_ms: u64,
     /// How long it may rest, and how old it may become, milliseconds.
     idle_ms: u64,
@@ -55,6 +66,14 @@ pub struct Carrier {
     was_busy: Cell<bool>,
     /// Nothing is begun on it any more.
     retired: Cell<bool>,
+    /// Who waits to hear what the peer takes.
+    asks: Cell<Option<Waker>>,
+}
+
+impl std::fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carrier").field("mux", &self.mux).field("load", &self.load).finish_non_exhaustive()
+    }
 }
 
 impl Carrier {
@@ -73,10 +92,47 @@ impl Carrier {
         self.mux.exchanges()
     }
 
+    /// When it becomes too old for more requests, monotonic milliseconds.
+    fn too_old_ms(&self) -> u64 {
+        match self.load {
+            Load::Requests => self.opened_ms.saturating_add(self.age_ms),
+            Load::Tunnel => u64::MAX,
+        }
+    }
+
     /// Begins nothing more on it; what is under way is finished.
     pub fn retire(&self) {
         self.retired.set(true);
         self.mux.wake();
+    }
+
+    /// Whether the peer takes WebSockets (RFC 8441 §3); `None`: it has not said yet.
+    pub fn takes_tunnels(&self) -> Option<bool> {
+        let inner = self.mux.inner();
+        inner.connection.is_settled().then(|| inner.connection.peer().connect_protocol)
+    }
+
+    /// Waits until the peer has said whether it takes WebSockets. `None`: the connection ended first.
+    pub async fn told_of_tunnels(&self) -> Option<bool> {
+        poll_fn(|context| {
+            if self.mux.is_over() {
+                return Poll::Ready(None);
+            }
+            let takes = self.takes_tunnels();
+            if takes.is_none() {
+                self.asks.set(Some(context.waker().clone()));
+                return Poll::Pending;
+            }
+            Poll::Ready(takes)
+        })
+        .await
+    }
+
+    /// The peer has said what it takes, or never will.
+    fn tell(&self) {
+        if let Some(asks) = self.asks.take() {
+            asks.wake();
+        }
     }
 
     /// A stream on it, for one request.
@@ -105,14 +161,16 @@ pub fn carry(
     from: &CoreUpstream,
     member: &Rc<CoreMember>,
     connection: Connection,
+    load: Load,
 ) -> Rc<Carrier> {
     let header_list_bytes_max = u32::try_from(list_bytes_max(&HeadLimits::DEFAULT)).unwrap_or(u32::MAX);
+    let streams_max = if load == Load::Tunnel { 1 } else { STREAMS_MAX };
     let settings = Settings {
-        streams_max: STREAMS_MAX,
+        streams_max,
         header_list_bytes_max,
         // Clients that read slowly hold what came for them, each as much as its stream may at most: never more of the
         // connection than leaves the others theirs.
-        connection_window: STREAMS_MAX * Settings::DEFAULT.stream_window_max,
+        connection_window: streams_max * Settings::DEFAULT.stream_window_max,
         ..Settings::DEFAULT
     };
     let now_ms = core.now_ms();
@@ -120,6 +178,7 @@ pub fn carry(
     transport.clear_deadline();
     let carrier = Rc::new(Carrier {
         mux: Mux::new(Role::Client, transport, &settings, now_ms),
+        load,
         opened_ms: now_ms,
         idle_ms: from.upstream.timeouts.idle,
         age_ms: from.upstream.timeouts.age,
@@ -128,6 +187,7 @@ pub fn carry(
         rests_since_ms: Cell::new(now_ms),
         was_busy: Cell::new(false),
         retired: Cell::new(false),
+        asks: Cell::default(),
     });
     let carrying =
         Carrying { core: Rc::clone(core), carrier: Rc::clone(&carrier), member: Rc::clone(member) };
@@ -203,7 +263,8 @@ impl Driven for Carrying {
                         inner = mux.inner();
                     }
                 }
-                Event::Settings | Event::GoAway { .. } | Event::Pong { .. } => {}
+                Event::Settings => self.carrier.tell(),
+                Event::GoAway { .. } | Event::Pong { .. } => {}
             }
         }
         head.bytes = crate::worker::Buffer::empty();
@@ -221,7 +282,8 @@ impl Driven for Carrying {
             carrier.was_busy.set(carrier.under_way() > 0);
             carrier.rests_since_ms.set(core.coarse_ms());
         }
-        let leaves = carrier.retired.get() || core.is_draining() && carrier.under_way() == 0;
+        let ends_so = carrier.load == Load::Tunnel || core.is_draining();
+        let leaves = carrier.retired.get() || ends_so && carrier.under_way() == 0;
         let passed = mux.due().take_passed().is_some();
         if !passed && !leaves && !mux.is_closing() {
             return None;
@@ -234,7 +296,7 @@ impl Driven for Carrying {
         if let Err(gone) = connection.tick(now_ms, out) {
             return Some(Ending::Said(Some(gone.reason)));
         }
-        let is_old = now_ms >= carrier.opened_ms.saturating_add(carrier.age_ms);
+        let is_old = now_ms >= carrier.too_old_ms();
         let is_idle = rests && now_ms >= carrier.rests_since_ms.get().saturating_add(carrier.idle_ms);
         if (leaves || is_old || is_idle) && !connection.is_closing() {
             connection.shutdown(now_ms, out);
@@ -262,6 +324,7 @@ impl Carrying {
     /// Nobody is to ask on it any more.
     fn leave(&self) {
         self.member.forget(&self.carrier);
+        self.carrier.tell();
     }
 
     /// Sets when time is to be looked at next.
@@ -275,7 +338,7 @@ impl Carrying {
         }
         if !inner.connection.is_closing() {
             // Traffic puts off the look, and must not put off that.
-            at_ms = at_ms.min(carrier.opened_ms.saturating_add(carrier.age_ms));
+            at_ms = at_ms.min(carrier.too_old_ms());
         } else if carrier.under_way() == 0 {
             // What is under way has its end noticed when it comes.
             at_ms = at_ms.min(now_ms + CLOSING_LOOK_MS);

@@ -17,7 +17,7 @@ use crate::h2::share;
 use crate::http::field::FieldSet;
 use crate::http::field::Known;
 use crate::http::head::ResponseTable;
-use crate::http::{BodyLength, HeadLimits, Reason, Version, forward as law};
+use crate::http::{BodyLength, HeadLimits, Protocol, Reason, Version, forward as law};
 use crate::pipeline::calls;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{
@@ -93,8 +93,8 @@ struct Times<'a> {
     of: &'a Timeouts,
     /// When the head must be here, in monotonic milliseconds.
     total_ms: u64,
-    /// The upstream was asked to switch, so that 101 is an answer.
-    switches: bool,
+    /// The upstream is asked to open a WebSocket: over HTTP/1.1 101 is an answer, over HTTP/2 the stream stays open for it.
+    opens: bool,
 }
 
 impl Times<'_> {
@@ -211,13 +211,13 @@ pub async fn forward(
                 }
                 stick(x, upstream, lent.guard.member(), key, route);
                 if let Some(asked) = route.tunnel {
-                    match status {
-                        101 => {
+                    match (status, lent.connection.protocol) {
+                        (101, Protocol::Http1) | (200..=299, Protocol::Http2) => {
                             return Box::pin(tunnel::run(x, client, incoming, lent, asked, route, core))
                                 .await;
                         }
                         // RFC 8441 §4: to the client it would mean what 101 means.
-                        200..=299 if client.transport.stream().is_some() => {
+                        (200..=299, Protocol::Http1) if client.transport.stream().is_some() => {
                             return Err(Broken::Before(Fail::Upstream(UPSTREAM_WEBSOCKET_SWITCH)));
                         }
                         _ => {}
@@ -517,12 +517,15 @@ async fn attempt(
         stream.set_takes_trailers(x.request.table.te_trailers || x.call.is_some());
         stream.set_never_indexed(x.request.table.never_indexed);
         stream.set_head_bytes(out.len());
+        if alone {
+            stream.set_connects();
+        }
     }
     let mut of = calls::times(x, &route.operation.timeouts);
     let per_try_ms =
         upstream.retry.per_try_ms.filter(|_| replayable && x.facts.tries < upstream.retry.tries_max);
     of.first_byte = per_try_ms.map_or(of.first_byte, |per_try_ms| per_try_ms.min(of.first_byte));
-    let times = Times { of: &of, total_ms, switches: alone };
+    let times = Times { of: &of, total_ms, opens: alone };
     let asked_ns = if x.facts.tries == 1 { x.facts.forwarded_ns } else { core.clock.now_ns() };
     connection.transport.serve(client.transport);
     // A response that comes before the request is over is the one: what has been sent on cannot be sent again.
@@ -681,7 +684,12 @@ async fn send_and_read(
             out.extend_from_slice(&x.body);
         }
         let lost = |error| Fail::upstream(to.expired(), Some(&error));
-        if together {
+        let stays_open = times.opens && to.stream().is_some();
+        if stays_open {
+            times.set(to, Deadline::FirstByte, times.of.first_byte, core);
+            let end = out.len();
+            to.send(out, 0..end).await.map_err(lost)?;
+        } else if together {
             times.set(to, Deadline::FirstByte, times.of.first_byte, core);
             to.end(out, b"", false).await.map_err(lost)?;
         } else {
@@ -693,7 +701,7 @@ async fn send_and_read(
         }
         let head_bytes = response_head(x, client, connection, core, times).await?;
         // A response may come before the request is out; the connection then serves no other.
-        let request_sent = to.settled().unwrap_or(false);
+        let request_sent = stays_open || to.settled().unwrap_or(false);
         return Ok(Sent::Head { head_bytes, request_sent });
     }
 
@@ -853,7 +861,7 @@ async fn is_final(
     core: &Core,
 ) -> Result<bool, Fail> {
     match x.response.table.status {
-        101 if times.switches => Ok(true),
+        101 if times.opens => Ok(true),
         101 => Err(Fail::Upstream(UPSTREAM_UPGRADE)),
         100..=199 if *interim == INTERIM_MAX => Err(Fail::Upstream(UPSTREAM_INTERIM)),
         100..=199 => {
@@ -908,7 +916,7 @@ pub fn prepare(x: &mut Exchange, route: &Route<'_>) {
     }
     let mut inserts = std::mem::take(&mut x.inserts);
     if let Some(asked) = route.tunnel {
-        asked.prepare(x, &mut skip, &mut inserts);
+        asked.prepare(x, route.upstream.upstream.protocols, &mut skip, &mut inserts);
     }
     forwarded_fields(x, route.upstream.upstream.introduction, &mut inserts);
     law::push_field(&mut inserts, b"X-Request-Id", &x.request_id);

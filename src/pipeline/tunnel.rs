@@ -8,8 +8,9 @@
 //! those in flight, its place at the upstream, and gets one record. Over HTTP/2 it is an extended CONNECT (RFC 8441), which is
 //! routed, judged, logged and forwarded as the GET that it is over HTTP/1.1.
 //!
-//! **Upstream** it always takes a connection of HTTP/1.1 for itself: frames of many tunnels in one flow-controlled connection would
-//! wait for each other. Where the upstream speaks HTTP/2 only, it is refused with 502.
+//! **Upstream** it always takes a connection for itself: frames of many tunnels in one flow-controlled connection would wait for each
+//! other. It is one of HTTP/1.1 wherever that may be spoken; where the upstream speaks HTTP/2 only, it is asked by an extended
+//! CONNECT, if it takes them, and refused with 502 otherwise.
 //!
 //! **Time.** A tunnel has no deadline on either transport. The sweep looks at it twice a second ([`Watch`]), which is a few loads
 //! and comparisons and wakes nobody, unless something is due: silence, its lifetime, a peer that takes nothing, a drain, the end of
@@ -29,9 +30,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::accept::pressure::Level;
 use crate::h1::body::Incoming;
 use crate::h1::downstream::linger;
+use crate::h2::downstream::pass_over;
 use crate::h2::frame::ErrorCode;
-use crate::http::Reason;
 use crate::http::field::FieldSet;
+use crate::http::{Protocol, Protocols, Reason};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::{CLIENT_READ_TIMEOUT, Fail, UPSTREAM_STREAM_IDLE};
 use crate::pipeline::forward::{Broken, Lent, Route};
@@ -47,7 +49,7 @@ use crate::websocket::{CloseCode, Ending, Filter, Judge, Onward, Sender, Then};
 use crate::worker::core::Core;
 use crate::worker::guard::spawn;
 use crate::worker::transport::POST_BYTES_MAX;
-use crate::worker::{Buffer, Deadline, Transport, bulk, turn};
+use crate::worker::{Buffer, Deadline, Peer, Transport, bulk, turn};
 
 /// How long the second side may take to close after the first, milliseconds.
 const CLOSE_MS: u64 = 5_000;
@@ -109,11 +111,12 @@ fn random<const BYTES: usize>() -> [u8; BYTES] {
 }
 
 impl Asked<'_> {
-    /// What of the client's head does not go on, and what is asked in its place.
-    pub fn prepare(&self, x: &Exchange, skip: &mut FieldSet, inserts: &mut Vec<u8>) {
+    /// What of the client's head does not go on, and what an upstream that speaks `protocols` is asked in its place.
+    pub fn prepare(&self, x: &Exchange, protocols: Protocols, skip: &mut FieldSet, inserts: &mut Vec<u8>) {
         let fields = &x.request.table.fields;
         *skip = skip.union(handshake::skip(fields));
-        self.opening.push_lines(inserts, x.head_bytes(), fields, &self.key);
+        let key = protocols.http1.then_some(&self.key);
+        self.opening.push_lines(inserts, x.head_bytes(), fields, key);
     }
 }
 
@@ -143,11 +146,20 @@ struct Course {
     right: Right,
     /// Since when a piece is on its way to the client, and to the upstream; 0 is none.
     sending_ms: [Cell<u64>; 2],
+    /// The client, from which nothing is read while a piece of its own is on its way. A stream says by itself that it is reset.
+    client: Option<Peer>,
     stream_idle_ms: u64,
     /// By when the end that has begun must be over; 0: none has.
     over_by_ms: Cell<u64>,
     /// No more pieces are to be taken.
     stops: Cell<bool>,
+}
+
+impl Course {
+    /// Whether the client is known to have gone, although nothing is read from it.
+    fn has_lost_client(&self) -> bool {
+        self.sending_ms[1].get() != 0 && self.client.as_ref().is_some_and(Peer::has_gone)
+    }
 }
 
 impl Lasting for Course {
@@ -160,6 +172,7 @@ impl Lasting for Course {
             || self.sending_ms.iter().any(since)
             || self.core.is_draining()
             || self.right.wants()
+            || self.has_lost_client()
     }
 }
 
@@ -276,10 +289,10 @@ impl Way<'_> {
     }
 }
 
-/// Carries a tunnel from the upstream's 101 to its end.
+/// Carries a tunnel from the upstream's answer that opens it to its end.
 ///
 /// # Errors
-/// The 101 does not answer what was asked: the client gets an answer of ours. Or the client has gone before it had its own.
+/// The answer is none to what was asked: the client gets one of ours. Or the client has gone before it had its own.
 pub async fn run(
     x: &mut Exchange,
     client: &Client<'_>,
@@ -291,20 +304,18 @@ pub async fn run(
 ) -> Result<bool, Broken> {
     let Asked { websocket, opening, key } = *asked;
     let measure = handshake::Asked { head: &x.request.bytes, fields: &x.request.table.fields, opening };
-    let agreed = handshake::judge_switch(&x.response.bytes, &x.response.table, &key, &measure)
-        .map_err(|reason| Broken::Before(Fail::Upstream(*reason)))?;
+    let (head, table) = (&x.response.bytes, &x.response.table);
+    let agreed = match lent.connection.protocol {
+        Protocol::Http1 => handshake::judge_switch(head, table, &key, &measure),
+        Protocol::Http2 => handshake::judge_connected(head, table, &measure),
+    };
+    let agreed = agreed.map_err(|reason| Broken::Before(Fail::Upstream(*reason)))?;
 
     let streams = client.transport.stream().is_some();
     let fields = &x.response.table.fields;
     let mut inserts = std::mem::take(&mut x.response_inserts);
-    match &opening.key {
-        Some(key) => agreed.push_lines(&mut inserts, &x.response.bytes, fields, &key.accept_value()),
-        None => {
-            for (name, value) in agreed.fields(&x.response.bytes, fields, None) {
-                crate::http::forward::push_field(&mut inserts, name, value);
-            }
-        }
-    }
+    let accept = opening.key.map(|key| key.accept_value());
+    agreed.push_lines(&mut inserts, &x.response.bytes, fields, accept.as_ref());
     x.response_skip = x.response_skip.union(handshake::skip(fields));
     x.response_inserts = inserts;
     // RFC 8441 §5: over HTTP/2 it is 200 that opens the tunnel.
@@ -358,11 +369,17 @@ pub async fn run(
     drop(guard);
     let (transport, permit) = connection.into_parts();
     transport.set_open_ended(is_up_cut);
-    let core = Rc::clone(core);
-    spawn(async move {
-        linger(&transport, &core).await;
-        drop(permit);
-    });
+    // A stream in the midst of a frame is reset at once.
+    if !(is_up_cut && transport.stream().is_some()) {
+        let core = Rc::clone(core);
+        spawn(async move {
+            match transport.stream() {
+                Some(_) => pass_over(&transport, &core).await,
+                None => linger(&transport, &core).await,
+            }
+            drop(permit);
+        });
+    }
     if is_down_cut {
         client.transport.set_open_ended(true);
         if let Some(stream) = client.transport.stream() {
@@ -406,6 +423,7 @@ async fn carry(
         end_ms: now_ms.saturating_add(websocket.lifetime_ms),
         right,
         sending_ms: Default::default(),
+        client: client.transport.stream().is_none().then(|| client.transport.socket().peer()),
         stream_idle_ms,
         over_by_ms: Cell::new(0),
         stops: Cell::new(false),
@@ -527,6 +545,9 @@ fn look(
             _ => Ending::CLIENT_CUT,
         });
     }
+    if client.transport.is_gone() || watch.has_lost_client() {
+        return Some(Ending::CLIENT_CUT);
+    }
     if core.is_draining() {
         return Some(Ending::DRAINED);
     }
@@ -575,17 +596,14 @@ async fn leave(
     let mut cut = (up.filter.is_cut() || up.is_stuck, down.filter.is_cut() || down.is_stuck);
     if !cut.1 {
         core.deadline(client.transport, Deadline::Linger, by_ms);
-        cut.1 = match client.transport.stream() {
-            Some(stream) => stream.end(&mut frames.1, b"").await.is_err(),
-            None => client.transport.post(&mut frames.1).await.is_err(),
-        };
+        cut.1 = client.transport.end(&mut frames.1, b"", false).await.is_err();
         if !cut.1 {
             client.transport.clear_deadline();
         }
     }
     if !cut.0 {
         core.deadline(up.to, Deadline::Linger, by_ms);
-        cut.0 = up.to.post(&mut frames.0).await.is_err();
+        cut.0 = up.to.end(&mut frames.0, b"", false).await.is_err();
         if !cut.0 {
             up.to.clear_deadline();
         }

@@ -26,7 +26,9 @@ use crate::pipeline::exchange::Exchange;
 use crate::policy::validate;
 use crate::policy::validate::json_schema::JsonSchema;
 use crate::websocket::filter::Kind;
-use crate::websocket::handshake::{Opening, WEBSOCKET_REQUIRED, judge_connect, judge_origin, judge_upgrade};
+use crate::websocket::handshake::{
+    Opening, PROTOCOL, WEBSOCKET_REQUIRED, judge_connect, judge_origin, judge_upgrade,
+};
 use crate::websocket::{Look, Rules, Sender};
 
 /// An extended CONNECT to an operation that is no WebSocket.
@@ -95,7 +97,7 @@ impl WebSocket {
         let (head, table) = (x.head_bytes(), &x.request.table);
         let judged = match table.version {
             // Whose `:protocol` is another was refused already.
-            Version::Http2 if table.websocket => judge_connect(head, table, b"websocket", self.look()),
+            Version::Http2 if table.websocket => judge_connect(head, table, PROTOCOL, self.look()),
             _ => judge_upgrade(head, table, self.look()),
         };
         let mut opening = match judged {

@@ -12,9 +12,9 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::accept::proxy_protocol::{self, Announced};
-use crate::h2::upstream::carry;
+use crate::h2::upstream::{Load, carry};
 use crate::http::{Fault, Protocol, Reason};
-use crate::pipeline::fail::{CLIENT_GONE, EXCHANGE_TIMEOUT, UPSTREAM_CONNECT_TIMEOUT};
+use crate::pipeline::fail::{CLIENT_GONE, EXCHANGE_TIMEOUT, UPSTREAM_CLOSED, UPSTREAM_CONNECT_TIMEOUT};
 use crate::sys::address::Address;
 use crate::sys::socket::{Shutdown, connect_start, is_exhaustion};
 use crate::upstream::Permit;
@@ -32,12 +32,12 @@ pub const UPSTREAM_UNRESOLVED: Reason =
 /// All connections that the upstream may have are in use.
 pub const UPSTREAM_CONNECTIONS: Reason =
     Reason::upstream("upstream_connections", 4002, 503, "The upstream has no free connection");
-/// A WebSocket is for an upstream of HTTP/2.
+/// A WebSocket is for an upstream of HTTP/2 that has not said that it takes them.
 pub const UPSTREAM_WEBSOCKET_HTTP2: Reason = Reason::ringwall(
     "upstream_websocket_http2",
     4310,
     502,
-    "WebSockets go to upstreams of HTTP/1.1, and this one speaks HTTP/2 only",
+    "The upstream speaks HTTP/2 only, and takes no WebSockets over it",
 );
 /// The name of the upstream leads only to addresses that it may not lead to.
 pub const UPSTREAM_ADDRESS: Reason =
@@ -112,27 +112,47 @@ pub async fn connect(
             // Another address of its host was there first, and has one already: there are few, however often that is so.
             return Ok((reached, stream));
         }
-        let carrier = carry(core, from, &reached, connection);
+        let carrier = carry(core, from, &reached, connection, Load::Requests);
         let stream = reached.carry(carrier);
         return Ok((reached, stream));
     }
 }
 
-/// As [`connect`], but always a new connection, of HTTP/1.1, for what takes all of it.
+/// As [`connect`], but always a new connection, for a WebSocket that has all of it: of HTTP/1.1, where that may be spoken.
 ///
 /// # Errors
-/// Those of [`connect`], and `upstream_websocket_http2`.
+/// Those of [`connect`], `upstream_closed`, and `upstream_websocket_http2`.
 pub async fn connect_alone(
     from: &CoreUpstream,
     member: &Rc<CoreMember>,
     announced: Option<&Announced>,
-    core: &Core,
+    core: &Rc<Core>,
     latest_ms: u64,
 ) -> Result<(Rc<CoreMember>, Connection), Reason> {
-    if !member.member.key.protocols.http1 {
+    if member.member.key.protocols.http1 {
+        return connect_within(from, member, announced, core, latest_ms, Some(Protocol::Http1)).await;
+    }
+    if member.takes_no_tunnels() {
         return Err(UPSTREAM_WEBSOCKET_HTTP2);
     }
-    connect_within(from, member, announced, core, latest_ms, Some(Protocol::Http1)).await
+    let whole_ms = core.now_ms() + from.upstream.timeouts.connect;
+    let (reached, connection) = connect_within(from, member, announced, core, latest_ms, None).await?;
+    let carrier = carry(core, from, &reached, connection, Load::Tunnel);
+    let stream = Connection::of_carrier(&carrier);
+    // RFC 8441 §3: not before the server has said that it may be.
+    let mut told = pin!(carrier.told_of_tunnels());
+    let mut over = pause(whole_ms.min(latest_ms).saturating_sub(core.now_ms()));
+    let told = poll_fn(|context| match told.as_mut().poll(context) {
+        Poll::Ready(told) => Poll::Ready(Ok(told)),
+        Poll::Pending => over.as_mut().poll(context).map(Err),
+    });
+    match told.await {
+        Ok(Some(true)) => Ok((reached, stream)),
+        Ok(Some(false)) => Err(UPSTREAM_WEBSOCKET_HTTP2),
+        Ok(None) => Err(UPSTREAM_CLOSED),
+        Err(()) if latest_ms < whole_ms => Err(EXCHANGE_TIMEOUT),
+        Err(()) => Err(UPSTREAM_CONNECT_TIMEOUT),
+    }
 }
 
 /// `only`: what is to be spoken, where that is not everything that may be.

@@ -54,8 +54,9 @@ impl Connection {
         }
     }
 
-    /// A stream on a connection that carries many; it has carried `used` before.
-    fn stream(transport: Transport, used: u64) -> Connection {
+    /// A stream on a connection that carries them.
+    pub fn of_carrier(carrier: &Carrier) -> Connection {
+        let (transport, used) = carrier.stream();
         Connection {
             transport,
             protocol: Protocol::Http2,
@@ -145,16 +146,14 @@ impl CoreMember {
         let mut carriers = self.carriers.borrow_mut();
         carriers.retain(|carrier| !carrier.is_leaving());
         let carrier = carriers.iter().find(|carrier| carrier.room() > 0)?;
-        let (transport, used) = carrier.stream();
-        Some(Connection::stream(transport, used))
+        Some(Connection::of_carrier(carrier))
     }
 
     /// A stream on the connection on which the least is under way: it waits there for its turn.
     fn stream_in_line(&self) -> Option<Connection> {
         let carriers = self.carriers.borrow();
         let carriers = carriers.iter().filter(|carrier| !carrier.is_leaving());
-        let (transport, used) = carriers.min_by_key(|carrier| carrier.under_way())?.stream();
-        Some(Connection::stream(transport, used))
+        carriers.min_by_key(|carrier| carrier.under_way()).map(|carrier| Connection::of_carrier(carrier))
     }
 
     /// A stream, if one can be had without opening a connection; else whether that is to be done, and by whom.
@@ -215,6 +214,12 @@ impl CoreMember {
         self.failures.set((count.wrapping_add(1), Some(reason)));
     }
 
+    /// Whether one of the connections that carry requests was told that it takes no WebSockets.
+    pub fn takes_no_tunnels(&self) -> bool {
+        let carriers = self.carriers.borrow();
+        carriers.iter().any(|carrier| !carrier.is_leaving() && carrier.takes_tunnels() == Some(false))
+    }
+
     /// Remembers what it agreed to speak.
     pub fn speaks(&self, protocol: Protocol) {
         self.spoke.set(Some(protocol));
@@ -222,13 +227,13 @@ impl CoreMember {
 
     /// Keeps a connection that carries streams; a stream on it.
     pub fn carry(&self, carrier: Rc<Carrier>) -> Connection {
-        let (transport, used) = carrier.stream();
+        let stream = Connection::of_carrier(&carrier);
         if self.retired.get() {
             carrier.retire();
         } else {
             self.carriers.borrow_mut().push(carrier);
         }
-        Connection::stream(transport, used)
+        stream
     }
 
     /// A connection that carried streams has ended.

@@ -73,6 +73,8 @@ pub const UPSTREAM_WEBSOCKET_EXTENSION: Reason =
 pub const UPGRADE_REQUIRED_LINES: &[u8] =
     b"Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
 
+/// What is asked for, in `:protocol` (RFC 8441 §5).
+pub const PROTOCOL: &[u8] = b"websocket";
 /// The one version (RFC 6455 §4.1), as the value of `Sec-WebSocket-Version`.
 pub const VERSION: &[u8] = b"13";
 
@@ -176,7 +178,7 @@ pub fn judge_connect(
     look: Look,
 ) -> Result<Opening, &'static Reason> {
     // RFC 8441 §5: "websocket", in lower case, as the registry of upgrade tokens has it.
-    if protocol != b"websocket" {
+    if protocol != PROTOCOL {
         return Err(&CONNECT_PROTOCOL);
     }
     if !is_version_13(arena, &table.fields) {
@@ -223,7 +225,7 @@ pub fn skip(fields: &FieldTable) -> FieldSet {
 }
 
 impl Opening {
-    /// What the upstream is asked, as fields (names in lower case, for HTTP/2; over HTTP/1.1 [`Opening::push_lines`]).
+    /// What the upstream is asked, as fields with names in lower case.
     ///
     /// `head` and `fields` are the client's. `key` goes to HTTP/1.1 only: the client's, or [`Key::of_nonce`].
     pub fn fields<'a>(
@@ -239,10 +241,12 @@ impl Opening {
             .chain(extensions.map(|value| (&b"sec-websocket-extensions"[..], value)))
     }
 
-    /// Appends the lines that ask an upstream of HTTP/1.1 to switch.
-    pub fn push_lines(&self, out: &mut Vec<u8>, head: &[u8], fields: &FieldTable, key: &Key) {
-        out.extend_from_slice(SWITCH_LINES);
-        for (name, value) in self.fields(head, fields, Some(key)) {
+    /// Appends the lines that ask an upstream: with a key one of HTTP/1.1 to switch, without one an upstream of HTTP/2.
+    pub fn push_lines(&self, out: &mut Vec<u8>, head: &[u8], fields: &FieldTable, key: Option<&Key>) {
+        if key.is_some() {
+            out.extend_from_slice(SWITCH_LINES);
+        }
+        for (name, value) in self.fields(head, fields, key) {
             crate::http::forward::push_field(out, name, value);
         }
     }
@@ -312,8 +316,7 @@ pub fn judge_connected(
 }
 
 impl Agreed {
-    /// What the client is told, as fields: the upstream's extensions, and `accept` if the client sent a key. Over HTTP/1.1
-    /// [`Agreed::push_lines`].
+    /// What the client is told, as fields: the upstream's extensions, and `accept` if the client sent a key.
     pub fn fields<'a>(
         &self,
         head: &'a [u8],
@@ -327,10 +330,12 @@ impl Agreed {
             .chain(agreed.into_iter().flatten().map(|value| (&b"sec-websocket-extensions"[..], value)))
     }
 
-    /// Appends the lines of the 101 to a client of HTTP/1.1. `head` and `fields` are the upstream's.
-    pub fn push_lines(&self, out: &mut Vec<u8>, head: &[u8], fields: &FieldTable, accept: &Accept) {
-        out.extend_from_slice(SWITCH_LINES);
-        for (name, value) in self.fields(head, fields, Some(accept)) {
+    /// Appends the lines of the answer to a client: with `accept` of the 101 of HTTP/1.1. `head` and `fields` are the upstream's.
+    pub fn push_lines(&self, out: &mut Vec<u8>, head: &[u8], fields: &FieldTable, accept: Option<&Accept>) {
+        if accept.is_some() {
+            out.extend_from_slice(SWITCH_LINES);
+        }
+        for (name, value) in self.fields(head, fields, accept) {
             crate::http::forward::push_field(out, name, value);
         }
     }
@@ -641,7 +646,7 @@ mod tests {
         assert_eq!(kept, [Known::Host, Known::SecWebsocketProtocol]);
         let opening = judge_upgrade(&head, &table, Look::Heads).unwrap();
         let mut out = Vec::new();
-        opening.push_lines(&mut out, &head, &table.fields, &Key::of_nonce([0; 16]));
+        opening.push_lines(&mut out, &head, &table.fields, Some(&Key::of_nonce([0; 16])));
         assert_eq!(
             String::from_utf8_lossy(&out),
             "Connection: Upgrade\r\nUpgrade: websocket\r\nsec-websocket-version: 13\r\n\

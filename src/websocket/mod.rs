@@ -11,8 +11,8 @@
 //! What a tunnel does, in this order:
 //!
 //! 1. [`handshake::judge_upgrade`] or [`handshake::judge_connect`], when the request has passed its policies.
-//! 2. [`handshake::skip`] in union with what the forwarding law drops, and [`handshake::Opening::push_lines`] (or `fields`, over
-//!    HTTP/2) for the request to the upstream.
+//! 2. [`handshake::skip`] in union with what the forwarding law drops, and [`handshake::Opening::push_lines`] for the
+//!    request to the upstream.
 //! 3. Of an answer of 101 (or 2xx over HTTP/2) [`handshake::judge_switch`] or [`handshake::judge_connected`]; any other answer is
 //!    an ordinary one. [`handshake::Agreed::push_lines`], with [`handshake::Key::accept_value`] of the client's own key, for the client.
 //! 4. Two filters, one for each direction, whose [`Rules`] differ in the sender, and have `deflate` from the agreement.

@@ -31,7 +31,7 @@ pub mod waiting;
 pub use buffer::Buffer;
 pub use clock::Clock;
 pub use driver::{Choice, Driver, Wanted};
-pub use socket::{Deadline, Socket};
+pub use socket::{Deadline, Peer, Socket};
 pub use sweep::Sweep;
 pub use transport::Transport;
 

@@ -18,12 +18,12 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use monoio::buf::{IoBuf, IoBufMut};
 
-use crate::sys::socket::{self, Peek, Shutdown};
+use crate::sys::socket::{self, Peek, Presence, Shutdown, presence};
 use crate::sys::stream::Stream;
 use crate::worker::buffer::Buffer;
 use crate::worker::driver::Driver;
@@ -268,6 +268,11 @@ impl Socket {
     /// Whether this is a client's that has not asked for anything yet.
     pub fn is_newcomer(&self) -> bool {
         self.shared.newcomer.get()
+    }
+
+    /// Its other end.
+    pub fn peer(&self) -> Peer {
+        Peer(Rc::downgrade(&self.shared))
     }
 
     pub(super) fn shared(&self) -> &Rc<Shared> {
@@ -547,6 +552,17 @@ impl Socket {
     /// Whether such a message is under way.
     pub fn is_open_ended(&self) -> bool {
         self.shared.open_ended.get()
+    }
+}
+
+/// Who is at the other end of a socket, for whoever keeps no hold of it.
+#[derive(Debug)]
+pub struct Peer(Weak<Shared>);
+
+impl Peer {
+    /// Whether it has reset the connection, which nobody would find out while nothing is read from it.
+    pub fn has_gone(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| presence(shared.fd()) == Presence::Gone)
     }
 }
 

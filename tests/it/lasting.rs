@@ -24,7 +24,7 @@ const LISTEN: &str = "\n  - { address: \"127.0.0.1:0\", tls: none }\n  \
     - { address: \"127.0.0.1:0\", tls: none, protocols: [http2] }";
 /// Everything but the WebSockets ends as a response does.
 const RESPONSES: f64 = 9.0;
-const WEBSOCKETS: f64 = 2.0;
+const WEBSOCKETS: f64 = 4.0;
 
 /// A script that does what it is told.
 struct Script {
@@ -114,7 +114,7 @@ impl Served {
         let mut origin = Script::start(&["origin".to_owned()]);
         let said = origin.line();
         let ports: Vec<u16> = said.split(' ').map(|port| port.parse().expect("a port")).collect();
-        let [one, two, calls, sockets] = ports[..] else { panic!("{said}") };
+        let [one, two, calls, sockets, sockets2] = ports[..] else { panic!("{said}") };
         let place = Place::new();
         place.write("pepper", "0123456789abcdef0123456789abcdef");
         place.write("keys.json", &keys("k"));
@@ -125,6 +125,7 @@ impl Served {
   two: {{ targets: ["http://127.0.0.1:{two}"], protocol: http2 }}
   calls: {{ targets: ["http://127.0.0.1:{calls}"], protocol: http2 }}
   sockets: "http://127.0.0.1:{sockets}"
+  sockets2: {{ targets: ["http://127.0.0.1:{sockets2}"], protocol: http2 }}
 login:
   keys: {{ api_key: X-API-Key, store: partners.keys, pepper: "secret:file:pepper" }}
   people: {{ jwt: keys.json, issuer: "https://i.example/", audience: all, algorithms: [HS256], skew: 0s }}
@@ -132,6 +133,7 @@ apis:
   one: {{ to: one, operations: {{ events: GET /events, download: GET /download, flood: GET /flood }}, allow: [{{ who: [keys, people] }}] }}
   two: {{ base: /two, to: two, raw: "a test", allow: [{{ who: [keys, people] }}] }}
   sockets: {{ base: /socket, to: sockets, raw: "a test", websocket: true, allow: [{{ who: [keys, people] }}] }}
+  sockets2: {{ base: /socket2, to: sockets2, raw: "a test", websocket: true, allow: [{{ who: [keys, people] }}] }}
   calls: {{ base: /lasting.Calls, to: calls, raw: "gRPC", allow: [{{ who: [keys, people] }}] }}"#
         );
         let node = Node::start_in(place, LISTEN, &config);
@@ -174,7 +176,9 @@ apis:
         comes_to(WEBSOCKETS, || refusals(&self.node, "websocket_credential"));
         for (kind, end) in held.ask("wait") {
             let expected: &[&str] = match kind.as_str() {
-                "websocket h1" | "websocket h2" => &["3000 websocket_credential"],
+                "websocket h1" | "websocket h2" | "websocket h1 to h2" | "websocket h2 to h2" => {
+                    &["3000 websocket_credential"]
+                }
                 // The chunk that ends it, or what is left of its length, never comes.
                 "events h1" | "events h1 to h2" | "download h1" => &["cut"],
                 "stalled h1" => &["cut", "reset"],

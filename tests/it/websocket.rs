@@ -15,6 +15,8 @@ use crate::node::{Node, PATIENCE, Place, comes_to, metric, new_key, refusals, te
 
 /// At least so many cases have to have run, or something has left them out.
 const CASES_MIN: usize = 112;
+/// Of those that are about upstreams of HTTP/2, from clients of either.
+const CONNECT_CASES: usize = 28;
 /// The same of Autobahn's list, over HTTP/1.1 and HTTP/2, from both ends.
 const AUTOBAHN_CASES: usize = 1_854;
 
@@ -23,6 +25,8 @@ const LISTEN: &str = "\n  - { address: \"127.0.0.1:0\", tls: none }\n  \
     - { address: \"127.0.0.1:0\", tls: { cert: c.pem, key: k.pem } }\n  \
     - { address: \"127.0.0.1:0\", tls: none, protocols: [http2] }\n  \
     - { address: \"127.0.0.1:0\", tls: { cert: c.pem, key: k.pem }, protocols: [http1] }";
+const LISTEN_PLAIN: &str = "\n  - { address: \"127.0.0.1:0\", tls: none }\n  \
+    - { address: \"127.0.0.1:0\", tls: none, protocols: [http2] }";
 const APIS: &str = r#"
 login: { keys: { api_key: X-API-Key, store: partners.keys, pepper: "secret:file:pepper" } }
 apis:
@@ -45,6 +49,10 @@ apis:
 
 fn config(origin: SocketAddr) -> String {
     format!("upstreams: {{ app: \"http://{origin}\" }}{APIS}")
+}
+
+fn config_http2(origin: SocketAddr) -> String {
+    format!("upstreams: {{ app: {{ targets: [\"http://{origin}\"], protocol: http2 }} }}{APIS}")
 }
 
 /// A place with what the configuration names, and a key of `partners.keys`.
@@ -72,20 +80,61 @@ fn python(script: &str) -> Command {
     command
 }
 
-#[test]
-fn every_case_of_the_suite_passes_over_http1_and_http2() {
+/// Every case, from clients of HTTP/1.1 and HTTP/2, to an origin of HTTP/1.1, or one of HTTP/2 `before` it.
+fn every_case_passes(before: Option<SocketAddr>) {
     let origin = free_address();
-    let node = Node::start_in(place().0, LISTEN, &config(origin));
+    let config = before.map_or_else(|| config(origin), config_http2);
+    let node = Node::start_in(place().0, LISTEN, &config);
     let mut command = python("suite.py");
     command.arg("cases");
     for (name, address) in ["--plain", "--tls", "--h2c"].into_iter().zip(&node.addresses) {
         command.args([name, &address.port().to_string()]);
+    }
+    if let Some(before) = before {
+        command.args(["--bridge", &before.to_string()]);
     }
     let passed = all_pass(command.args(["--origin", &origin.to_string()]));
     assert!(passed >= CASES_MIN, "{passed}");
     comes_to(0.0, || metric(&node, "ringwall_tunnels", &[]));
     assert_eq!(metric(&node, "ringwall_panics_total", &["core=\"0\""]), 0.0);
     assert!(refusals(&node, "websocket_rate") >= 4.0);
+}
+
+#[test]
+fn every_case_of_the_suite_passes_to_an_upstream_of_http1() {
+    every_case_passes(None);
+}
+
+#[test]
+fn every_case_of_the_suite_passes_to_an_upstream_of_http2() {
+    every_case_passes(Some(free_address()));
+}
+
+#[test]
+fn upstreams_of_http2_are_asked_held_up_reset_and_refused() {
+    let [takes, bare, silent] = [free_address(), free_address(), free_address()];
+    let config = format!(
+        "upstreams:\n  takes: {{ targets: [\"http://{takes}\"], protocol: http2 }}\n  \
+         bare: {{ targets: [\"http://{bare}\"], protocol: http2 }}\n  \
+         silent: {{ targets: [\"http://{silent}\"], protocol: http2, timeouts: {{ connect: 500ms }} }}\napis:\n{}",
+        ["takes", "bare", "silent"]
+            .map(|name| format!(
+                "  {name}: {{ base: /{name}, to: {name}, raw: \"a test\", websocket: true, allow: [{{ who: anyone }}] }}\n"
+            ))
+            .concat()
+    );
+    let node = Node::start_in(Place::new(), LISTEN_PLAIN, &config);
+    let mut command = python("connect.py");
+    for (name, address) in ["--http1", "--http2"].into_iter().zip(&node.addresses) {
+        command.args([name, &address.port().to_string()]);
+    }
+    command.args(["--pid", &node.child.id().to_string()]);
+    for (name, address) in [("--takes", takes), ("--bare", bare), ("--silent", silent)] {
+        command.args([name, &address.to_string()]);
+    }
+    assert_eq!(all_pass(&mut command), CONNECT_CASES);
+    comes_to(0.0, || metric(&node, "ringwall_tunnels", &[]));
+    comes_to(0.0, || metric(&node, "ringwall_upstream_connections", &["upstream=\"takes\""]));
 }
 
 /// Runs every case of a suite; how many there were.
@@ -102,9 +151,22 @@ fn all_pass(suite: &mut Command) -> usize {
 
 #[test]
 fn every_case_of_autobahns_list_comes_to_what_it_must() {
+    autobahns_cases(None);
+}
+
+#[test]
+fn every_case_of_autobahns_list_comes_to_what_it_must_at_an_upstream_of_http2() {
+    autobahns_cases(Some(free_address()));
+}
+
+fn autobahns_cases(before: Option<SocketAddr>) {
     let origin = free_address();
-    let node = Node::start_in(place().0, LISTEN, &config(origin));
+    let config = before.map_or_else(|| config(origin), config_http2);
+    let node = Node::start_in(place().0, LISTEN, &config);
     let mut command = python("autobahn.py");
+    if let Some(before) = before {
+        command.args(["--bridge", &before.to_string()]);
+    }
     for (name, address) in ["--plain", "--tls", "--h2c"].into_iter().zip(&node.addresses) {
         if name != "--tls" {
             command.args([name, &address.port().to_string()]);

@@ -1,6 +1,6 @@
 """The cases of the Autobahn test suite, from a client through a node to an origin and back, with frames that `websockets` and this file make.
 
-    autobahn.py --plain PORT --h2c PORT --origin ADDRESS:PORT [--only ID] [--way WAY]
+    autobahn.py --plain PORT --h2c PORT --origin ADDRESS:PORT [--bridge ADDRESS:PORT] [--only ID] [--way WAY]
 
 Its published form needs Python 2, so its list stands here again, under its numbers: 1 framing, 2 pings and pongs, 3 reserved bits,
 4 opcodes, 5 fragments, 6 UTF-8, 7 closing, 9 sizes (scaled: 4 MiB at most, 200 messages in line), 10 a frame cut into many, 12 and 13
@@ -38,6 +38,8 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.headers import build_extension, parse_extension
 from websockets.streams import StreamReader
 from websockets.utils import accept_key
+
+import bridge
 
 AT_ONCE = 24
 SECONDS = 15
@@ -795,12 +797,15 @@ async def main():
     parser.add_argument("--plain", type=int, required=True)
     parser.add_argument("--h2c", type=int, required=True)
     parser.add_argument("--origin", required=True)
+    parser.add_argument("--bridge")
     parser.add_argument("--only", default="")
     parser.add_argument("--way", default="")
     arguments = parser.parse_args()
     origin = Origin()
     host, port = arguments.origin.rsplit(":", 1)
     server = await asyncio.start_server(origin.accept, host, int(port), limit=1 << 20, backlog=256)
+    if arguments.bridge:
+        await bridge.bridge(arguments.bridge, arguments.origin)
     ways = {"h1": lambda path, fields: open_http1(arguments.plain, path, fields),
             "h2": lambda path, fields: Stream.open(arguments.h2c, path, fields)}
     numbers, slots = itertools.count(1), asyncio.Semaphore(AT_ONCE)

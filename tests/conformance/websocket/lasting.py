@@ -28,6 +28,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
+import bridge
 import suite
 
 LENGTH = 10 << 20  # of a download, of which a little is sent now and then
@@ -107,8 +108,9 @@ async def run_origin():
 
     one, two, sockets = await http1(), await http2(), await serve(speak, "127.0.0.1", 0)
     server, port = calls()
-    ports = [listening.sockets[0].getsockname()[1] for listening in (one, two, sockets)]
-    print(*ports[:2], port, ports[2], flush=True)
+    over2 = await bridge.bridge("127.0.0.1:0", f"127.0.0.1:{sockets.sockets[0].getsockname()[1]}")
+    ports = [listening.sockets[0].getsockname()[1] for listening in (one, two, sockets, over2)]
+    print(*ports[:2], port, *ports[2:], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     server.stop(None)
 
@@ -181,14 +183,14 @@ class Stream:
 
 
 class WebSocket:
-    def __init__(self, over2):
-        self.over2 = over2
+    def __init__(self, over2, path):
+        self.over2, self.path = over2, path
 
     async def open(self, ports, fields):
         if self.over2:
-            self.socket = await suite.Over2(ports.http2, False).open("/socket", additional_headers={name.lower(): value for name, value in fields})
+            self.socket = await suite.Over2(ports.http2, False).open(self.path, additional_headers={name.lower(): value for name, value in fields})
         else:
-            self.socket = await connect(f"ws://127.0.0.1:{ports.http1}/socket", additional_headers=fields, proxy=None, ping_interval=None,
+            self.socket = await connect(f"ws://127.0.0.1:{ports.http1}{self.path}", additional_headers=fields, proxy=None, ping_interval=None,
                                         close_timeout=2)
         await self.socket.send("there?")
         suite.same(await self.socket.recv(), "there?")
@@ -220,7 +222,8 @@ class Call:
 
 
 KINDS = {
-    "websocket h1": lambda: WebSocket(False), "websocket h2": lambda: WebSocket(True),
+    "websocket h1": lambda: WebSocket(False, "/socket"), "websocket h2": lambda: WebSocket(True, "/socket"),
+    "websocket h1 to h2": lambda: WebSocket(False, "/socket2"), "websocket h2 to h2": lambda: WebSocket(True, "/socket2"),
     "events h1": lambda: Body("/events"), "events h1 to h2": lambda: Body("/two/events"),
     "events h2": lambda: Stream("/events"), "events h2 to h2": lambda: Stream("/two/events"),
     "download h1": lambda: Body("/download"), "download h2": lambda: Stream("/download"),
