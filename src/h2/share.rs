@@ -18,13 +18,18 @@ use crate::h2::stream::StreamTransport;
 #[derive(Debug, Default)]
 pub struct Share {
     asking: Cell<usize>,
-    /// Who waits. The first is woken when there may be room, and stays the first until it has some or gives up; then it wakes the
-    /// next.
+    /// Who waits, in the order in which they came; nobody goes before them. The first is woken when there may be room, and stays the
+    /// first until it has some or gives up; then it wakes the next.
     line: RefCell<VecDeque<Waker>>,
 }
 
 impl Share {
-    /// Room for one more, if there is some now.
+    /// Room for one more, if there is some now that nobody has waited for.
+    fn enter_at_once(&self, fair: impl Fn() -> Option<usize>) -> bool {
+        self.line.borrow().is_empty() && self.enter(fair)
+    }
+
+    /// Room for whoever is next.
     fn enter(&self, fair: impl Fn() -> Option<usize>) -> bool {
         let asking = self.asking.get();
         let has_room = asking == 0 || fair().is_none_or(|fair| asking < fair);
@@ -47,10 +52,14 @@ impl Share {
             if gives_up(context.waker()) {
                 return Poll::Ready(false);
             }
-            if self.enter(&fair) {
+            if place.is_next() && self.enter(&fair) {
                 return Poll::Ready(true);
             }
             place.take(context.waker());
+            if !place.is_next() {
+                // What is scarce may have become less so since the first looked, and nobody told it.
+                self.call();
+            }
             Poll::Pending
         })
         .await
@@ -71,11 +80,23 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn take(&mut self, waker: &Waker) {
-        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            self.leave();
-            self.share.line.borrow_mut().push_back(waker.clone());
-            self.waker = Some(waker.clone());
+        let mut line = self.share.line.borrow_mut();
+        match &self.waker {
+            Some(known) if known.will_wake(waker) => return,
+            Some(known) => {
+                line.iter_mut()
+                    .filter(|waiting| waiting.will_wake(known))
+                    .for_each(|at| at.clone_from(waker));
+            }
+            None => line.push_back(waker.clone()),
         }
+        self.waker = Some(waker.clone());
+    }
+
+    /// Whether nobody waits who has come before.
+    fn is_next(&self) -> bool {
+        let is_own = |first: &Waker| self.waker.as_ref().is_some_and(|known| known.will_wake(first));
+        self.share.line.borrow().front().is_none_or(is_own)
     }
 
     fn leave(&mut self) {
@@ -109,7 +130,7 @@ impl Drop for AskedFor {
 /// or that there is no need to count.
 pub fn at_once(stream: &StreamTransport, fair: impl Fn() -> Option<usize>) -> Option<AskedFor> {
     let mux = stream.mux();
-    mux.share().enter(fair).then(|| AskedFor { mux: Rc::clone(mux) })
+    mux.share().enter_at_once(fair).then(|| AskedFor { mux: Rc::clone(mux) })
 }
 
 /// Waits for it. `None`: the client has gone, or its time is up.
@@ -145,13 +166,44 @@ mod tests {
         // Something else has it look again, when the upstream has room to spare for a while.
         fair.set(None);
         assert_eq!(first.as_mut().poll(&mut first_at), Poll::Ready(true));
-        assert_eq!((first_calls.times(), second_calls.times()), (0, 1), "there is room for the next, too");
+        assert_eq!((first_calls.times(), second_calls.times()), (1, 1), "there is room for the next, too");
         fair.set(Some(1));
         assert!(second.as_mut().poll(&mut second_at).is_pending());
         share.leave();
         share.leave();
-        assert_eq!((first_calls.times(), second_calls.times()), (0, 3), "each end calls who waits");
+        assert_eq!((first_calls.times(), second_calls.times()), (1, 3), "each end calls who waits");
         assert_eq!(second.as_mut().poll(&mut second_at), Poll::Ready(true));
+    }
+
+    #[test]
+    fn nobody_goes_before_who_waits() {
+        let (share, fair) = (Share::default(), Cell::new(Some(1)));
+        assert!(share.enter_at_once(|| fair.get()));
+        let stays = |_: &Waker| false;
+        let (mut first, mut second) =
+            (pin!(share.wait(|| fair.get(), stays)), pin!(share.wait(|| fair.get(), stays)));
+        let [(first_calls, first_waker), (_, second_waker), (_, another)] =
+            [Counted::new(), Counted::new(), Counted::new()];
+        assert!(first.as_mut().poll(&mut Context::from_waker(&first_waker)).is_pending());
+        // There is room, and the first has been called, but has not come yet.
+        share.leave();
+        assert_eq!(first_calls.times(), 1);
+        assert!(!share.enter_at_once(|| fair.get()));
+        assert!(second.as_mut().poll(&mut Context::from_waker(&second_waker)).is_pending());
+        // Nor is anybody before it when there is room for all: whoever comes sees to it that the first learns of that.
+        fair.set(None);
+        assert!(!share.enter_at_once(|| fair.get()));
+        assert!(second.as_mut().poll(&mut Context::from_waker(&second_waker)).is_pending());
+        assert_eq!(first_calls.times(), 3);
+        // Woken by another name it still is who it was.
+        fair.set(Some(0));
+        share.asking.set(1);
+        assert!(first.as_mut().poll(&mut Context::from_waker(&another)).is_pending());
+        share.leave();
+        assert_eq!(first.as_mut().poll(&mut Context::from_waker(&another)), Poll::Ready(true));
+        fair.set(None);
+        assert_eq!(second.as_mut().poll(&mut Context::from_waker(&second_waker)), Poll::Ready(true));
+        assert!(share.enter_at_once(|| fair.get()));
     }
 
     #[test]
@@ -166,7 +218,7 @@ mod tests {
         assert!(first.as_mut().poll(&mut first_at).is_pending());
         assert!(second.as_mut().poll(&mut second_at).is_pending());
         share.leave();
-        assert_eq!((first_calls.times(), second_calls.times()), (1, 0));
+        assert_eq!((first_calls.times(), second_calls.times()), (2, 0));
         gone.set(true);
         assert_eq!(first.as_mut().poll(&mut first_at), Poll::Ready(false));
         assert_eq!(second_calls.times(), 1);
