@@ -719,8 +719,8 @@ impl Connection {
 
     /// Whether a graceful end has come to its end.
     pub fn is_drained(&self) -> bool {
-        let told =
-            self.goaway_sent.is_some_and(|last| last != StreamId::LAST) || self.goaway_received.is_some();
+        let told = self.goaway_sent.is_some_and(|last| last != StreamId::LAST || self.last == last)
+            || self.goaway_received.is_some();
         self.gone.is_some() || (told && self.sweeping.is_none() && self.streams.open() == 0)
     }
 
@@ -1040,6 +1040,10 @@ impl Connection {
             return self.refuse(id, end, out).map(|()| None);
         };
         self.earn_for_stream();
+        if id >= StreamId::LAST {
+            // RFC 9113 §5.1.1: for what is asked from now on there is no number; the client is told to open another connection.
+            self.goaway(ErrorCode::NO_ERROR, b"", out);
+        }
         let role = self.role;
         let Some(stream) = self.streams.live(key) else { return Ok(None) };
         stream.set(state::HEAD_RECEIVED);

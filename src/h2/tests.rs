@@ -313,7 +313,6 @@ fn what_a_client_may_and_may_not_send() {
         ("5.1.1 lower numbers", [get(5), get(3)].concat(), Connection(PROTOCOL)),
         ("5.1.1 numbers may be left out", [get(5), get(9)].concat(), Fine),
         ("5.1.1 WINDOW_UPDATE for one left out", [get(5), window(3, 1)].concat(), Fine),
-        ("5.1.1 the last number there is", get(0x7fff_ffff), Fine),
         (
             "5.3.2 a stream that depends on itself",
             frame(1, HEADERS_END | PRIORITY, 1, b"\x00\x00\x00\x01\x09GET"),
@@ -830,6 +829,17 @@ fn section_6_8_a_server_ends_gracefully() {
     tested.answer(second, true).unwrap();
     assert!(tested.connection.is_drained() && tested.connection.is_closing());
     assert_eq!(tested.connection.held(), 0);
+}
+
+#[test]
+fn section_5_1_1_who_has_no_number_left_is_told_to_open_another_connection() {
+    let mut tested = Tested::new(Role::Server);
+    let stream = tested.opened(&get(0x7fff_ffff));
+    let wrote = tested.wrote();
+    assert_eq!((wrote.len(), wrote[0].kind, wrote[0].number()), (1, Kind::GoAway, 0x7fff_ffff));
+    assert!(tested.connection.is_closing() && !tested.connection.is_drained());
+    tested.answer(stream, true).unwrap();
+    assert!(tested.connection.is_drained());
 }
 
 #[test]
