@@ -536,6 +536,11 @@ pub async fn transfer(
                     incoming.push_last_frame(chunked, out);
                 }
                 let trailers = if incoming.trailers_kept { incoming.trailers() } else { b"" };
+                if !trailers.is_empty()
+                    && let (Some(from), Some(to)) = (from.stream(), to.stream())
+                {
+                    to.set_never_indexed(from.has_secret_trailers());
+                }
                 if chunked {
                     push_last_chunk(out, trailers);
                 }

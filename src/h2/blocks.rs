@@ -70,9 +70,11 @@ impl Compression {
         side: Side,
         kept_bytes_max: usize,
         arena: &mut Vec<u8>,
+        never_indexed: &mut bool,
     ) -> Result<Decoded, Undecodable> {
         let (judged, decoded) =
             self.decode(kept_bytes_max, |decoder| head::trailers(decoder, block, side, arena))?;
+        *never_indexed = judged.unwrap_or_default();
         Ok(Decoded { flaw: judged.err(), ..decoded })
     }
 }
@@ -86,7 +88,7 @@ pub struct RequestBlocks<'a> {
     pub rules: Rules<'a>,
     /// Bytes of the head, or the trailers, that came last.
     pub arena: &'a mut Vec<u8>,
-    /// The head that came last.
+    /// The head that came last; of trailers only what may never be in a table.
     pub table: &'a mut RequestTable,
     /// What it says besides.
     pub asked: Asked,
@@ -118,7 +120,8 @@ impl FieldBlocks for RequestBlocks<'_> {
                 Ok(Decoded { flaw, content_length, ..decoded })
             }
             Section::Trailers(_) => {
-                self.compression.trailers(block, Side::Client, kept_bytes_max, self.arena)
+                let never_indexed = &mut self.table.never_indexed;
+                self.compression.trailers(block, Side::Client, kept_bytes_max, self.arena, never_indexed)
             }
             Section::Response(_) | Section::Discarded => self.compression.skip(block, self.arena),
         }
@@ -140,7 +143,7 @@ pub struct ResponseBlocks<'a> {
     pub methods: &'a [Method],
     /// Bytes of the head, or the trailers, that came last.
     pub arena: &'a mut Vec<u8>,
-    /// The head that came last.
+    /// The head that came last; of trailers only what may never be in a table.
     pub table: &'a mut ResponseTable,
 }
 
@@ -165,7 +168,8 @@ impl FieldBlocks for ResponseBlocks<'_> {
                 Ok(Decoded { flaw, content_length, status: self.table.status, ..decoded })
             }
             Section::Trailers(_) => {
-                self.compression.trailers(block, Side::Upstream, kept_bytes_max, self.arena)
+                let never_indexed = &mut self.table.never_indexed;
+                self.compression.trailers(block, Side::Upstream, kept_bytes_max, self.arena, never_indexed)
             }
             Section::Request | Section::Discarded => self.compression.skip(block, self.arena),
         }

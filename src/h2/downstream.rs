@@ -269,7 +269,7 @@ fn take_in<S: Hire<Asking>>(
             },
             Event::Trailers { stream } => {
                 if let Some(stream) = inner.stream(stream) {
-                    stream.trailers_came(&x.request.bytes);
+                    stream.trailers_came(&x.request.bytes, x.request.table.never_indexed);
                 }
             }
             Event::Reset { stream, code, cause } => {

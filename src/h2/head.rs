@@ -162,7 +162,8 @@ pub fn response(
 }
 
 /// Decodes the block of trailers that `side` sent into `arena`, emptied first: lines `name: value` CRLF, as
-/// [`crate::h1::chunked::Body::trailers`] has them.
+/// [`crate::h1::chunked::Body::trailers`] has them. Says whether one of them may never be in a table, as
+/// [`RequestTable::never_indexed`] does of heads.
 ///
 /// # Errors
 /// Outside: the connection is lost. Inside: the reason to cut the message with.
@@ -171,9 +172,9 @@ pub fn trailers(
     block: &[u8],
     side: Side,
     arena: &mut Vec<u8>,
-) -> Result<Result<(), Reason>, Error> {
+) -> Result<Result<bool, Reason>, Error> {
     arena.clear();
-    let mut flaw = None;
+    let (mut flaw, mut never_indexed) = (None, false);
     let mut left = TRAILER_FIELDS_MAX;
     // A list of that size has no more bytes in lines.
     let decoded = decoder.decode(block, TRAILER_BYTES_MAX, arena, |arena, mut line| {
@@ -189,6 +190,7 @@ pub fn trailers(
             Some(_) if is_forbidden_trailer(line.name(arena)) => Some(Flaw::TrailerForbidden.of(side)),
             Some(fewer) => {
                 left = fewer;
+                never_indexed |= line.never_indexed && !is_secret(line.known);
                 None
             }
         };
@@ -196,7 +198,7 @@ pub fn trailers(
         found.is_none()
     })?;
     let size = decoded.over.then(|| Flaw::TrailerSize.of(side));
-    Ok(flaw.or(size).map_or(Ok(()), Err))
+    Ok(flaw.or(size).map_or(Ok(never_indexed), Err))
 }
 
 /// RFC 9113 §6.5.2: the size of a header list that is kept, which is what SETTINGS_MAX_HEADER_LIST_SIZE says. Offsets are
@@ -1232,7 +1234,7 @@ mod tests {
         let judge = |fields: &[(&str, &str)], side| {
             let mut arena = b"before".to_vec();
             let found = trailers(&mut Decoder::new(), &block(fields), side, &mut arena).unwrap();
-            found.map(|()| String::from_utf8(arena).unwrap()).map_err(|reason| reason.token)
+            found.map(|_| String::from_utf8(arena).unwrap()).map_err(|reason| reason.token)
         };
         let fine = [("grpc-status", "0"), ("grpc-message", ""), ("etag", "a")];
         assert_eq!(judge(&fine, Side::Upstream).unwrap(), "grpc-status: 0\r\ngrpc-message: \r\netag: a\r\n");

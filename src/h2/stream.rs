@@ -103,6 +103,8 @@ struct Halves {
     read: usize,
     ended: bool,
     trailers: Buffer,
+    /// Whether one of those may never be in a table.
+    secret_trailers: bool,
     /// Heads of the response that have come, interim ones before the final one.
     heads: VecDeque<Box<Head<ResponseTable>>>,
     over: Option<Over>,
@@ -114,6 +116,8 @@ struct Halves {
     to: usize,
     /// The message ends with what is pending, and with these trailers.
     last: Option<Buffer>,
+    /// Whether one of those may never be in a table.
+    secret_last: bool,
     writer: Option<Waker>,
 }
 
@@ -133,6 +137,7 @@ impl Halves {
             }
         }
         (*read, *ended, *over, *reader) = (0, false, None, None);
+        (self.secret_trailers, self.secret_last) = (false, false);
         (*head_sent, *end_sent) = (false, false);
         (self.from, self.to, self.last, self.writer) = (0, 0, None, None);
     }
@@ -263,8 +268,9 @@ impl Stream {
     }
 
     /// Trailers have come, as lines, and with them the end.
-    pub(super) fn trailers_came(&self, lines: &[u8]) {
+    pub(super) fn trailers_came(&self, lines: &[u8], never_indexed: bool) {
         let mut halves = self.halves.borrow_mut();
+        halves.secret_trailers = never_indexed;
         halves.trailers = Buffer::of(lines.len());
         halves.trailers.extend_from_slice(lines);
         halves.ended = true;
@@ -318,7 +324,11 @@ impl Stream {
             if !trailers.is_empty() {
                 let Inner { connection, compression, out, .. } = inner;
                 mux::lease_for(trailers.len(), out);
-                let block = |out: &mut Vec<u8>| compression.encoder.block(out).lines(&trailers);
+                let block = |out: &mut Vec<u8>| {
+                    let mut block = compression.encoder.block(out);
+                    block.set_never_indexed(halves.secret_last);
+                    block.lines(&trailers);
+                };
                 connection.send_trailers(key, out, block).map_err(gone)?;
             }
         }
@@ -519,6 +529,11 @@ impl StreamTransport {
         std::mem::take(&mut self.stream.halves.borrow_mut().trailers)
     }
 
+    /// Whether one of the trailers that were received may never be in a table.
+    pub fn has_secret_trailers(&self) -> bool {
+        self.stream.halves.borrow().secret_trailers
+    }
+
     /// Receives the head of a response, interim ones included, into `head`, whose memory is kept for the next one.
     ///
     /// # Errors
@@ -609,7 +624,7 @@ impl StreamTransport {
                     return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
                 };
                 (halves.pending, halves.from, halves.to) = (std::mem::take(buffer), from, range.end);
-                halves.last = last.take();
+                (halves.last, halves.secret_last) = (last.take(), self.never_indexed.get());
                 let mut inner = self.mux.inner();
                 let sent = self.stream.send_some(&mut halves, &mut inner, key);
                 let waits = halves.from < halves.to;
@@ -734,7 +749,7 @@ impl StreamTransport {
         self.connects.set(true);
     }
 
-    /// Whether a field of the heads that are sent from now on came as one that may never be in a table.
+    /// Whether a field of the heads, or the trailers, that are sent from now on came as one that may never be in a table.
     pub fn set_never_indexed(&self, never_indexed: bool) {
         self.never_indexed.set(never_indexed);
     }

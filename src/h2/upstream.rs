@@ -253,7 +253,7 @@ impl Driven for Carrying {
                 },
                 Event::Trailers { stream: key } => {
                     if let Some(stream) = inner.stream(key) {
-                        stream.trailers_came(&head.bytes);
+                        stream.trailers_came(&head.bytes, head.table.never_indexed);
                     }
                 }
                 Event::Reset { stream: key, code, cause } => {

@@ -36,7 +36,8 @@ def serve(listener):
             came.append(secrets(event.headers))
             kind = NeverIndexedHeaderTuple if came[-1] else HeaderTuple
             fields = [(b":status", b"200"), kind(b"x-reply-token", b"secret")]
-            connection.send_headers(event.stream_id, fields, end_stream=True)
+            connection.send_headers(event.stream_id, fields)
+            connection.send_headers(event.stream_id, [kind(b"x-end-token", b"secret")], end_stream=True)
 
     drive(peer, connection, act)
 
@@ -51,8 +52,15 @@ connection.initiate_connection()
 for stream in (1, 3, 5):
     fields = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"localhost"), (b":path", b"/two/a")]
     kind = NeverIndexedHeaderTuple if stream < 5 else HeaderTuple
-    fields += [kind(b"x-token", b"secret"), kind(b"accept", b"secret")]
+    fields += [(b"te", b"trailers"), kind(b"x-token", b"secret"), kind(b"accept", b"secret")]
     connection.send_headers(stream, fields, end_stream=True)
-    answered = drive(peer, connection, lambda event: event.headers if isinstance(event, h2.events.ResponseReceived) else None)
+    answered = []
+
+    def hear(event):
+        if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
+            answered.extend(event.headers)
+        return True if isinstance(event, h2.events.StreamEnded) else None
+
+    drive(peer, connection, hear)
     assert (b":status", b"200") in [tuple(field) for field in answered], answered
     print(json.dumps([came[-1], secrets(answered)]), flush=True)
