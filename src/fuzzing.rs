@@ -65,6 +65,11 @@ pub fn client_hello(data: &[u8]) {
     crate::tls::hello::client_hello(data);
 }
 
+/// A TLS session, fed in pieces: see [`crate::tls::laws::session`].
+pub fn tls_session(data: &[u8]) {
+    crate::tls::laws::session(data);
+}
+
 /// A file of prefixes, and addresses to ask for: see [`crate::accept::prefixes::laws::text`].
 pub fn address_list(data: &[u8]) {
     crate::accept::prefixes::laws::text(data);

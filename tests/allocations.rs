@@ -51,7 +51,7 @@ const WARM: Duration = Duration::from_secs(1);
 /// quiet tenth of a second and are needed again. One for every two hundred requests; usually there are a few in all.
 const BY_TIME_MAX: u64 = 500;
 /// What rustls may allocate for a request and its response: a record in, a record out.
-const TLS_PER_REQUEST_MAX: f64 = 3.0;
+const TLS_PER_REQUEST_MAX: f64 = 2.1;
 const CORES: usize = 2;
 
 // ---- counting
@@ -802,9 +802,9 @@ apis:
 const RESTING: usize = 100;
 /// Requests at once on each of them, now and then.
 const BURST: usize = 20;
-/// What one of HTTP/2 over TLS may hold, bytes: 8.9 KB of it are what one of HTTP/1.1 holds, most of that TLS. What the
+/// What one of HTTP/2 over TLS may hold, bytes; most of it is what one of HTTP/1.1 holds too, and that is TLS. What the
 /// allocator cannot give back comes on top; `loadtest compare --scenario idle_h2` measures all of it.
-const RESTING_HTTP2_BYTES_MAX: i64 = 11_700;
+const RESTING_HTTP2_BYTES_MAX: i64 = 8_000;
 /// How often what is held is looked at, how many looks alike make it settled, and how many there are.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOKS_ALIKE: usize = 15;

@@ -363,7 +363,7 @@ async fn shake_hands(socket: Socket, index: u32, core: &Core) -> Result<Box<TlsS
     match session {
         Ok((session, asked)) => {
             let stream = Box::new(TlsStream::new(socket, session));
-            let fed = stream.feed(&wire);
+            let fed = stream.take_in(&mut wire);
             drop(wire);
             let result = match fed {
                 Ok(()) => stream.handshake().await,

@@ -370,6 +370,11 @@ pub async fn exchange(asking: Asking) {
     // The stream ends first: whoever hears of its end may ask again, and finds the limits as they are now.
     drop(transport);
     core.release(x);
+    if served.mux.exchanges() == 0
+        && let Some(unused) = served.next.take()
+    {
+        core.release(unused);
+    }
     served.rest();
 }
 
@@ -466,9 +471,6 @@ impl Served {
         drop(inner);
         if passed.is_some() && rests {
             mux.shrink();
-            if let Some(unused) = self.next.take() {
-                core.release(unused);
-            }
             self.shrunk.set(true);
         }
         self.rest();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig, ClientConnection, PeerMisbehaved, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, PeerMisbehaved, RootCertStore};
 
 use crate::http::{Protocol, Protocols, Reason};
 use crate::tls::provider;
@@ -110,9 +110,8 @@ impl ClientProfile {
         only: Option<Protocol>,
     ) -> Result<(TlsStream, Protocol), Reason> {
         let config = only.map_or_else(|| self.config(), |protocol| self.config_for(protocol));
-        let connection =
-            ClientConnection::new(config, self.name.clone()).map_err(|_| UPSTREAM_TLS_HANDSHAKE)?;
-        let stream = TlsStream::new(socket, Session::client(connection));
+        let session = Session::client(config, self.name.clone()).map_err(|_| UPSTREAM_TLS_HANDSHAKE)?;
+        let stream = TlsStream::new(socket, session);
         match stream.handshake().await {
             Ok(()) => {
                 let protocol = self.agreed(&stream.session())?;
@@ -224,8 +223,7 @@ mod tests {
             false => ClientProfile::unverified("a.test", protocols),
         };
         let profile = profile.expect("a profile");
-        let connection = ClientConnection::new(profile.config(), profile.name()).expect("a client");
-        let mut ours = Session::client(connection);
+        let mut ours = Session::client(profile.config(), profile.name()).expect("a client");
         match shake_hands(&mut ours, &mut server).0 {
             Ok(()) => profile.agreed(&ours),
             Err(error) => Err(reason_of_handshake(&error)),

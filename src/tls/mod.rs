@@ -9,6 +9,7 @@ pub mod certificate_names;
 pub mod client;
 pub mod client_certificates;
 pub mod hello;
+pub(crate) mod laws;
 pub mod records;
 pub mod server;
 pub mod session;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, ServerConnection};
 
 use crate::http::Protocols;
 use crate::tls::certificate::Certificate;
@@ -112,7 +112,7 @@ impl ServerProfile {
     /// # Errors
     /// rustls cannot make one.
     pub fn session(&self) -> Result<Session, rustls::Error> {
-        ServerConnection::new(Arc::clone(&self.config)).map(Session::server)
+        Session::server(Arc::clone(&self.config))
     }
 }
 

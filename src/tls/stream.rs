@@ -73,7 +73,7 @@ impl TlsStream {
     pub async fn handshake(&self) -> io::Result<()> {
         self.flush().await?;
         while self.session.borrow().is_handshaking() {
-            self.receive().await?;
+            self.receive(|_| 0).await?;
             self.flush().await?;
         }
         Ok(())
@@ -85,7 +85,7 @@ impl TlsStream {
     /// Those of the driver.
     pub async fn readable(&self) -> io::Result<()> {
         // A peer that has said its last word may keep the socket open: there is nothing to wait for.
-        if self.closed.get() || self.session.borrow_mut().has_plaintext() {
+        if self.closed.get() || self.session.borrow().has_plaintext() {
             return Ok(());
         }
         self.socket.readable().await
@@ -96,15 +96,13 @@ impl TlsStream {
     /// # Errors
     /// As [`TlsStream::handshake`]; an end without `close_notify` is `UnexpectedEof`, because an attacker can make one.
     pub async fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        let begin = buffer.len();
         loop {
-            let taken = self.session.borrow_mut().take_plaintext(buffer);
-            if taken > 0 {
-                return Ok(taken);
+            self.session.borrow_mut().take_plaintext(buffer);
+            if buffer.len() > begin || self.closed.get() {
+                return Ok(buffer.len() - begin);
             }
-            if self.closed.get() {
-                return Ok(0);
-            }
-            self.receive().await?;
+            self.receive(|plain| append(buffer, plain)).await?;
             if self.session.borrow().wants_write() {
                 self.flush().await?;
             }
@@ -116,24 +114,27 @@ impl TlsStream {
     /// # Errors
     /// As [`TlsStream::recv`].
     pub async fn recv_leased(&self, lease: impl Fn() -> Buffer) -> io::Result<Buffer> {
-        loop {
-            if self.closed.get() || self.session.borrow_mut().has_plaintext() {
-                let mut buffer = lease();
-                self.session.borrow_mut().take_plaintext(&mut buffer);
-                return Ok(buffer);
-            }
-            self.receive().await?;
+        if self.session.borrow().has_plaintext() {
+            let mut buffer = lease();
+            self.session.borrow_mut().take_plaintext(&mut buffer);
+            return Ok(buffer);
+        }
+        let mut leased = None;
+        while leased.is_none() && !self.closed.get() {
+            self.receive(|plain| append(leased.get_or_insert_with(&lease), plain)).await?;
             if self.session.borrow().wants_write() {
                 self.flush().await?;
             }
         }
+        Ok(leased.unwrap_or_default())
     }
 
-    async fn receive(&self) -> io::Result<()> {
+    /// Receives once. What comes is given to `take`, which says how much of it there was room for.
+    async fn receive(&self, take: impl FnMut(&[u8]) -> usize) -> io::Result<()> {
         // Records need not hold anything, so that a loop of receives is bounded by nothing else.
         turn::step().await;
         // Whoever stops in the middle of a flight or of a record holds no buffer of ours.
-        let wire = self.socket.recv_leased(Buffer::small).await?;
+        let mut wire = self.socket.recv_leased(Buffer::small).await?;
         if wire.is_empty() {
             self.closed.set(true);
             return match self.session.borrow().is_handshaking() {
@@ -145,15 +146,19 @@ impl TlsStream {
         let mut records = self.records.get();
         turn::spend(records.count(&wire) / RECORDS_PER_STEP);
         self.records.set(records);
-        self.feed(&wire)
+        self.feed(&mut wire, take)
     }
 
     /// Takes in what the peer sent and somebody else received.
     ///
     /// # Errors
     /// `InvalidData` when the peer broke the protocol; it has been told why.
-    pub fn feed(&self, wire: &[u8]) -> io::Result<()> {
-        let fed = self.session.borrow_mut().feed(wire);
+    pub fn take_in(&self, wire: &mut [u8]) -> io::Result<()> {
+        self.feed(wire, |_| 0)
+    }
+
+    fn feed(&self, wire: &mut [u8], take: impl FnMut(&[u8]) -> usize) -> io::Result<()> {
+        let fed = self.session.borrow_mut().feed(wire, take);
         match fed {
             Ok(fed) => {
                 if fed.closed {
@@ -164,7 +169,7 @@ impl TlsStream {
             Err(error) => {
                 // The alert, if the peer still wants to hear it.
                 let mut alert = Buffer::head();
-                let _ = self.session.borrow_mut().take_wire(&mut alert);
+                self.session.borrow_mut().take_wire(&mut alert);
                 self.socket.send_last(&alert);
                 Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
@@ -207,7 +212,7 @@ impl TlsStream {
         let mut wire = Buffer::empty();
         if self.session.borrow().wants_write() {
             wire = Buffer::small();
-            self.session.borrow_mut().take_wire(&mut wire)?;
+            self.session.borrow_mut().take_wire(&mut wire);
         }
         let end = wire.len();
         if end > 0 {
@@ -221,9 +226,8 @@ impl TlsStream {
         let mut wire = Buffer::head();
         let mut session = self.session.borrow_mut();
         session.close();
-        if session.take_wire(&mut wire).is_ok() {
-            self.socket.send_last(&wire);
-        }
+        session.take_wire(&mut wire);
+        self.socket.send_last(&wire);
     }
 
     /// Whether a kept connection can be used again. Records that are not ours to answer (tickets) are taken in.
@@ -233,12 +237,19 @@ impl TlsStream {
             match self.socket.recv_now(&mut wire) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return false,
-                Ok(_) => match self.session.borrow_mut().feed(&wire) {
-                    Ok(fed) if !fed.closed => {}
+                Ok(_) => match self.session.borrow_mut().feed(&mut wire, |_| 0) {
+                    Ok(fed) if !fed.closed && !self.session.borrow().has_plaintext() => {}
                     _ => return false,
                 },
             }
         }
-        !self.closed.get() && !self.session.borrow_mut().has_plaintext()
+        !self.closed.get() && !self.session.borrow().has_plaintext()
     }
+}
+
+/// Appends as much as there is room for without more memory; how much.
+fn append(buffer: &mut Buffer, plain: &[u8]) -> usize {
+    let taken = plain.len().min(buffer.capacity() - buffer.len());
+    buffer.extend_from_slice(&plain[..taken]);
+    taken
 }

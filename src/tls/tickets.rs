@@ -183,9 +183,9 @@ mod tests {
                 while client.wants_write() {
                     client.write_tls(&mut wire).expect("to memory");
                 }
-                server.feed(&wire).expect("understood");
+                server.feed(&mut wire, |_| 0).expect("understood");
                 let mut wire = Vec::with_capacity(16 * 1024);
-                server.take_wire(&mut wire).expect("room");
+                server.take_wire(&mut wire);
                 let mut wire = &wire[..];
                 while !wire.is_empty() {
                     client.read_tls(&mut wire).expect("from memory");

@@ -19,6 +19,7 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("jwt", fuzzing::jwt),
     ("log_line", fuzzing::log_line),
     ("client_hello", fuzzing::client_hello),
+    ("tls_session", fuzzing::tls_session),
     ("address_list", fuzzing::address_list),
     ("media_type", fuzzing::media_type),
     ("certificate_names", fuzzing::certificate_names),
