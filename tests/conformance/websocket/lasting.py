@@ -135,8 +135,8 @@ class Body:
 
     async def ended(self):
         if not self.reads:
-            # Who takes nothing is no longer sent to, and finds out when it reads on.
-            await asyncio.sleep(4)
+            # Who takes nothing is no longer sent to, and finds out when it reads on: when the others are waited for.
+            await self.go_on.wait()
         last = b""
         try:
             while data := await self.reader.read(1 << 16):
@@ -243,6 +243,9 @@ async def run_hold(arguments):
     print("open", flush=True)
     while word := (await lines.readline()).decode().strip():
         if word == "wait":
+            for kind in kinds.values():
+                if isinstance(kind, Body):
+                    kind.go_on.set()
             await asyncio.wait(ends.values(), timeout=WAIT_S)
         print(json.dumps({name: task.result() if task.done() else "open" for name, task in ends.items()}), flush=True)
     for task in ends.values():
