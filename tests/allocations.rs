@@ -851,3 +851,197 @@ fn a_connection_of_http2_that_rests_holds_little() {
     assert!(after_one <= RESTING_HTTP2_BYTES_MAX, "{after_one} bytes");
     assert!(after_burst <= RESTING_HTTP2_BYTES_MAX, "{after_burst} bytes after a burst");
 }
+
+// ---- tunnels that rest
+
+const WEBSOCKET: &str =
+    "apis: { app: { to: app, raw: \"a test\", websocket: { idle: 1h }, allow: [{ who: anyone }] } }";
+/// A text under a mask of zeros, and how it comes back.
+const HELLO: &[u8] = b"\x81\x85\0\0\0\0hello";
+const HELLO_BACK: &[u8] = b"\x81\x05hello";
+/// What one may hold, bytes, on both sides of it.
+const RESTING_TUNNEL_BYTES_MAX: i64 = 14_000;
+/// The same of one from a client of HTTP/2, and of one to an upstream of HTTP/2, on a connection of its own.
+const RESTING_TUNNEL_FROM_HTTP2_BYTES_MAX: i64 = 15_900;
+const RESTING_TUNNEL_TO_HTTP2_BYTES_MAX: i64 = 16_800;
+/// Tunnels that rest beside each other: so many that what pools keep anyhow does not matter.
+const TUNNELS: usize = 300;
+/// Tunnels in one connection of a client of HTTP/2.
+const IN_ONE: usize = 10;
+
+/// Takes a WebSocket on each connection, and answers each [`HELLO`].
+fn greeting_backend() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let greet = |mut stream: TcpStream| {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if stream.read_exact(&mut byte).is_err() {
+                return;
+            }
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).expect("text");
+        let is_key = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("sec-websocket-key");
+        let (_, key) = head.lines().filter_map(|line| line.split_once(": ")).find(is_key).expect("a key");
+        let accepted = ring::digest::digest(
+            &ring::digest::SHA1_FOR_LEGACY_USE_ONLY,
+            format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
+        );
+        let accepted = base64_simd::STANDARD.encode_to_string(accepted.as_ref());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accepted}\r\n\r\n"
+        );
+        let mut hello = [0; HELLO.len()];
+        let mut sent = stream.write_all(answer.as_bytes());
+        while sent.is_ok() && stream.read_exact(&mut hello).is_ok() {
+            sent = stream.write_all(HELLO_BACK);
+        }
+    };
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || greet(stream));
+        }
+    });
+    address
+}
+
+/// The same over HTTP/2.
+fn greeting_backend_http2() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let greet = |mut stream: TcpStream| {
+        // SETTINGS_ENABLE_CONNECT_PROTOCOL, and an acknowledgement before there is anything to acknowledge.
+        let first = [frame(4, 0, 0, &[0, 8, 0, 0, 0, 1]), frame(4, 1, 0, b"")].concat();
+        let mut sent = stream.write_all(&first);
+        let mut preface = [0; PREFACE.len()];
+        let _ = stream.read_exact(&mut preface);
+        let (mut received, mut buffer) = (Vec::new(), [0; 4_096]);
+        while sent.is_ok()
+            && let Ok(count @ 1..) = stream.read(&mut buffer)
+        {
+            received.extend_from_slice(&buffer[..count]);
+            let mut answers = Vec::new();
+            frames(&mut received, |kind, _, number| match kind {
+                // `:status: 200`.
+                HEADERS => answers.extend_from_slice(&frame(HEADERS, 4, number, &[0x88])),
+                0 => answers.extend_from_slice(&frame(0, 0, number, HELLO_BACK)),
+                _ => {}
+            });
+            sent = stream.write_all(&answers);
+        }
+    };
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || greet(stream));
+        }
+    });
+    address
+}
+
+/// The bytes held for a tunnel on which nothing is under way, of those that `open` opens and that have carried a message each.
+fn a_tunnel_holds(
+    listen: &str,
+    upstream: &str,
+    open: impl Fn(SocketAddr, usize) -> Vec<Box<dyn Stream>>,
+) -> i64 {
+    let text = format!(
+        "ringwall: 1\nlisten: {listen}\nupstreams: {{ app: {upstream} }}\n{WEBSOCKET}\nnode: {{ cores: {CORES} }}\n"
+    );
+    let running = Running::start(Place::new("tunnels"), &text);
+    // Who comes first finds nothing that others have left, but what every core has.
+    drop(open(running.address, IN_ONE));
+    let before = settled();
+    let held = open(running.address, TUNNELS);
+    let held_by_one = (settled() - before) / TUNNELS as i64;
+    drop(held);
+    running.end();
+    held_by_one
+}
+
+#[test]
+fn a_tunnel_that_rests_holds_little() {
+    let _alone = alone();
+    let handshake = "GET /ws HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let over_http1 = |address, count| {
+        let open = |_| {
+            let mut stream = plain(address);
+            stream.write_all(handshake.as_bytes()).expect("sent");
+            let mut received = Vec::new();
+            while !received.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("an answer");
+                received.push(byte[0]);
+            }
+            assert!(received.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&received));
+            stream.write_all(HELLO).expect("sent");
+            let mut back = [0; HELLO_BACK.len()];
+            stream.read_exact(&mut back).expect("a message");
+            assert_eq!(back, HELLO_BACK);
+            stream
+        };
+        (0..count).map(open).collect()
+    };
+    let over_http2 = |address, count: usize| {
+        let string = |text: &[u8]| [&[text.len() as u8][..], text].concat();
+        let head = [
+            &[0x02][..],
+            &string(b"CONNECT"),
+            &[0x00],
+            &string(b":protocol"),
+            &string(b"websocket"),
+            &[SCHEME_HTTP, 0x01],
+            &string(b"api.example.com"),
+            &[0x04],
+            &string(b"/ws"),
+            &[0x00],
+            &string(b"sec-websocket-version"),
+            &string(b"13"),
+        ]
+        .concat();
+        let open = |_| {
+            let mut stream = plain(address);
+            let mut batch = [PREFACE, &settings(), &frame(4, 1, 0, b"")].concat();
+            for number in 0..IN_ONE as u32 {
+                batch.extend_from_slice(&frame(HEADERS, 4, 2 * number + 1, &head));
+                batch.extend_from_slice(&frame(0, 0, 2 * number + 1, HELLO));
+            }
+            stream.write_all(&batch).expect("sent");
+            let (mut received, mut greeted) = (Vec::new(), 0);
+            while greeted < IN_ONE {
+                let mut buffer = [0; 4_096];
+                let count = stream.read(&mut buffer).expect("an answer");
+                assert!(count > 0, "the end instead of an answer");
+                received.extend_from_slice(&buffer[..count]);
+                frames(&mut received, |kind, _, _| greeted += usize::from(kind == 0));
+            }
+            stream
+        };
+        (0..count / IN_ONE).map(open).collect()
+    };
+    let to_http1 = format!("\"http://{}\"", greeting_backend());
+    let to_http2 = format!("{{ targets: [\"http://{}\"], protocol: http2 }}", greeting_backend_http2());
+    let listen = "{ address: \"127.0.0.1:0\", tls: none, protocols: [http2] }";
+    let held = [
+        ("HTTP/1.1 to HTTP/1.1", a_tunnel_holds(LISTEN, &to_http1, over_http1), RESTING_TUNNEL_BYTES_MAX),
+        (
+            "HTTP/2 to HTTP/1.1",
+            a_tunnel_holds(listen, &to_http1, over_http2),
+            RESTING_TUNNEL_FROM_HTTP2_BYTES_MAX,
+        ),
+        (
+            "HTTP/1.1 to HTTP/2",
+            a_tunnel_holds(LISTEN, &to_http2, over_http1),
+            RESTING_TUNNEL_TO_HTTP2_BYTES_MAX,
+        ),
+    ];
+    for (from_to, bytes, _) in held {
+        println!("a tunnel that rests holds {bytes} bytes from {from_to}");
+    }
+    for (from_to, bytes, most) in held {
+        assert!(bytes <= most, "{bytes} bytes from {from_to}");
+    }
+}

@@ -70,6 +70,8 @@ pub struct Incoming {
     last: usize,
     /// Most decoded bytes.
     limit: u64,
+    /// Bytes that have been given to the other side.
+    passed_on: u64,
     /// Whether anything of the message has been given to the other side, and whether some of it is on its way there.
     begun: bool,
     leaving: Cell<bool>,
@@ -147,6 +149,7 @@ impl Incoming {
             decoded: 0,
             limit,
             begun: false,
+            passed_on: 0,
             leaving: Cell::new(false),
             stream_idle_ms: Timeouts::DEFAULT.stream_idle,
             end_ms: u64::MAX,
@@ -387,6 +390,7 @@ impl Incoming {
     /// other direction waits for it, it has shown that it lives.
     fn was_taken(&mut self, to: &Transport, begun_ms: u64, count: usize, both: &Cell<bool>, core: &Core) {
         self.leaving.set(false);
+        self.passed_on += count as u64;
         if both.get() {
             return to.prolong(Deadline::StreamIdle, core.coarse_ms() + self.stream_idle_ms);
         }
@@ -447,6 +451,11 @@ impl Incoming {
         self.body.is_complete() && self.at <= self.buffer.len()
     }
 
+    /// Bytes of the message, as it is framed there, that have been given to the other side; of a piece that broke off none.
+    pub fn passed_on(&self) -> u64 {
+        self.passed_on
+    }
+
     /// Decoded bytes so far.
     pub fn decoded(&self) -> u64 {
         self.decoded
@@ -481,7 +490,7 @@ impl Incoming {
     }
 }
 
-/// Sends what `out` holds (an encoded head) and then the whole body, framed as `framing` says. Returns the bytes sent. `both` says
+/// Sends what `out` holds (an encoded head) and then the whole body, framed as `framing` says. `both` says
 /// that the other direction of the exchange is under way on the same two transports: then their deadlines are its affair.
 ///
 /// # Errors
@@ -494,13 +503,12 @@ pub async fn transfer(
     framing: BodyLength,
     both: &Cell<bool>,
     core: &Core,
-) -> Result<u64, Fail> {
+) -> Result<(), Fail> {
     let chunked = framing == BodyLength::Chunked;
-    let mut sent = 0;
     loop {
         match incoming.piece()? {
             Piece::Data(range) if incoming.is_encoded() => {
-                sent += send_encoded(incoming, range, to, out, chunked, both, core).await?;
+                send_encoded(incoming, range, to, out, chunked, both, core).await?;
             }
             Piece::Data(range) => {
                 if chunked {
@@ -511,7 +519,7 @@ pub async fn transfer(
                 {
                     out.extend_from_slice(incoming.bytes(range));
                 } else {
-                    sent += flush(incoming, out, to, both, core).await?;
+                    flush(incoming, out, to, both, core).await?;
                     let length = range.len();
                     let begun_ms = core.coarse_ms();
                     incoming.sends(to, both, core);
@@ -520,14 +528,13 @@ pub async fn transfer(
                         .await
                         .map_err(|error| lost(incoming.origin, to, &error))?;
                     incoming.was_taken(to, begun_ms, length, both, core);
-                    sent += length as u64;
                 }
                 if chunked {
                     out.extend_from_slice(CHUNK_END);
                 }
             }
             Piece::Wanting => {
-                sent += flush(incoming, out, to, both, core).await?;
+                flush(incoming, out, to, both, core).await?;
                 incoming.frugal = to.is_crowded();
                 incoming.receive_beside(from, both, core).await?;
             }
@@ -560,11 +567,12 @@ pub async fn transfer(
                 let ended = to.end(out, trailers, waits).await;
                 incoming.begun = true;
                 ended.map_err(|error| lost(incoming.origin, to, &error))?;
-                if waits || length > POST_BYTES_MAX {
-                    incoming.was_taken(to, begun_ms, length, both, core);
+                match waits || length > POST_BYTES_MAX {
+                    true => incoming.was_taken(to, begun_ms, length, both, core),
+                    false => incoming.passed_on += length as u64,
                 }
                 out.clear();
-                return Ok(sent + length as u64);
+                return Ok(());
             }
         }
     }
@@ -579,13 +587,13 @@ async fn send_encoded(
     chunked: bool,
     both: &Cell<bool>,
     core: &Core,
-) -> Result<u64, Fail> {
-    let (mut at, mut sent) = (range.start, 0);
+) -> Result<(), Fail> {
+    let mut at = range.start;
     while at < range.end {
         // Three bytes become four.
         let room = out.capacity().saturating_sub(out.len() + GATHER_ROOM) / 4 * 3;
         if room < ENCODE_BYTES_MIN.min(range.end - at) && !out.is_empty() {
-            sent += flush(incoming, out, to, both, core).await?;
+            flush(incoming, out, to, both, core).await?;
             continue;
         }
         let end = range.end.min(at + room.max(ENCODE_BYTES_MIN));
@@ -601,7 +609,7 @@ async fn send_encoded(
         }
         at = end;
     }
-    Ok(sent)
+    Ok(())
 }
 
 async fn flush(
@@ -610,10 +618,10 @@ async fn flush(
     to: &Transport,
     both: &Cell<bool>,
     core: &Core,
-) -> Result<u64, Fail> {
+) -> Result<(), Fail> {
     let length = out.len();
     if length == 0 {
-        return Ok(0);
+        return Ok(());
     }
     let begun_ms = core.coarse_ms();
     incoming.sends(to, both, core);
@@ -621,7 +629,7 @@ async fn flush(
     to.send(out, 0..length).await.map_err(|error| lost(incoming.origin, to, &error))?;
     incoming.was_taken(to, begun_ms, length, both, core);
     out.clear();
-    Ok(length as u64)
+    Ok(())
 }
 
 /// The receiving side of a transfer failed: the other one than the body's origin.

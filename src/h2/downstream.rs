@@ -469,7 +469,7 @@ impl Served {
             return Some(Ending::Said(silent.then_some(CLIENT_SILENT)));
         }
         drop(inner);
-        if passed.is_some() && rests {
+        if passed.is_some() && (rests || mux.is_quiet()) {
             mux.shrink();
             self.shrunk.set(true);
         }

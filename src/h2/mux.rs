@@ -65,6 +65,8 @@ pub struct Mux {
     writes: Cell<bool>,
     /// It has given back what it had no use for.
     shrunk: Cell<bool>,
+    /// Something has come, or left, since it was asked last whether it is quiet.
+    stirred: Cell<bool>,
     /// Exchanges that have a stream.
     exchanges: Cell<usize>,
     /// Those of them that are with upstreams.
@@ -129,6 +131,7 @@ impl Mux {
             holds_back: Cell::new(false),
             writes: Cell::new(false),
             shrunk: Cell::new(false),
+            stirred: Cell::new(false),
             exchanges: Cell::new(0),
             share: Share::default(),
             unsent: Cell::new(0),
@@ -164,6 +167,7 @@ impl Mux {
         inner.let_some_on();
         self.writes.set(!inner.out.is_empty());
         if !inner.out.is_empty() {
+            self.stir();
             let out = std::mem::take(&mut inner.out);
             drop(inner);
             if self.holds_back.replace(false) {
@@ -197,6 +201,17 @@ impl Mux {
     pub(super) fn rests(&self) -> bool {
         let left = || self.inner().out.is_empty() && self.transport.socket().settled().unwrap_or(true);
         self.exchanges.get() == 0 && !self.writes.get() && left()
+    }
+
+    /// Something has come, or leaves.
+    pub(super) fn stir(&self) {
+        self.stirred.set(true);
+    }
+
+    /// Whether nothing has come or left since this was asked last, whatever is under way: streams on which nothing happens, as
+    /// those of WebSockets mostly are.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.stirred.replace(false) && !self.writes.get() && self.inner().out.is_empty()
     }
 
     /// An exchange begins on the stream `key`, which the peer has opened, or on one that is to be opened.
@@ -355,16 +370,16 @@ impl Mux {
         self.shrunk.replace(false)
     }
 
-    /// Gives back what a connection that [rests](Mux::rests) has no use for.
+    /// Gives back what a connection that [rests](Mux::rests), or [is quiet](Mux::is_quiet), has no use for.
     pub(super) fn shrink(&self) {
         self.shrunk.set(true);
         let mut inner = self.inner();
         inner.connection.shrink();
         inner.compression.shrink();
         if inner.connection.streams_open() == 0 {
-            (inner.streams, inner.methods, inner.heads) = (Vec::new(), Vec::new(), Vec::new());
-            inner.free = Vec::new();
+            (inner.streams, inner.methods) = (Vec::new(), Vec::new());
         }
+        (inner.heads, inner.free) = (Vec::new(), Vec::new());
         inner.line.shrink_to_fit();
     }
 }

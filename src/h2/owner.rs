@@ -156,6 +156,7 @@ async fn read<D: Driven>(side: &D, mux: &Mux, core: &Core) -> Ending {
             _ => return Ending::Lost,
         };
         full = received.len() == received.capacity() && core.node.pressure.worst() == Level::Easy;
+        mux.stir();
         let taken = side.take_in(&received);
         drop(received);
         if let Err(gone) = taken {

@@ -312,7 +312,8 @@ impl Driven for Carrying {
         }
         drop(inner);
         // Between two requests of a busy time it is needed again.
-        if rests && passed && now_ms >= carrier.rests_since_ms.get().saturating_add(LOOK_MS) {
+        let long = rests && now_ms >= carrier.rests_since_ms.get().saturating_add(LOOK_MS);
+        if passed && (long || !rests && mux.is_quiet()) {
             mux.shrink();
         }
         self.rest();

@@ -206,6 +206,15 @@ impl Exchange {
         self.observed_count = 0;
     }
 
+    /// Nothing more is asked or answered, for a long time: of its memory only that stays by which it was judged and is told of.
+    pub fn lasts(&mut self) {
+        self.request.bytes.shrink();
+        self.response.bytes = Buffer::empty();
+        for lines in [&mut self.inserts, &mut self.response_inserts, &mut self.answer_inserts] {
+            *lines = Vec::new();
+        }
+    }
+
     /// Forgets a response: before a second try, and after a 1xx.
     pub fn reset_response(&mut self) {
         self.response.bytes = Buffer::empty();

@@ -123,9 +123,9 @@ pub async fn respond(
         }
         client.transport.set_open_ended(false);
     }
+    x.facts.bytes_out += body.passed_on();
     match sent.map_err(|fail| at_odds.get().map_or(fail, Fail::Client)) {
-        Ok(count) => {
-            x.facts.bytes_out += count;
+        Ok(()) => {
             client.transport.clear_deadline();
             if let Some(status) = body.filter_mut().and_then(|filter| filter.status()) {
                 x.facts.grpc_status = Some(status.number());

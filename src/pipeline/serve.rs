@@ -150,7 +150,7 @@ async fn walk(
             Err(WEBSOCKET_UNSERVED)
         }
         None => Ok(None),
-        Some(websocket) => tunnel::ask(x, websocket),
+        Some(websocket) => tunnel::ask(x, websocket, core),
     };
     let asked = match asked {
         Ok(asked) => asked,

@@ -43,6 +43,7 @@ use crate::pipeline::watch::{Lasting, Lost, Right, Watch};
 use crate::policy::admit::blocks::ADDRESS_BLOCKED;
 use crate::policy::websocket::WebSocket;
 use crate::snapshot::Timeouts;
+use crate::websocket::close::WEBSOCKET_OVERLOAD;
 use crate::websocket::filter::Kind;
 use crate::websocket::handshake::{self, Key, Opening};
 use crate::websocket::{CloseCode, Ending, Filter, Judge, Onward, Sender, Then};
@@ -55,6 +56,12 @@ use crate::worker::{Buffer, Deadline, Peer, Transport, bulk, turn};
 const CLOSE_MS: u64 = 5_000;
 /// How long a piece that is on its way may take when the tunnel ends, milliseconds: no Close frame can stand in its midst.
 const FAREWELL_MS: u64 = 1_000;
+/// How long those are to wait for whom there is no room.
+const OVERLOAD_LINES: &[u8] = b"Retry-After: 5\r\n";
+
+/// Nothing can be chosen at random, which a handshake has to be.
+pub const RANDOMNESS_MISSING: Reason =
+    Reason::ringwall("randomness_missing", 5002, 503, "The system has no random bytes to give");
 /// What a response head gains at most beside the lines of policies.
 const HEAD_ROOM: usize = 512;
 
@@ -71,19 +78,28 @@ pub struct Asked<'a> {
 ///
 /// # Errors
 /// Why it is refused.
-pub fn ask<'a>(x: &mut Exchange, websocket: &'a WebSocket) -> Result<Option<Asked<'a>>, Reason> {
-    match websocket.open(x) {
+pub fn ask<'a>(x: &mut Exchange, websocket: &'a WebSocket, core: &Core) -> Result<Option<Asked<'a>>, Reason> {
+    let judged = match websocket.open(x) {
+        Ok(Some(_)) if !has_room(core) => Err(&WEBSOCKET_OVERLOAD),
         Ok(Some(opening)) => {
             // RFC 6455 §4.1: a nonce that is chosen at random for each connection.
-            let key = opening.key.unwrap_or_else(|| Key::of_nonce(random()));
-            Ok(Some(Asked { websocket, opening, key }))
+            let key = opening.key.or_else(|| random().map(Key::of_nonce));
+            key.map(|key| Some(Asked { websocket, opening, key })).ok_or(&RANDOMNESS_MISSING)
         }
         Ok(None) => Ok(None),
-        Err(reason) => {
-            explain(x, reason);
-            Err(*reason)
-        }
-    }
+        Err(reason) => Err(reason),
+    };
+    judged.map_err(|reason| {
+        explain(x, reason);
+        *reason
+    })
+}
+
+/// Whether the node takes in what lasts: on a connection that is there already a WebSocket is what elsewhere is a connection, and
+/// takes as much. Where no connection is accepted none is opened, so that what is left serves those who are in.
+fn has_room(core: &Core) -> bool {
+    let pressure = &core.node.pressure;
+    !pressure.is_paused() && pressure.memory.level() < Level::Critical
 }
 
 /// What the client is told beside the problem.
@@ -98,16 +114,16 @@ fn explain(x: &mut Exchange, reason: &Reason) {
         handshake::WEBSOCKET_REQUIRED | handshake::WEBSOCKET_VERSION_CONNECT => {
             &b"Sec-WebSocket-Version: 13\r\n"[..]
         }
+        WEBSOCKET_OVERLOAD => OVERLOAD_LINES,
         _ => return,
     };
     x.answer_inserts.extend_from_slice(told);
 }
 
-fn random<const BYTES: usize>() -> [u8; BYTES] {
+/// Bytes that nobody can foresee; `None`: the system has none to give.
+fn random<const BYTES: usize>() -> Option<[u8; BYTES]> {
     let mut bytes = [0; BYTES];
-    // It fails only before the system has gathered any entropy, long before there is a network.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    bytes
+    SystemRandom::new().fill(&mut bytes).ok().map(|()| bytes)
 }
 
 impl Asked<'_> {
@@ -284,7 +300,9 @@ impl Way<'_> {
         since.set(0);
         self.is_stuck = sent.is_err();
         watch.moved_ms.set(core.coarse_ms());
-        self.sent += length as u64;
+        if sent.is_ok() {
+            self.sent += length as u64;
+        }
         sent.is_ok()
     }
 }
@@ -351,6 +369,7 @@ pub async fn run(
     };
     let mut up = way(Sender::Client, client.transport, upstream);
     let mut down = way(Sender::Upstream, upstream, client.transport);
+    x.lasts();
 
     core.state.borrow().metrics.tunnel_opened();
     let ending =
@@ -359,11 +378,11 @@ pub async fn run(
 
     // What came with the head is counted where the request is.
     x.facts.bytes_in += up.received - incoming.rest().len() as u64;
-    x.facts.bytes_out += down.sent;
     x.facts.messages = up.filter.messages() + down.filter.messages();
     x.facts.answered_ns = core.clock.now_ns();
     x.facts.reason = ending.map(|ending| *ending.reason);
     let (is_up_cut, is_down_cut) = leave(client, &mut up, &mut down, ending, core).await;
+    x.facts.bytes_out += down.sent;
     drop((up, down));
     let Lent { connection, guard, .. } = lent;
     drop(guard);
@@ -585,16 +604,20 @@ async fn leave(
     core: &Core,
 ) -> (bool, bool) {
     let mut frames = (Buffer::empty(), Buffer::empty());
+    let key = random();
     if let Some(ending) = ending {
-        let farewell = ending.close(&mut up.filter, &mut down.filter, random());
+        let farewell = ending.close(&mut up.filter, &mut down.filter, key.unwrap_or_default());
         let frame = |frame: Option<crate::websocket::CloseFrame>| {
             frame.map_or_else(Buffer::empty, |frame| copied(frame.as_slice()))
         };
         frames = (frame(farewell.to_upstream), frame(farewell.to_client));
     }
     let by_ms = core.coarse_ms() + FAREWELL_MS;
-    let mut cut = (up.filter.is_cut() || up.is_stuck, down.filter.is_cut() || down.is_stuck);
+    // RFC 6455 §5.3: a mask that can be foreseen is none. Where there is no other, the end of the transport has to tell the upstream.
+    let is_unmasked = key.is_none() && !frames.0.is_empty();
+    let mut cut = (up.filter.is_cut() || up.is_stuck || is_unmasked, down.filter.is_cut() || down.is_stuck);
     if !cut.1 {
+        down.sent += frames.1.len() as u64;
         core.deadline(client.transport, Deadline::Linger, by_ms);
         cut.1 = client.transport.end(&mut frames.1, b"", false).await.is_err();
         if !cut.1 {

@@ -11,7 +11,7 @@
 //! `sizes.message` bounds a message; without it that is 1 MiB.
 //!
 //! # Answers
-//! To the handshake 426, 400, 403 and 501 (RW-2400 to RW-2410); to messages a Close frame with 1008 (RW-2431, RW-2432).
+//! To the handshake 426, 400, 403 and 501 (RW-2400 to RW-2410), 503 where there is no room (RW-2444); to messages a Close frame with 1008 (RW-2431, RW-2432).
 //!
 //! # Cost
 //! A rate is two additions and a comparison a message; a schema one parse of each. No allocation for what passes.

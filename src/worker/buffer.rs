@@ -101,6 +101,13 @@ impl Buffer {
         true
     }
 
+    /// Keeps what it holds in memory of just that size, for bytes that stay long: what was leased goes back.
+    pub fn shrink(&mut self) {
+        let mut kept = Vec::with_capacity(self.bytes.len());
+        kept.extend_from_slice(&self.bytes);
+        *self = Buffer { bytes: kept };
+    }
+
     /// Takes the vector out, for an operation that wants to own it; [`Buffer::restore`] puts it back.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
@@ -227,6 +234,17 @@ mod tests {
         let burst: Vec<Buffer> = (0..300).map(|_| Buffer::small()).collect();
         drop(burst);
         assert!(pooled_bytes() <= 1024 * HEAD + 120 * SMALL);
+    }
+
+    #[test]
+    fn what_stays_long_takes_no_more_than_it_is() {
+        let mut buffer = Buffer::head();
+        buffer.extend_from_slice(b"abc");
+        buffer.shrink();
+        assert_eq!((&**buffer, buffer.capacity()), (&b"abc"[..], 3));
+        buffer.clear();
+        buffer.shrink();
+        assert!(!buffer.is_leased());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
+use hyper::http::Request;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
@@ -20,6 +22,9 @@ const EVENTS: usize = 200;
 const LONG_BYTES: u64 = 256 << 20;
 /// What the node may need more after that than before it. Its buffers are counted in hundreds of KiB.
 const GROWTH_BYTES_MAX: u64 = 6 << 20;
+
+/// The same for a hundred streams of a connection of HTTP/2 that take nothing.
+const STREAMS_GROWTH_BYTES_MAX: u64 = 100 * (64 << 10);
 
 /// An origin that sends one piece whenever it is told to, and nothing in between.
 struct Stepper {
@@ -185,6 +190,28 @@ fn an_event_arrives_under_tls_while_the_origin_holds_the_next_one() {
     lockstep(&stepper, &mut stream, &request(&key), true);
 }
 
+#[test]
+fn what_was_sent_of_an_answer_that_is_cut_is_on_record() {
+    const PART: usize = 30_000;
+    let (stepper, (place, key, _)) = (Stepper::start(), place());
+    let node = Node::start_in(place, "{ address: \"127.0.0.1:0\", tls: none }", &config(stepper.address));
+    let mut stream = connect(node.address);
+    let request = format!("GET /down HTTP/1.1\r\nHost: a.test\r\nX-API-Key: {key}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    stepper.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * PART));
+    let head = until(&mut stream, b"\r\n\r\n").len();
+    stepper.send(vec![b'd'; PART]);
+    stream.read_exact(&mut vec![0; PART]).expect("the first half");
+    // The origin goes.
+    drop(stepper);
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(rest, b"", "an answer that is cut gains nothing");
+    let line = &node.log(1)[0];
+    assert!(line["status"] == 200 && line["reason"].is_string(), "{line}");
+    assert_eq!(line["bytes_out"], head + PART, "{line}");
+}
+
 /// The most memory that the node has had at once, in bytes.
 fn peak(node: &Node) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.child.id())).expect("its status");
@@ -212,8 +239,10 @@ impl Endless {
                 thread::spawn(move || {
                     let head = until(&mut stream, b"\r\n\r\n");
                     if head.starts_with(b"GET ") {
-                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-                        let chunk = [b"10000\r\n".to_vec(), vec![b'd'; 0x10000], b"\r\n".to_vec()].concat();
+                        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+                        let _ = stream.write_all(head.as_bytes());
+                        let event = [b"data: ", &[b'd'; 0x10000 - 8][..], b"\n\n"].concat();
+                        let chunk = [&b"10000\r\n"[..], &event, b"\r\n"].concat();
                         while stream.write_all(&chunk).is_ok() {
                             counted.fetch_add(0x10000, Ordering::Relaxed);
                         }
@@ -239,6 +268,90 @@ impl Endless {
         });
         Endless { address, sent, taken }
     }
+
+    /// Waits until nobody takes anything of what it sends; how much that was.
+    fn stalls(&self) -> u64 {
+        let mut last = 0;
+        loop {
+            thread::sleep(Duration::from_millis(100));
+            let now = self.sent.load(Ordering::Relaxed);
+            if now == last && now > 0 {
+                return now;
+            }
+            last = now;
+        }
+    }
+}
+
+/// Events that come on a stream, read as slowly as its reader likes: the window opens for what it has read.
+struct Events(h2::RecvStream);
+
+impl Events {
+    async fn open(client: &h2::client::SendRequest<Bytes>, key: &str) -> Events {
+        let request = Request::get("http://a/down").header("x-api-key", key).body(()).expect("a request");
+        let mut client = client.clone().ready().await.expect("a place");
+        let (answer, _) = client.send_request(request, true).expect("sent");
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        Events(answer.into_body())
+    }
+
+    /// Reads so many bytes at the least.
+    async fn read(&mut self, bytes: usize) {
+        let mut left = bytes;
+        while left > 0 {
+            let piece = self.0.data().await.expect("more").expect("no reset");
+            self.0.flow_control().release_capacity(piece.len()).expect("as much as came");
+            left = left.saturating_sub(piece.len());
+        }
+    }
+}
+
+#[test]
+fn events_that_a_hundred_streams_of_a_connection_do_not_take_wait_at_their_origin() {
+    const STREAMS: usize = 100;
+    const READ_BYTES: usize = 32 << 20;
+    let origin = Endless::start();
+    let (place, key, _) = place();
+    let listen = "{ address: \"127.0.0.1:0\", tls: none, protocols: [http2] }";
+    let node = Node::start_in(place, listen, &config(origin.address));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let client = runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(node.address).await.expect("connected");
+        // What streams do not read is not to take from each other.
+        let mut builder = h2::client::Builder::new();
+        let handshake = builder.initial_connection_window_size(1 << 30).handshake(socket);
+        let (client, connection) = handshake.await.expect("HTTP/2");
+        tokio::spawn(connection);
+        client
+    });
+    // What a first exchange needs is there before anything is measured.
+    let mut first = runtime.block_on(Events::open(&client, &key));
+    runtime.block_on(first.read(READ_BYTES));
+    let before = peak(&node);
+    let read = runtime.block_on(async {
+        let mut all = Vec::new();
+        for _ in 0..STREAMS {
+            all.push(Events::open(&client, &key).await);
+        }
+        // The runtime stands still from here on: nobody reads the connection either.
+        all
+    });
+    let last = origin.stalls();
+    let stalled = peak(&node);
+    let mut all = read;
+    runtime.block_on(async {
+        for events in &mut all {
+            events.read(256 << 10).await;
+        }
+        first.read(READ_BYTES).await;
+    });
+    origin.stalls();
+    let after = peak(&node);
+    println!(
+        "peak {before} with one stream, {stalled} with {STREAMS} that stall ({last} sent), {after} when all had read on"
+    );
+    assert!(after - before < STREAMS_GROWTH_BYTES_MAX, "{before} became {after}");
 }
 
 #[test]
@@ -269,15 +382,7 @@ fn a_stream_of_256_mebibytes_each_way_leaves_the_memory_of_the_node_as_it_was() 
     let mut stream = connect(node.address);
     stream.write_all(format!("GET /down HTTP/1.1\r\n{credential}\r\n").as_bytes()).expect("sent");
     // A client that does not read yet: the origin is held up, and nothing piles up between them.
-    let mut last = 0;
-    loop {
-        thread::sleep(Duration::from_millis(100));
-        let now = origin.sent.load(Ordering::Relaxed);
-        if now == last && now > 0 {
-            break;
-        }
-        last = now;
-    }
+    let last = origin.stalls();
     let stalled = peak(&node);
     assert!(last < 64 << 20, "{last} bytes are somewhere");
     let mut read = 0;

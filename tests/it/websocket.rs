@@ -5,7 +5,7 @@
 //! the Autobahn test suite. Both run the origin themselves.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -207,23 +207,101 @@ fn chromium_opens_them_and_hears_events_over_http2() {
     serves_chromium(1, "HTTP/2", 200);
 }
 
+const HANDSHAKE: &str = "GET /schema/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// Reads until `end` has come; all that did.
+fn read_until(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut received = Vec::new();
+    while memchr::memmem::find(&received, end).is_none() {
+        let mut byte = [0; 1];
+        let read = stream.read_exact(&mut byte);
+        assert!(read.is_ok(), "{read:?} behind {}", String::from_utf8_lossy(&received));
+        received.push(byte[0]);
+    }
+    received
+}
+
+fn asks_plainly(stream: &mut TcpStream) -> bool {
+    stream.write_all(b"GET /plain/ HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    read_until(stream, b"\r\n\r\nplain").starts_with(b"HTTP/1.1 200 ")
+}
+
+/// A connection of HTTP/1.1 that is kept.
+fn keeps_a_connection(to: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(to).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    assert!(asks_plainly(&mut stream));
+    stream
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).expect("a frame").to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A connection of HTTP/2 with a WebSocket in it.
+fn shares_a_connection(to: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(to).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let (settings, acknowledged) = (frame(4, 0, 0, b""), frame(4, 1, 0, b""));
+    let hello = frame(0, 0, 1, b"\x81\x85\0\0\0\0hello");
+    let preface = &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..];
+    let first = [preface, &settings, &acknowledged, &http2_handshake(1, "/echo/"), &hello].concat();
+    stream.write_all(&first).expect("sent");
+    let _ = read_until(&mut stream, b"\x81\x05hello");
+    stream
+}
+
+/// The handshake of a client of HTTP/2, in literals that enter no table.
+fn http2_handshake(number: u32, path: &str) -> Vec<u8> {
+    let mut block = vec![0x86];
+    for (name, value) in [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":authority", "localhost"),
+        (":path", path),
+        ("sec-websocket-version", "13"),
+    ] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).expect("short"));
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    frame(1, 4, number, &block)
+}
+
+/// A handshake on a connection that is there: the answer, which says that there is no room.
+fn refuses_one_more(stream: &mut TcpStream, handshake: &[u8]) -> String {
+    stream.write_all(handshake).expect("sent");
+    let answer = read_until(stream, b"}");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(
+        answer.contains("\"status\":503") && answer.contains("\"reason\":\"websocket_overload\""),
+        "{answer}"
+    );
+    answer
+}
+
 /// Opens a WebSocket by hand and sends all but the end of a message that is held for its schema; `None`: the node lets nobody in.
 fn opens_and_sends_half(to: SocketAddr) -> Option<TcpStream> {
     const LENGTH: usize = (1 << 20) - 1;
     let mut stream = TcpStream::connect(to).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
     stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-    stream
-        .write_all(
-            b"GET /schema/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        )
-        .ok()?;
+    stream.write_all(HANDSHAKE.as_bytes()).ok()?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0; 1];
         stream.read_exact(&mut byte).ok()?;
         head.push(byte[0]);
+    }
+    if head.starts_with(b"HTTP/1.1 503 ") {
+        return None;
     }
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
     // Text, not the last fragment, under a mask of zeros.
@@ -243,15 +321,18 @@ fn short_of_memory_a_node_ends_those_whose_messages_it_would_have_to_hold_with_1
     let text = text_of(LISTEN, &config(origin)).replace("control: control.sock", more);
     let node = Node::start_whole(place().0, &text, &[]);
     let mut held = Held::open(&node, origin, 3, "/echo/", &[]);
+    let (mut kept, mut shared) = (keeps_a_connection(node.address), shares_a_connection(node.addresses[2]));
     let mut halves: Vec<TcpStream> = Vec::new();
+    let is_paused = || metric(&node, "ringwall_accepts_paused", &[]) == 1.0;
     for _ in 0..200 {
-        let Some(half) = opens_and_sends_half(node.address) else { break };
-        halves.push(half);
-        if refusals(&node, "websocket_overload") >= 1.0 {
+        // One that rests would be let go.
+        assert!(asks_plainly(&mut kept));
+        if refusals(&node, "websocket_overload") >= 1.0 && is_paused() {
             break;
         }
+        halves.extend(opens_and_sends_half(node.address));
     }
-    assert!(refusals(&node, "websocket_overload") >= 1.0, "of {}", halves.len());
+    assert!(refusals(&node, "websocket_overload") >= 1.0 && is_paused(), "of {}", halves.len());
     let told = halves.iter_mut().any(|half| {
         let mut close = [0; 22];
         half.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
@@ -260,6 +341,11 @@ fn short_of_memory_a_node_ends_those_whose_messages_it_would_have_to_hold_with_1
             && &close[4..] == b"websocket_overload"
     });
     assert!(told, "somebody was told to try again later");
+    // On connections that are there nothing more is opened either, and everything else goes on.
+    let refused = refuses_one_more(&mut kept, HANDSHAKE.as_bytes());
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 5\r\n"), "{refused}");
+    refuses_one_more(&mut shared, &http2_handshake(3, "/schema/"));
+    assert!(asks_plainly(&mut kept));
     // Who holds nothing goes on, and the process never had more than it may.
     assert_eq!(held.ask("echo"), "echoed");
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.child.id())).expect("a status");
@@ -336,6 +422,30 @@ impl Drop for Held {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn what_was_sent_before_a_cut_is_on_record() {
+    let origin = free_address();
+    let node = Node::start_in(place().0, LISTEN, &config(origin));
+    let _held = Held::open(&node, origin, 1, "/echo/", &[]);
+    let mut stream = TcpStream::connect(node.address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let handshake = HANDSHAKE.replace("/schema/", "/echo/");
+    let hello = b"\x81\x85\0\0\0\0hello";
+    stream.write_all(&[handshake.as_bytes(), hello].concat()).expect("sent");
+    let mut received = read_until(&mut stream, b"\x81\x05hello");
+    // It goes without a word, but for hearing what it is told.
+    stream.shutdown(Shutdown::Write).expect("an end");
+    stream.read_to_end(&mut received).expect("the rest");
+    let received = received.len();
+    let line = &node.log(1)[0];
+    assert_eq!(line["reason"], "websocket_client_cut", "{line}");
+    assert_eq!(
+        (&line["bytes_out"], &line["bytes_in"]),
+        (&received.into(), &(handshake.len() + hello.len()).into()),
+        "{line}"
+    );
 }
 
 #[test]

@@ -55,7 +55,7 @@ class Scripted(bridge.Stream):
                 await self.put(head + MESSAGE)
             return await self.put(b"\x88\x02\x03\xe8", end=True)
         if name == "stall":
-            await asyncio.sleep(3_600)
+            await asyncio.Event().wait()
         if name == "reset":
             http.reset_stream(self.number, 2)
             return
