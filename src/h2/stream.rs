@@ -538,23 +538,24 @@ impl StreamTransport {
     ///
     /// # Errors
     /// The stream, or its connection, is over.
-    pub async fn response(&self, head: &mut Head<ResponseTable>) -> io::Result<()> {
-        poll_fn(|context| {
-            let mut halves = self.stream.halves.borrow_mut();
-            if let Some(mut come) = halves.heads.pop_front() {
-                std::mem::swap(head, &mut come);
-                come.bytes = Buffer::empty();
-                self.mux.inner().keep_head(come);
-                return Poll::Ready(Ok(()));
-            }
-            let over = self.stream.due.passed().map(|_| Over::Lost(None)).or(halves.over);
-            if let Some(over) = over {
-                return Poll::Ready(Err(over.error()));
-            }
-            halves.reader = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await
+    pub fn poll_response(
+        &self,
+        head: &mut Head<ResponseTable>,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut halves = self.stream.halves.borrow_mut();
+        if let Some(mut come) = halves.heads.pop_front() {
+            std::mem::swap(head, &mut come);
+            come.bytes = Buffer::empty();
+            self.mux.inner().keep_head(come);
+            return Poll::Ready(Ok(()));
+        }
+        let over = self.stream.due.passed().map(|_| Over::Lost(None)).or(halves.over);
+        if let Some(over) = over {
+            return Poll::Ready(Err(over.error()));
+        }
+        halves.reader = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// Sends `buffer[range]`, of which the first that is ever sent, and each behind an interim one, begins with a head.

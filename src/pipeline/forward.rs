@@ -1,7 +1,7 @@
 //! Speaking to the upstream: choose a target, lend a connection, send the request while its body arrives, read the head of
 //! the response, try again only where that is safe.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::http::field::Known;
 use crate::http::head::ResponseTable;
 use crate::http::{BodyLength, HeadLimits, Protocol, Reason, Version, forward as law};
 use crate::pipeline::calls;
-use crate::pipeline::exchange::Exchange;
+use crate::pipeline::exchange::{Exchange, Head};
 use crate::pipeline::fail::{
     CLIENT_GONE, EXCHANGE_TIMEOUT, Fail, UPSTREAM_CLOSED, UPSTREAM_FIRST_BYTE, UPSTREAM_RESET,
 };
@@ -27,6 +27,7 @@ use crate::pipeline::gather::{invite, push_beginning};
 use crate::pipeline::respond::{self, Responded};
 use crate::pipeline::serve::Client;
 use crate::pipeline::tunnel;
+use crate::pipeline::watch::Watching;
 use crate::policy::respond::headers::drop_banners;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
@@ -699,7 +700,7 @@ async fn send_and_read(
             to.end(&mut x.body, b"", true).await.map_err(lost)?;
             times.set(to, Deadline::FirstByte, times.of.first_byte, core);
         }
-        let head_bytes = response_head(x, client, connection, core, times).await?;
+        let head_bytes = response_head(&RefCell::new(x), client, connection, core, times).await?;
         // A response may come before the request is out; the connection then serves no other.
         let request_sent = stays_open || to.settled().unwrap_or(false);
         return Ok(Sent::Head { head_bytes, request_sent });
@@ -711,8 +712,11 @@ async fn send_and_read(
     let both = Cell::new(false);
     let mut upload = pin!(transfer(incoming, client.transport, to, out, framing, &both, core));
     let mut uploaded = None;
+    let mut watching = Watching::default();
+    let endless = x.call.is_some();
     let answered = {
-        let mut head = pin!(response_head(x, client, connection, core, times));
+        let x = RefCell::new(&mut *x);
+        let mut head = pin!(response_head(&x, client, connection, core, times));
         poll_fn(|context| {
             if uploaded.is_none()
                 && let Poll::Ready(result) = upload.as_mut().poll(context)
@@ -728,12 +732,18 @@ async fn send_and_read(
                 // still have said why: its answer is what we wait for.
                 Poll::Pending => match uploaded {
                     Some(Err(fail @ Fail::Client(_))) => Poll::Ready(Err(fail)),
-                    _ => Poll::Pending,
+                    // Whoever still sends needs the right to it.
+                    None => watching.may_go_on(&mut x.borrow_mut(), client, endless, context, core),
+                    Some(_) if watching.has_begun() => {
+                        watching.may_go_on(&mut x.borrow_mut(), client, endless, context, core)
+                    }
+                    Some(_) => Poll::Pending,
                 },
             }
         })
         .await
     };
+    watching.end(x);
     let head_bytes = match (answered, uploaded) {
         (Ok(head_bytes), Some(uploaded)) => {
             return Ok(Sent::Head { head_bytes, request_sent: uploaded.is_ok() });
@@ -784,51 +794,67 @@ async fn send_and_read(
     Ok(Sent::Answered { responded, request_sent })
 }
 
-/// Reads up to the head of the final response; passes interim ones on to clients that know them.
+/// Reads up to the head of the final response; passes interim ones on to clients that know them. Between two polls the exchange
+/// is its caller's.
 async fn response_head(
-    x: &mut Exchange,
+    shared: &RefCell<&mut Exchange>,
     client: &Client<'_>,
     connection: &Connection,
     core: &Core,
     times: &Times<'_>,
 ) -> Result<usize, Fail> {
     let from = &connection.transport;
-    let method = x.method();
+    let method = shared.borrow().method();
     let mut interim = 0;
     if let Some(stream) = from.stream() {
         loop {
-            let come = stream.response(&mut x.response).await;
+            let come =
+                poll_fn(|context| stream.poll_response(&mut shared.borrow_mut().response, context)).await;
             come.map_err(|error| Fail::upstream(from.expired(), Some(&error)))?;
-            if x.facts.answered_ns == 0 {
-                x.facts.answered_ns = core.clock.now_ns();
-            }
-            let head_bytes = x.response.bytes.len();
-            if is_final(x, client, head_bytes, &mut interim, times, core).await? {
+            let head_bytes = {
+                let x = &mut **shared.borrow_mut();
+                if x.facts.answered_ns == 0 {
+                    x.facts.answered_ns = core.clock.now_ns();
+                }
+                x.response.bytes.len()
+            };
+            if is_final(shared, client, head_bytes, &mut interim, times, core).await? {
                 from.clear_deadline();
                 return Ok(head_bytes);
             }
             core.deadline(from, Deadline::Total, times.total_ms);
         }
     }
-    x.response.bytes = Buffer::head();
+    let mut received = Buffer::head();
     // While the upstream worked on it, others used the caches.
-    let cold = Lines::of(&*x);
+    let cold = Lines::of(&**shared.borrow());
     loop {
-        let filled = x.response.bytes.len();
-        if filled == x.response.bytes.capacity() && !x.response.bytes.widen() {
+        if received.len() == received.capacity() && !received.widen() {
             return Err(Fail::Upstream(UPSTREAM_HEAD));
         }
-        match cold.before(from.recv(&mut x.response.bytes)).await {
+        match cold.before(from.recv(&mut received)).await {
             Ok(0) => return Err(Fail::upstream(from.expired(), None)),
             Ok(_) => {}
             Err(error) => return Err(Fail::upstream(from.expired(), Some(&error))),
         }
-        if x.facts.answered_ns == 0 {
-            x.facts.answered_ns = core.clock.now_ns();
+        {
+            let x = &mut **shared.borrow_mut();
+            if x.facts.answered_ns == 0 {
+                x.facts.answered_ns = core.clock.now_ns();
+            }
+            x.response.bytes = received;
         }
         loop {
-            let bytes = &x.response.bytes[..x.response.bytes.len().min(usize::from(u16::MAX))];
-            match parse_response(bytes, &HeadLimits::DEFAULT, method, &mut x.response.table) {
+            let parsed = {
+                let Head { bytes, table } = &mut shared.borrow_mut().response;
+                parse_response(
+                    &bytes[..bytes.len().min(usize::from(u16::MAX))],
+                    &HeadLimits::DEFAULT,
+                    method,
+                    table,
+                )
+            };
+            match parsed {
                 Err(reason) => return Err(Fail::Upstream(reason)),
                 Ok(Parse::Partial) => {
                     // Its first byte is here: now the head as a whole is waited for.
@@ -836,37 +862,45 @@ async fn response_head(
                     break;
                 }
                 Ok(Parse::Complete { head_bytes }) => {
-                    if is_final(x, client, head_bytes, &mut interim, times, core).await? {
+                    if is_final(shared, client, head_bytes, &mut interim, times, core).await? {
                         from.clear_deadline();
                         return Ok(head_bytes);
                     }
-                    x.response.bytes.consume(head_bytes);
-                    x.response.table.reset();
-                    if x.response.bytes.is_empty() {
+                    let Head { bytes, table } = &mut shared.borrow_mut().response;
+                    bytes.consume(head_bytes);
+                    table.reset();
+                    if bytes.is_empty() {
                         break;
                     }
                 }
             }
         }
+        received = std::mem::take(&mut shared.borrow_mut().response.bytes);
     }
 }
 
 /// Whether the head that has come is that of the final response. An interim one is passed on.
 async fn is_final(
-    x: &Exchange,
+    shared: &RefCell<&mut Exchange>,
     client: &Client<'_>,
     head_bytes: usize,
     interim: &mut usize,
     times: &Times<'_>,
     core: &Core,
 ) -> Result<bool, Fail> {
-    match x.response.table.status {
+    let status = shared.borrow().response.table.status;
+    match status {
         101 if times.opens => Ok(true),
         101 => Err(Fail::Upstream(UPSTREAM_UPGRADE)),
         100..=199 if *interim == INTERIM_MAX => Err(Fail::Upstream(UPSTREAM_INTERIM)),
         100..=199 => {
             *interim += 1;
-            pass_interim(x, client, head_bytes, core).await?;
+            let out = interim_head(&shared.borrow(), client, head_bytes, core);
+            if let Some(mut out) = out {
+                let end = out.len();
+                let sent = client.transport.send(&mut out, 0..end).await;
+                sent.map_err(|error| Fail::client(client.transport.expired(), Some(&error)))?;
+            }
             Ok(false)
         }
         _ => Ok(true),
@@ -874,9 +908,9 @@ async fn is_final(
 }
 
 /// RFC 9110 §15.2: an interim response goes to HTTP/1.1 clients; `100` ends here, because the expectation did.
-async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core: &Core) -> Result<(), Fail> {
+fn interim_head(x: &Exchange, client: &Client<'_>, head_bytes: usize, core: &Core) -> Option<Buffer> {
     if x.response.table.status == 100 || x.request.table.version == Version::Http10 {
-        return Ok(());
+        return None;
     }
     let (fields, bytes) = (&x.response.table.fields, &x.response.bytes[..head_bytes]);
     // What the final response may not tell, this one may not either. Nothing is added: it has no fields of its own.
@@ -898,14 +932,9 @@ async fn pass_interim(x: &Exchange, client: &Client<'_>, head_bytes: usize, core
     if let Some(stream) = client.transport.stream() {
         stream.set_never_indexed(x.response.table.never_indexed);
     }
-    let end = out.len();
     let until_ms = core.coarse_ms() + client.stream_idle_ms(x);
     core.deadline(client.transport, Deadline::StreamIdle, until_ms);
-    client
-        .transport
-        .send(&mut out, 0..end)
-        .await
-        .map_err(|error| Fail::client(client.transport.expired(), Some(&error)))
+    Some(out)
 }
 
 /// Decides once, for all attempts, which fields go on and which are added.

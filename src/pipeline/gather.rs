@@ -1,5 +1,10 @@
 //! Holding a body for the policies that want the whole of it.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
 use crate::accept::pressure::{Level, MEMORY_SHORT};
 use crate::h1::body::{Incoming, Piece};
 use crate::h1::encode::{CHUNK_END, CHUNK_HEAD_BYTES_MAX, CONTINUE, chunk_head};
@@ -7,6 +12,7 @@ use crate::http::BodyLength;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::serve::Client;
+use crate::pipeline::watch::Watching;
 use crate::worker::buffer::SMALL;
 use crate::worker::core::Core;
 use crate::worker::{Buffer, Deadline};
@@ -19,13 +25,13 @@ pub const OBSERVED_BYTES_MAX: u64 = 1 << 20;
 /// whether all of it is there: what is held otherwise is its beginning.
 ///
 /// # Errors
-/// The client's side failed, the body is larger than it may be, or the node is short of memory.
+/// The client's side failed or has lost its right, the body is larger than it may be, or the node is short of memory.
 pub async fn hold(
     x: &mut Exchange,
     client: &Client<'_>,
     incoming: &mut Incoming,
     enforced: bool,
-    core: &Core,
+    core: &Rc<Core>,
 ) -> Result<bool, Fail> {
     let bytes_max = if enforced { u64::MAX } else { OBSERVED_BYTES_MAX };
     // What is held is what memory goes to first; who streams goes on.
@@ -37,6 +43,7 @@ pub async fn hold(
         BodyLength::Length(length) => Buffer::of(usize::try_from(length).unwrap_or(usize::MAX).min(SMALL)),
         _ => Buffer::small(),
     };
+    let mut watching = Watching::default();
     loop {
         match incoming.piece()? {
             Piece::Data(range) => {
@@ -57,15 +64,22 @@ pub async fn hold(
                 }
                 x.body.extend_from_slice(piece);
                 if !room || x.body.len() as u64 > bytes_max {
+                    watching.end(x);
                     return Ok(false);
                 }
             }
             Piece::Wanting => {
                 invite(x, client, core).await?;
-                incoming.receive(client.transport, core).await?;
+                let mut receiving = pin!(incoming.receive(client.transport, core));
+                poll_fn(|context| match receiving.as_mut().poll(context) {
+                    Poll::Ready(received) => Poll::Ready(received),
+                    Poll::Pending => watching.may_go_on(x, client, false, context, core),
+                })
+                .await?;
             }
             Piece::End => {
                 client.transport.clear_deadline();
+                watching.end(x);
                 return Ok(true);
             }
         }

@@ -1,10 +1,10 @@
 //! What lasts, looked at twice a second: whether an exchange may still go on.
 //!
-//! For: [`crate::pipeline::tunnel`], and [`crate::pipeline::respond`] for every response that does not leave at once
-//! ([`while_it_may`]). Not for: deadlines of transports, which end what they stand for ([`crate::worker::sweep`]): here only a task is
+//! For: [`crate::pipeline::tunnel`], and every request that is not here at once ([`crate::pipeline::gather`],
+//! [`crate::pipeline::forward`]) and response that does not leave at once ([`crate::pipeline::respond`]): [`Watching`]. Not for: deadlines of transports, which end what they stand for ([`crate::worker::sweep`]): here only a task is
 //! woken, which then judges for itself.
 //!
-//! **Nothing outlasts the right to it** (AN-18). A WebSocket, a stream of events, a call of gRPC, a download: each ends when its
+//! **Nothing outlasts the right to it** (AN-18). A WebSocket, a stream of events, a call of gRPC, a download, an upload: each ends when its
 //! credential does, and is judged again when the configuration, the blocks, the stores of keys or the issuers' keys have changed,
 //! from route to grants, by the head that it began with. It ends if it would be refused now, and only then.
 //!
@@ -25,6 +25,7 @@ use crate::http::{Method, Reason};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::fail::Fail;
 use crate::pipeline::serve::Client;
+use crate::policy::authorize::allow::OPERATION_CLOSED;
 use crate::policy::identify::api_key;
 use crate::route::Lookup;
 use crate::snapshot::Action;
@@ -220,52 +221,125 @@ enum Judged {
 /// Something has changed under an exchange: it is judged by what holds now.
 #[cold]
 fn judge_again(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Result<Judged, Lost> {
+    let lines = x.answer_inserts.len();
+    let judged = judge_anew(x, client, core);
+    x.answer_inserts.truncate(lines);
+    judged.map_err(|(lost, _)| lost)
+}
+
+/// The refusal of a request, to which nothing has been answered, that has lost its right: what it would be refused with if it came
+/// now, with the lines that go with that.
+#[cold]
+fn refusal(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Reason {
+    judge_anew(x, client, core).err().and_then(|(_, reason)| reason).unwrap_or(EXCHANGE_REVOKED)
+}
+
+/// By what holds now: how its right was lost, and why it would be refused, if that is what would be answered.
+fn judge_anew(x: &mut Exchange, client: &Client<'_>, core: &Core) -> Result<Judged, (Lost, Option<Reason>)> {
+    const UNSERVED: (Lost, Option<Reason>) = (Lost::Unserved, None);
+    let revoked = |reason: Reason| (Lost::Credential, Some(reason));
     let view = core.view();
     let snapshot = &view.snapshot;
-    let listener = snapshot.listener(client.listener.id).ok_or(Lost::Unserved)?;
+    let listener = snapshot.listener(client.listener.id).ok_or(UNSERVED)?;
     if !listener.keeps(client.transport.is_tls(), client.transport.protocol()) {
-        return Err(Lost::Unserved);
+        return Err(UNSERVED);
     }
     let now_ns = core.clock.now_ns();
     let now_s = core.clock.unix_ns(now_ns) / 1_000_000_000;
     if let Some(clients) = listener.tls.as_ref().and_then(ServerProfile::clients) {
-        clients.admit(client.transport.client_certificate(), now_s).map_err(|_| Lost::Credential)?;
+        clients.admit(client.transport.client_certificate(), now_s).map_err(|reason| revoked(*reason))?;
     }
     // GET implies HEAD, which has no body that could last.
     let method = if x.facts.upgraded { Method::Get } else { x.method() };
     let Lookup::Found { value, .. } = snapshot.router.find(x.host(), x.path(), method) else {
-        return Err(Lost::Unserved);
+        return Err(UNSERVED);
     };
-    let operation = snapshot.operations.get(value as usize).ok_or(Lost::Unserved)?;
+    let operation = snapshot.operations.get(value as usize).ok_or(UNSERVED)?;
     if x.facts.upgraded && operation.websocket.is_none() {
-        return Err(Lost::Unserved);
+        return Err(UNSERVED);
     }
     if matches!(operation.action, Action::Closed) {
-        return Err(Lost::Credential);
+        return Err(revoked(OPERATION_CLOSED));
     }
     let blocks = &core.node.blocks;
     if blocks.number() != 0 {
-        blocks.request(x, Some(operation), snapshot).map_err(|_| Lost::Credential)?;
+        blocks.request(x, Some(operation), snapshot).map_err(revoked)?;
     }
     // What the record will say is what it was opened by.
-    let (known, lines) = (x.identity.take(), (x.inserts.len(), x.answer_inserts.len()));
+    let (known, lines) = (x.identity.take(), x.inserts.len());
     let mut state = core.state.borrow_mut();
     (state.now_ns, state.now_s) = (now_ns, now_s);
     let judged = operation.chain.run_again(x, &mut state);
     drop(state);
     let judged = match judged {
-        Err(reason) if matches!(reason.status, 401 | 403) => Err(Lost::Credential),
+        Err(reason) if matches!(reason.status, 401 | 403) => Err(revoked(*reason)),
         Err(_) => Ok(Judged::Unknown),
-        Ok(()) => blocks.identity(x).map(|()| Judged::Admitted).map_err(|_| Lost::Credential),
+        Ok(()) => blocks.identity(x).map(|()| Judged::Admitted).map_err(revoked),
     };
-    x.inserts.truncate(lines.0);
-    x.answer_inserts.truncate(lines.1);
+    x.inserts.truncate(lines);
     x.identity = known;
     judged
 }
 
-/// Sends a response for as long as there is a right to it. `endless`: one that is meant to last, and has no end that could be waited
-/// for when what it was asked of is served no more.
+/// The watch over what takes its time of an exchange, begun when that does not end at once.
+#[derive(Debug, Default)]
+pub struct Watching(Option<Rc<Watch<Right>>>);
+
+impl Watching {
+    /// Whether there is something that has taken its time.
+    pub fn has_begun(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// There is nothing to do now for `x`: says if it may not go on, and has its task woken when that is to be asked again. `endless`:
+    /// it is meant to last, and has no end that could be waited for when what it was asked of is served no more.
+    ///
+    /// # Errors
+    /// Its right is lost.
+    pub fn look(
+        &mut self,
+        x: &mut Exchange,
+        client: &Client<'_>,
+        endless: bool,
+        context: &Context<'_>,
+        core: &Rc<Core>,
+    ) -> Result<(), Lost> {
+        let watch = self.0.get_or_insert_with(|| begin(x, core));
+        if watch.has_found() {
+            match watch.judge(x, client, core) {
+                Err(lost) if endless || lost == Lost::Credential => return Err(lost),
+                Err(_) | Ok(()) => watch.rest(core),
+            }
+        }
+        watch.wait(context);
+        Ok(())
+    }
+
+    /// As [`Watching::look`], of a request to which nothing has been answered: what it is refused with.
+    pub fn may_go_on<T>(
+        &mut self,
+        x: &mut Exchange,
+        client: &Client<'_>,
+        endless: bool,
+        context: &Context<'_>,
+        core: &Rc<Core>,
+    ) -> Poll<Result<T, Fail>> {
+        match self.look(x, client, endless, context, core) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Fail::Client(refusal(x, client, core)))),
+        }
+    }
+
+    /// Nothing is under way any more: the next one of `x` has what is left of this.
+    pub fn end(self, x: &mut Exchange) {
+        if let Some(watch) = self.0 {
+            watch.clear();
+            x.watch = Some(watch);
+        }
+    }
+}
+
+/// Sends a response for as long as there is a right to it; `endless` as for [`Watching::look`].
 ///
 /// # Errors
 /// Those of `sending`, which is then over; [`EXCHANGE_REVOKED`].
@@ -276,34 +350,20 @@ pub async fn while_it_may<T>(
     mut sending: Pin<&mut impl Future<Output = Result<T, Fail>>>,
     core: &Rc<Core>,
 ) -> Result<T, Fail> {
-    let mut watch: Option<Rc<Watch<Right>>> = None;
-    let sent = poll_fn(|context| {
-        if let Poll::Ready(sent) = sending.as_mut().poll(context) {
-            return Poll::Ready(sent);
-        }
-        let watch = match &watch {
-            Some(watch) => watch,
-            None => watch.insert(begin(x, core)),
-        };
-        if watch.has_found() {
-            match watch.judge(x, client, core) {
-                Err(Lost::Credential) => return Poll::Ready(Err(Fail::Upstream(EXCHANGE_REVOKED))),
-                Err(Lost::Unserved) if endless => return Poll::Ready(Err(Fail::Upstream(EXCHANGE_REVOKED))),
-                Err(Lost::Unserved) | Ok(()) => watch.rest(core),
-            }
-        }
-        watch.wait(context);
-        Poll::Pending
+    let mut watching = Watching::default();
+    let sent = poll_fn(|context| match sending.as_mut().poll(context) {
+        Poll::Ready(sent) => Poll::Ready(sent),
+        Poll::Pending => match watching.look(x, client, endless, context, core) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Fail::Upstream(EXCHANGE_REVOKED))),
+        },
     })
     .await;
-    if let Some(watch) = watch {
-        watch.clear();
-        x.watch = Some(watch);
-    }
+    watching.end(x);
     sent
 }
 
-/// The response does not leave at once.
+/// It does not end at once.
 fn begin(x: &mut Exchange, core: &Rc<Core>) -> Rc<Watch<Right>> {
     let watch = x.watch.take().unwrap_or_else(|| Watch::new(Right::new(core)));
     watch.begin(x);

@@ -25,6 +25,8 @@ const LISTEN: &str = "\n  - { address: \"127.0.0.1:0\", tls: none }\n  \
 /// Everything but the WebSockets ends as a response does.
 const RESPONSES: f64 = 9.0;
 const WEBSOCKETS: f64 = 4.0;
+/// What nothing has been answered to is refused as if it came now.
+const UPLOADS: f64 = 6.0;
 
 /// A script that does what it is told.
 struct Script {
@@ -118,6 +120,7 @@ impl Served {
         let place = Place::new();
         place.write("pepper", "0123456789abcdef0123456789abcdef");
         place.write("keys.json", &keys("k"));
+        place.write("any.json", "{}");
         let key = new_key(place.path(), "shop", &[]);
         let config = format!(
             r#"upstreams:
@@ -130,7 +133,7 @@ login:
   keys: {{ api_key: X-API-Key, store: partners.keys, pepper: "secret:file:pepper" }}
   people: {{ jwt: keys.json, issuer: "https://i.example/", audience: all, algorithms: [HS256], skew: 0s }}
 apis:
-  one: {{ to: one, operations: {{ events: GET /events, download: GET /download, flood: GET /flood }}, allow: [{{ who: [keys, people] }}] }}
+  one: {{ to: one, operations: {{ upload: POST /upload, hold: {{ match: POST /hold, body: {{ schema: any.json }} }}, events: GET /events, download: GET /download, flood: GET /flood }}, allow: [{{ who: [keys, people] }}] }}
   two: {{ base: /two, to: two, raw: "a test", allow: [{{ who: [keys, people] }}] }}
   sockets: {{ base: /socket, to: sockets, raw: "a test", websocket: true, allow: [{{ who: [keys, people] }}] }}
   sockets2: {{ base: /socket2, to: sockets2, raw: "a test", websocket: true, allow: [{{ who: [keys, people] }}] }}
@@ -171,8 +174,12 @@ apis:
     }
 
     /// All of them end, and say why; by the node's own clock within a second of `since`.
-    fn all_end_since(&self, since: Timestamp, held: &mut Script) {
+    /// `refused` is with what status and reason a request is refused that comes now.
+    fn all_end_since(&self, since: Timestamp, refused: (u16, &str), held: &mut Script) {
         comes_to(RESPONSES, || refusals(&self.node, "exchange_revoked"));
+        comes_to(UPLOADS, || refusals(&self.node, refused.1));
+        let answer = format!("{} {}", refused.0, refused.1);
+        let status = if refused.0 == 401 { "UNAUTHENTICATED" } else { "PERMISSION_DENIED" };
         comes_to(WEBSOCKETS, || refusals(&self.node, "websocket_credential"));
         for (kind, end) in held.ask("wait") {
             let expected: &[&str] = match kind.as_str() {
@@ -185,14 +192,22 @@ apis:
                 // INTERNAL_ERROR, as for whatever breaks in the midst of a response.
                 "events h2" | "events h2 to h2" | "download h2" => &["reset 2"],
                 "call" | "conversation" => &["UNAUTHENTICATED RW-2219 exchange_revoked"],
+                "upload h1" | "upload h1 to h2" | "held h1" | "upload h2" | "upload h2 to h2" => &[&answer],
+                "gather" if end.starts_with(status) && end.ends_with(refused.1) => continue,
                 _ => &[],
             };
             assert!(expected.contains(&end.as_str()), "{kind}: {end}");
         }
-        let lines = self.node.log(RESPONSES as usize + WEBSOCKETS as usize);
+        let lines = self.node.log((RESPONSES + WEBSOCKETS + UPLOADS) as usize);
         for line in &lines {
-            let code = if line["messages"].is_u64() { "RW-2440" } else { "RW-2219" };
-            assert!(line["code"] == code && line["subject"].is_string(), "{line}");
+            let reason =
+                match (line["messages"].is_u64(), line["status"] == refused.0 && line["reason"] == refused.1)
+                {
+                    (true, _) => "websocket_credential",
+                    (false, true) => refused.1,
+                    (false, false) => "exchange_revoked",
+                };
+            assert!(line["reason"] == reason && line["subject"].is_string(), "{line}");
             let at: Timestamp = line["time"].as_str().expect("a time").parse().expect("a time");
             let after = at.duration_since(since);
             assert!(after.as_millis() < AT_MOST_MS, "{after:?}: {line}");
@@ -215,7 +230,7 @@ fn they_end_when_their_token_does() {
     let state = held.ask("state");
     assert!(state.values().all(|end| end == "open"), "{state:?}");
     assert!(Timestamp::now().as_second() < exp, "they were opened in time, and did not end before");
-    served.all_end_since(Timestamp::from_second(exp).expect("a time"), &mut held);
+    served.all_end_since(Timestamp::from_second(exp).expect("a time"), (401, "token_expired"), &mut held);
     assert!(others.ask("state").values().all(|end| end == "open"), "{:?}", others.ask("state"));
 }
 
@@ -226,7 +241,7 @@ fn they_end_when_their_key_is_deleted_and_those_of_others_do_not() {
     let mut others = served.hold(&bearer(4_000_000_000));
     served.node.place.write("partners.keys", "");
     let since = said_at(&served.node.wait_for("RW-6016"));
-    served.all_end_since(since, &mut held);
+    served.all_end_since(since, (401, "api_key_unknown"), &mut held);
     assert!(others.ask("state").values().all(|end| end == "open"), "{:?}", others.ask("state"));
 }
 
@@ -242,7 +257,7 @@ fn they_end_when_their_caller_is_blocked_and_those_of_others_do_not() {
         .output()
         .expect("ringwall block");
     assert!(output.status.success(), "{output:?}");
-    served.all_end_since(Timestamp::now(), &mut held);
+    served.all_end_since(Timestamp::now(), (403, "identity_blocked"), &mut held);
     assert!(others.ask("state").values().all(|end| end == "open"), "{:?}", others.ask("state"));
 }
 
@@ -253,7 +268,7 @@ fn they_end_when_their_issuer_takes_the_key_back_that_signed_their_token() {
     let mut others = served.hold(&served.key);
     served.node.place.write("keys.json", &keys("another"));
     let since = said_at(&served.node.wait_for("RW-6010"));
-    served.all_end_since(since, &mut held);
+    served.all_end_since(since, (401, "key_unknown"), &mut held);
     assert!(others.ask("state").values().all(|end| end == "open"), "{:?}", others.ask("state"));
 }
 
@@ -266,7 +281,7 @@ fn they_end_when_a_reload_takes_their_issuer_away_and_not_before() {
     std::thread::sleep(Duration::from_millis(1_200));
     assert!(held.ask("state").values().all(|end| end == "open"), "{:?}", held.ask("state"));
     let since = served.reload("https://i.example/", "https://other.example/");
-    served.all_end_since(since, &mut held);
+    served.all_end_since(since, (401, "token_issuer"), &mut held);
 }
 
 #[test]
@@ -277,7 +292,11 @@ fn what_has_no_end_of_its_own_ends_with_its_operation_and_a_download_goes_on() {
     for name in ["two", "socket", "lasting.Calls"] {
         served.reload(&format!("base: /{name}"), &format!("base: /no/{name}"));
     }
-    let goes_on = |kind: &str| ["download h1", "download h2", "stalled h1"].contains(&kind);
+    let goes_on = |kind: &str| {
+        kind.starts_with("download")
+            || kind.starts_with("upload")
+            || ["stalled h1", "held h1"].contains(&kind)
+    };
     let begun = Instant::now();
     let state = loop {
         let state = held.ask("state");

@@ -24,6 +24,7 @@ import grpc
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
@@ -49,6 +50,10 @@ async def http1():
                     writer.write(b"x" * 100)
                     await writer.drain()
                     await asyncio.sleep(0.1)
+            if path.startswith("/upload"):
+                while await reader.read(1 << 16):
+                    pass
+                return
             if path.startswith("/flood"):
                 writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                 while True:
@@ -73,7 +78,9 @@ async def http2():
         try:
             while data := await reader.read(1 << 16):
                 for event in http.receive_data(data):
-                    if isinstance(event, h2.events.RequestReceived):
+                    if isinstance(event, h2.events.DataReceived):
+                        http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    if isinstance(event, h2.events.RequestReceived) and dict(event.headers)[":method"] == "GET":
                         http.send_headers(event.stream_id, [(":status", "200"), ("content-type", "text/event-stream")])
                         http.send_data(event.stream_id, b"data: 1\n\n")
                 writer.write(http.data_to_send())
@@ -92,7 +99,12 @@ def calls():
         while context.is_active():
             time.sleep(0.05)
 
-    handlers = {"Watch": grpc.unary_stream_rpc_method_handler(once), "Talk": grpc.stream_stream_rpc_method_handler(lambda all_of, _: all_of)}
+    def last(requests, _):
+        for request in requests:
+            pass
+        return request
+
+    handlers = {"Gather": grpc.stream_unary_rpc_method_handler(last), "Watch": grpc.unary_stream_rpc_method_handler(once), "Talk": grpc.stream_stream_rpc_method_handler(lambda all_of, _: all_of)}
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("lasting.Calls", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -161,7 +173,7 @@ class Stream:
         self.end = None
         await self.until(lambda event: isinstance(event, h2.events.DataReceived))
 
-    async def until(self, found):
+    async def until(self, found, status="200"):
         while self.end is None:
             self.writer.write(self.http.data_to_send())
             data = await self.reader.read(1 << 16)
@@ -169,7 +181,7 @@ class Stream:
                 self.end = "closed"
             for event in self.http.receive_data(data):
                 if isinstance(event, h2.events.ResponseReceived):
-                    suite.same(dict(event.headers)[":status"], "200")
+                    suite.same(dict(event.headers)[":status"], status or dict(event.headers)[":status"])
                 if isinstance(event, h2.events.StreamReset):
                     self.end = f"reset {int(event.error_code)}"
                 if isinstance(event, h2.events.StreamEnded):
@@ -180,6 +192,72 @@ class Stream:
     async def ended(self):
         await self.until(lambda _: False)
         return self.end
+
+
+class Upload:
+    """A request over HTTP/1.1 whose body has no end; it begins when it has been admitted."""
+
+    def __init__(self, path):
+        self.path = path
+
+    async def open(self, ports, fields):
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", ports.http1)
+        lines = [f"POST {self.path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Transfer-Encoding: chunked",
+                 "Expect: 100-continue", *(f"{name}: {value}" for name, value in fields), "", ""]
+        self.writer.write("\r\n".join(lines).encode())
+        suite.same((await self.reader.readuntil(b"\r\n\r\n")).split()[1], b"100")
+        self.sending = asyncio.create_task(self.send())
+
+    async def send(self):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.writer.write(b"400\r\n" + b" " * 1024 + b"\r\n")
+                await self.writer.drain()
+                await asyncio.sleep(0.1)
+
+    async def ended(self):
+        answer = await self.reader.read()
+        self.sending.cancel()
+        head, body = answer.split(b"\r\n\r\n", 1)
+        suite.same(b"www-authenticate:" in head.lower(), head.split()[1] == b"401")
+        return f"{head.split()[1].decode()} {json.loads(body)['reason']}"
+
+
+class UploadStream(Stream):
+    """The same over HTTP/2."""
+
+    async def open(self, ports, fields):
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", ports.http2)
+        self.http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.http.initiate_connection()
+        self.http.send_headers(1, [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", self.path),
+                                   ("expect", "100-continue"), *((name.lower(), value) for name, value in fields)])
+        self.end, self.body = None, b""
+        await self.until(lambda event: isinstance(event, h2.events.InformationalResponseReceived))
+        self.sending = asyncio.create_task(self.send())
+
+    async def send(self):
+        while self.end is None:
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                self.http.send_data(1, b" " * 1024)
+                self.writer.write(self.http.data_to_send())
+            await asyncio.sleep(0.1)
+
+    async def ended(self):
+        heads = []
+
+        def hear(event):
+            if isinstance(event, h2.events.ResponseReceived):
+                heads.append(dict(event.headers))
+            if isinstance(event, h2.events.DataReceived):
+                self.body += event.data
+
+        await self.until(lambda event: hear(event) or False, "")
+        self.sending.cancel()
+        if not heads:
+            return self.end
+        suite.same("www-authenticate" in heads[0], heads[0][":status"] == "401")
+        return f"{heads[0][':status']} {json.loads(self.body)['reason']}"
 
 
 class WebSocket:
@@ -209,6 +287,10 @@ class Call:
     async def open(self, ports, fields):
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{ports.http2}", options=[("grpc.default_authority", "localhost")])
         metadata = [(name.lower(), value) for name, value in fields]
+        if self.method == "Gather":
+            self.call = self.channel.stream_unary("/lasting.Calls/Gather")(metadata=metadata)
+            await self.call.write(b"1")
+            return
         if self.method == "Watch":
             self.call = self.channel.unary_stream("/lasting.Calls/Watch")(b"1", metadata=metadata)
         else:
@@ -228,7 +310,9 @@ KINDS = {
     "events h2": lambda: Stream("/events"), "events h2 to h2": lambda: Stream("/two/events"),
     "download h1": lambda: Body("/download"), "download h2": lambda: Stream("/download"),
     "stalled h1": lambda: Body("/flood", False),
-    "call": lambda: Call("Watch"), "conversation": lambda: Call("Talk"),
+    "upload h1": lambda: Upload("/upload"), "upload h1 to h2": lambda: Upload("/two/upload"), "held h1": lambda: Upload("/hold"),
+    "upload h2": lambda: UploadStream("/upload"), "upload h2 to h2": lambda: UploadStream("/two/upload"),
+    "gather": lambda: Call("Gather"), "call": lambda: Call("Watch"), "conversation": lambda: Call("Talk"),
 }
 
 
