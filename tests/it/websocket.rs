@@ -16,7 +16,7 @@ use crate::node::{Node, PATIENCE, Place, comes_to, metric, new_key, refusals, te
 /// At least so many cases have to have run, or something has left them out.
 const CASES_MIN: usize = 112;
 /// Of those that are about upstreams of HTTP/2, from clients of either.
-const CONNECT_CASES: usize = 28;
+const CONNECT_CASES: usize = 30;
 /// The same of Autobahn's list, over HTTP/1.1 and HTTP/2, from both ends.
 const AUTOBAHN_CASES: usize = 1_854;
 
@@ -112,12 +112,13 @@ fn every_case_of_the_suite_passes_to_an_upstream_of_http2() {
 
 #[test]
 fn upstreams_of_http2_are_asked_held_up_reset_and_refused() {
-    let [takes, bare, silent] = [free_address(), free_address(), free_address()];
+    let [takes, bare, silent, by_node] = [(); 4].map(|()| free_address());
     let config = format!(
         "upstreams:\n  takes: {{ targets: [\"http://{takes}\"], protocol: http2 }}\n  \
          bare: {{ targets: [\"http://{bare}\"], protocol: http2 }}\n  \
-         silent: {{ targets: [\"http://{silent}\"], protocol: http2, timeouts: {{ connect: 500ms }} }}\napis:\n{}",
-        ["takes", "bare", "silent"]
+         silent: {{ targets: [\"http://{silent}\"], protocol: http2, timeouts: {{ connect: 500ms }} }}\n  \
+         node: {{ targets: [\"http://{by_node}\"], protocol: http2 }}\napis:\n{}",
+        ["takes", "bare", "silent", "node"]
             .map(|name| format!(
                 "  {name}: {{ base: /{name}, to: {name}, raw: \"a test\", websocket: true, allow: [{{ who: anyone }}] }}\n"
             ))
@@ -129,7 +130,7 @@ fn upstreams_of_http2_are_asked_held_up_reset_and_refused() {
         command.args([name, &address.port().to_string()]);
     }
     command.args(["--pid", &node.child.id().to_string()]);
-    for (name, address) in [("--takes", takes), ("--bare", bare), ("--silent", silent)] {
+    for (name, address) in [("--takes", takes), ("--bare", bare), ("--silent", silent), ("--node", by_node)] {
         command.args([name, &address.to_string()]);
     }
     assert_eq!(all_pass(&mut command), CONNECT_CASES);

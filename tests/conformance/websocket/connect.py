@@ -1,9 +1,10 @@
 """WebSockets to upstreams of HTTP/2 (RFC 8441), as those end, stall, reset and refuse them; from clients of HTTP/1.1 and HTTP/2.
 
     connect.py --http1 PORT --http2 PORT --pid PID --takes ADDRESS:PORT --bare ADDRESS:PORT --silent ADDRESS:PORT
+               --node ADDRESS:PORT
 
 The node, whose process is PID, has to serve what `tests/it/websocket.rs` configures. The upstreams are started here: one that takes
-WebSockets, one that takes none, one that never says anything. Prints one JSON object a line for each case.
+WebSockets, one that takes none, one that never says anything, and Node's. Prints one JSON object a line for each case.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import asyncio
 import json
 import struct
 import time
+from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 
 import bridge
@@ -104,6 +106,22 @@ async def messages_pass_and_are_closed(over, _):
             await socket.send(message)
             same(await socket.recv(), message)
     same(await ended_there("/takes/echo"), 1000)
+
+
+@case
+async def a_server_of_node_is_an_upstream_like_any(over, _):
+    async with over.open("/node/echo", subprotocols=["chat.v1", "chat.v2"]) as socket:
+        same(socket.subprotocol, "chat.v2")
+        for message in ["", "ä€😀", b"\x00\xff" * 50, "x" * 126, b"y" * 65_535, b"z" * 70_000, "w" * 1_000_000]:
+            await socket.send(message)
+            same(await socket.recv(), message)
+        numbers = [str(number) * (number % 40) for number in range(1_000)]
+        for number in numbers:
+            await socket.send(number)
+        for number in numbers:
+            same(await socket.recv(), number)
+        await asyncio.wait_for(await socket.ping(b"there?"), 5)
+    same(socket.close_code, 1000)
 
 
 @case
@@ -289,6 +307,10 @@ async def run(arguments):
         await bridge.bridge(arguments.bare, ":0", settings={}, kind=Scripted),
         await asyncio.start_server(nothing, host, int(port)),
     ]
+    script = Path(__file__).with_name("server.mjs")
+    node = await asyncio.create_subprocess_exec("node", script, *arguments.node.rsplit(":", 1),
+                                                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    same(await node.stdout.readline(), b"listens\n")
     ways = {"h1": Over1(f"ws://127.0.0.1:{arguments.http1}"), "h2": Over2(arguments.http2, False)}
     for name, over in ways.items():
         for function in CASES:
@@ -302,13 +324,15 @@ async def run(arguments):
             print(json.dumps(record), flush=True)
     for upstream in upstreams:
         upstream.close()
+    node.stdin.close()
+    await node.wait()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for name in ["http1", "http2", "pid"]:
         parser.add_argument(f"--{name}", type=int, required=True)
-    for name in ["takes", "bare", "silent"]:
+    for name in ["takes", "bare", "silent", "node"]:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--only", default="")
     asyncio.run(run(parser.parse_args()))
