@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ringwall::accept::proxy_protocol::{Announced, PROXY_TIMEOUT, Versions, receive};
 use ringwall::worker::{Deadline, Sweep};
 
-use crate::hostile::{connect_from, is_ended, records};
+use crate::hostile::{comes_to_an_end, connect_from, is_ended, records};
 use crate::node::{Client, Node, Place, comes_to, fetch, metric, refusals, text_of};
 use crate::traps_loop::{connected, in_time, on_loop, wanted};
 
@@ -227,7 +227,7 @@ fn a_block_ends_handshakes_and_announcements_and_is_their_reason() {
     comes_to(2.0, || metric(&node, "ringwall_connections", &[]));
     let output = ringwall(&node, "block add --address 127.0.0.2 --reason test");
     assert!(output.status.success(), "{output:?}");
-    assert!(standing.iter_mut().all(is_ended));
+    assert!(standing.iter_mut().all(comes_to_an_end));
     assert_eq!(records(&node, "address_blocked", 2).len(), 2);
     let others = ["client_handshake_left", "proxy_timeout", "client_handshake_timeout"];
     assert!(node.log(2).iter().all(|line| !others.iter().any(|other| line["reason"] == *other)));

@@ -68,7 +68,16 @@ fn address(number: usize) -> Ipv4Addr {
 
 /// Whether the other side has ended the connection by now, or does within a second.
 pub fn is_ended(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    is_ended_within(Duration::from_secs(1), stream)
+}
+
+/// Whether it does at all: for what has to, however busy the machine is.
+pub fn comes_to_an_end(stream: &mut TcpStream) -> bool {
+    is_ended_within(PATIENCE, stream)
+}
+
+fn is_ended_within(time: Duration, stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(time)).expect("a timeout");
     match stream.read(&mut [0; 1]) {
         Ok(count) => count == 0,
         Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
@@ -97,18 +106,32 @@ fn resident(node: &Node) -> f64 {
     kib * 1_024.0
 }
 
+/// For how long this thread and those of the node were ready to run and others had the cores (Documentation/scheduler/sched-stats,
+/// "/proc/<pid>/schedstat").
+fn waited_for_cores(node: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{node}/task")).expect("it runs");
+    let threads = threads.flatten().map(|thread| thread.path()).chain(["/proc/thread-self".into()]);
+    let waited = threads.filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(waited.sum())
+}
+
 /// A client that asks again and again while `attack` runs: every answer must be 200.
 fn good_while<T>(node: &Node, attack: impl FnOnce() -> T) -> T {
-    let mut client = node.connect();
+    let (mut client, node) = (node.connect(), node.child.id());
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     thread::scope(|scope| {
         let good = scope.spawn(move || {
             let mut served = 0;
             while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                let begun = Instant::now();
+                let (begun, waited) = (Instant::now(), waited_for_cores(node));
                 client.send(GET);
                 assert_eq!(client.answer().status, 200);
-                assert!(begun.elapsed() < Duration::from_secs(2), "served, but after {:?}", begun.elapsed());
+                // What others take of the machine meanwhile is not the attack's.
+                let took = begun.elapsed().saturating_sub(waited_for_cores(node).saturating_sub(waited));
+                assert!(took < Duration::from_secs(2), "served, but after {took:?} of {:?}", begun.elapsed());
                 served += 1;
                 thread::sleep(Duration::from_millis(5));
             }
@@ -136,7 +159,7 @@ fn an_address_has_as_many_connections_as_it_may_and_others_are_served() {
         // The reset may come before the kernel tells of the connection.
         if let Ok(mut fifth) = connect_from(greedy, node.address) {
             let _ = fifth.write_all(GET.as_bytes());
-            assert!(is_ended(&mut fifth), "one more than there may be");
+            assert!(comes_to_an_end(&mut fifth), "one more than there may be");
         }
     }
     let mut other = Client::new(connect_from(modest, node.address).expect("connected"));
@@ -268,7 +291,7 @@ fn slowloris_ends_with_408_and_silence_with_the_end_of_its_time() {
     }
     assert_eq!(records(&node, "client_head_timeout", 50).len(), 50);
     for mut stream in silent {
-        assert!(is_ended(&mut stream));
+        assert!(comes_to_an_end(&mut stream));
     }
     let told = records(&node, "client_silent", 10);
     assert!(told[0]["duration_us"].as_u64() >= Some(1_000_000) && told[0]["peer"].is_string(), "{}", told[0]);
@@ -291,7 +314,11 @@ fn a_slow_body_ends_though_it_never_stops() {
     let read = loop {
         let _ = stream.write_all(&[b'x'; 50]);
         match stream.read(&mut answer) {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             read => break read.expect("an answer"),
         }
         assert!(begun.elapsed() < Duration::from_secs(15), "it goes on and on");
@@ -313,7 +340,7 @@ fn long() -> Origin {
 }
 
 fn long_config(origin: &Origin) -> String {
-    raw(origin).replace("raw: \"a test\"", "raw: \"a test\", timeouts: { stream_idle: 500ms }")
+    raw(origin).replace("raw: \"a test\"", "raw: \"a test\", timeouts: { stream_idle: 1500ms }")
 }
 
 #[test]
@@ -335,7 +362,7 @@ fn who_does_not_read_is_cut_and_who_reads_slowly_is_not() {
     slow.send(&request);
     let head = slow.head();
     assert!(head.starts_with("HTTP/1.1 200"));
-    let mut left = LONG - slow.read_slowly(16 << 10, Duration::from_millis(100), Duration::from_secs(4));
+    let mut left = LONG - slow.read_slowly(16 << 10, Duration::from_millis(100), Duration::from_secs(6));
     left -= slow.rest_of(left);
     assert_eq!(left, 0, "{:?}", node.log(0).last());
     assert_eq!(records(&node, "client_read_timeout", 1).len(), 1);
