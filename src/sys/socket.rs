@@ -52,6 +52,11 @@ fn check_size(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Bytes for a client that the system takes before it has sent them, about: more wait here, or stay with who sends them. Without a
+/// bound a client that reads slowly is owed up to `tcp_wmem` of the system's memory, and what is urgent waits behind it. What is on
+/// the way and not acknowledged does not count, so that a long line is filled all the same.
+const UNSENT_BYTES_MAX: libc::c_int = 256 * 1024;
+
 /// Opens a listening socket with `SO_REUSEADDR`, `SO_REUSEPORT` (one per core) and `CLOEXEC`; non-blocking.
 ///
 /// # Errors
@@ -70,8 +75,9 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = stream_socket(&address, true)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    // TCP_NODELAY is inherited by accepted sockets on Linux: one call here instead of one per connection.
+    // Both are inherited by accepted sockets on Linux: one call here instead of one per connection.
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         // `[::]` serves both families, as operators expect of it.
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
@@ -532,6 +538,28 @@ mod tests {
         let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let (_, peer) = accept(listener.as_fd(), true).expect("accept");
         assert_eq!(peer, client.local_addr().expect("local"));
+    }
+
+    #[test]
+    fn what_a_client_does_not_read_is_bounded() {
+        let listener = listen(loopback(), 8).expect("listen");
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let (mut served, _) = loop {
+            match accept(listener.as_fd(), true) {
+                Ok(accepted) => break accepted,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        let mut taken = 0;
+        while let Ok(count) = served.write(&[0; 16 * 1024]) {
+            taken += count;
+            assert!(taken < 64 << 20, "the system takes whatever there is");
+        }
+        // What the client's end holds has been sent, and is acknowledged; the system takes a segment beyond the bound.
+        let unread = unacknowledged(served.as_fd());
+        let bound = u64::from(UNSENT_BYTES_MAX.unsigned_abs()) + 128 * 1024;
+        assert!(unread <= bound, "{unread} of {taken} bytes wait in the system, {bound} at most");
+        drop(client);
     }
 
     #[test]
