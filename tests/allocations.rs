@@ -841,15 +841,28 @@ fn a_connection_of_http2_that_rests_holds_little() {
     let before = settled();
     let mut client = clients(1);
     client.ask(RESTING);
-    let after_one = (settled() - before) / RESTING as i64;
+    let after_one = held_by_each(RESTING, before, RESTING_HTTP2_BYTES_MAX);
     client.streams = BURST;
     client.ask(4 * BURST * RESTING);
-    let after_burst = (settled() - before) / RESTING as i64;
+    let after_burst = held_by_each(RESTING, before, RESTING_HTTP2_BYTES_MAX);
     println!("a connection that rests holds {after_one} bytes, after a burst {after_burst}");
     drop(client);
     running.end();
     assert!(after_one <= RESTING_HTTP2_BYTES_MAX, "{after_one} bytes");
     assert!(after_burst <= RESTING_HTTP2_BYTES_MAX, "{after_burst} bytes after a burst");
+}
+
+/// The bytes held for each of so many that rest, beyond what was held `before`, once they are `most`, or will not be any more: what
+/// happens by time, some seconds after the last message, is waited for, and no longer.
+fn held_by_each(count: usize, before: i64, most: i64) -> i64 {
+    let by_each = || (HELD.load(Ordering::Relaxed) - before) / count as i64;
+    for _ in 0..LOOKS_MAX {
+        if by_each() <= most {
+            break;
+        }
+        thread::sleep(LOOK);
+    }
+    by_each()
 }
 
 // ---- tunnels that rest
@@ -957,15 +970,7 @@ fn a_tunnel_holds(
     drop(open(running.address, IN_ONE));
     let before = settled();
     let held = open(running.address, TUNNELS);
-    let by_one = || (HELD.load(Ordering::Relaxed) - before) / TUNNELS as i64;
-    // What happens by time, some seconds after the last message, is waited for, and no longer.
-    for _ in 0..LOOKS_MAX {
-        if by_one() <= most {
-            break;
-        }
-        thread::sleep(LOOK);
-    }
-    let held_by_one = by_one();
+    let held_by_one = held_by_each(TUNNELS, before, most);
     drop(held);
     running.end();
     held_by_one
