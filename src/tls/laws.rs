@@ -138,7 +138,11 @@ impl Pair {
                 self.spoilt = true;
             }
             8 => match number & 3 {
-                0 => self.peer.send_close_notify(),
+                0 => {
+                    // In the middle of a handshake that is no way to end.
+                    self.spoilt |= self.ours.is_handshaking() || self.peer.is_handshaking();
+                    self.peer.send_close_notify();
+                }
                 1 if !self.spoilt => {
                     self.closing = true;
                     self.ours.close();
