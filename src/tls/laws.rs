@@ -13,6 +13,8 @@ use super::session::Session;
 const NAME: &str = "a.test";
 /// Most that is said at once, bytes.
 const SAID_MAX: usize = 40_000;
+/// New keys of the peer that are heard without data between them; rustls takes more for an attack.
+const KEY_UPDATES_MAX: u32 = 32;
 
 /// Configurations of both ends.
 type Configs = (Arc<ClientConfig>, Arc<ServerConfig>);
@@ -55,6 +57,7 @@ struct Pair {
     /// We have said that nothing more comes. rustls then asserts, in builds with assertions, that nothing is wrong with what it still
     /// hears: a wire that is spoilt is another story.
     closing: bool,
+    key_updates: u32,
 }
 
 /// Lets data say what happens, and holds what comes of it against what was said.
@@ -84,6 +87,7 @@ pub fn session(data: &[u8]) {
         spoilt: false,
         broken: false,
         closing: false,
+        key_updates: 0,
     };
     if how & 4 == 0 {
         while !pair.broken && (pair.ours.is_handshaking() || pair.peer.is_handshaking()) {
@@ -147,10 +151,20 @@ impl Pair {
                     self.closing = true;
                     self.ours.close();
                 }
-                _ => drop(self.peer.refresh_traffic_keys()),
+                _ if self.key_updates < KEY_UPDATES_MAX => self.update_key(),
+                _ if !self.closing => {
+                    self.spoilt = true;
+                    self.update_key();
+                }
+                _ => {}
             },
             _ => self.deliver(1),
         }
+    }
+
+    fn update_key(&mut self) {
+        // Not in TLS 1.2, nor before hands are shaken.
+        self.key_updates += u32::from(self.peer.refresh_traffic_keys().is_ok());
     }
 
     /// Some of what is on its way arrives; there is room for a part of what it holds.
