@@ -295,6 +295,8 @@ pub struct Connection {
     assembly: Option<Assembly>,
     /// The field block of the assembly.
     block: Vec<u8>,
+    /// When the field block that is coming must be whole; `None` while none is.
+    block_due_ms: Option<u64>,
     /// The last stream that the client opened: the peer's as a server, ours as a client.
     last: StreamId,
     /// The last stream that we told the peer we would act on.
@@ -336,6 +338,7 @@ impl Connection {
             stash: Vec::new(),
             assembly: None,
             block: Vec::new(),
+            block_due_ms: None,
             last: StreamId::CONNECTION,
             goaway_sent: None,
             goaway_received: None,
@@ -656,7 +659,7 @@ impl Connection {
     /// When [`Connection::tick`] should be called, in monotonic milliseconds.
     pub fn next_deadline(&self) -> Option<u64> {
         let ping = self.ping.map(|ping| ping.due_ms);
-        [self.settings_due_ms, ping].into_iter().flatten().min()
+        [self.settings_due_ms, self.block_due_ms, ping].into_iter().flatten().min()
     }
 
     /// What happens by time alone: a graceful end goes on, or the peer has not answered.
@@ -670,6 +673,9 @@ impl Connection {
         }
         if self.settings_due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             return Err(self.fail(Flaw::SettingsTimeout, out));
+        }
+        if self.block_due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            return Err(self.fail(Flaw::BlockTimeout, out));
         }
         if let Some(ping) = self.ping.filter(|ping| ping.due_ms <= now_ms) {
             match ping.what {
@@ -855,7 +861,10 @@ impl Connection {
             Kind::Data if !head.has(PADDED) => return self.begin_data(head, 0, out),
             Kind::Data if head.length == 0 => return Err(Flaw::FrameSize),
             Kind::Data => self.phase = Phase::Padding(head),
-            Kind::Headers => {}
+            // Until the end of its block nothing else can come (RFC 9113 §4.3): the peer has to come to it.
+            Kind::Headers => {
+                self.block_due_ms = Some(self.now_ms.saturating_add(self.ours.block_within_ms));
+            }
             Kind::Continuation => {
                 let Some(assembly) = &mut self.assembly else { return Err(Flaw::FrameOrder) };
                 assembly.continuations += 1;
@@ -978,6 +987,7 @@ impl Connection {
         blocks: &mut impl FieldBlocks,
         out: &mut Vec<u8>,
     ) -> Result<Option<Event<'static>>, Flaw> {
+        self.block_due_ms = None;
         if let Some(key) = self.streams.find(id) {
             let bits = self.streams.look(key).map_or(0, |stream| stream.bits());
             // RFC 9113 §5.1: half-closed (remote).

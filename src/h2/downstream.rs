@@ -169,7 +169,7 @@ fn begun(core: Rc<Core>, transport: Transport, whence: Whence) -> Option<Rc<Serv
 /// What we tell clients of a listener.
 fn settings_of(listener: &Listener) -> Settings {
     let header_list_bytes_max = u32::try_from(list_bytes_max(&listener.head_limits)).unwrap_or(u32::MAX);
-    Settings { header_list_bytes_max, ..Settings::DEFAULT }
+    Settings { header_list_bytes_max, block_within_ms: listener.head_ms, ..Settings::DEFAULT }
 }
 
 /// A connection, and who serves its requests.

@@ -7,6 +7,7 @@
 use super::connection::Role;
 use super::frame::ErrorCode;
 use crate::http::Reason;
+use crate::pipeline::fail::CLIENT_HEAD_TIMEOUT;
 
 /// A fault of the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub enum Flaw {
     Compression,
     BlockSize,
     BlockFrames,
+    BlockTimeout,
     WindowExceeded,
     WindowOverflow,
     WindowIncrement,
@@ -82,6 +84,7 @@ impl Flaw {
             Flaw::PingTimeout => ErrorCode::NO_ERROR,
             Flaw::BlockSize
             | Flaw::BlockFrames
+            | Flaw::BlockTimeout
             | Flaw::ResetFlood
             | Flaw::FaultFlood
             | Flaw::SettingsFlood
@@ -117,6 +120,7 @@ impl Flaw {
             Flaw::Compression => (COMPRESSION, UPSTREAM_COMPRESSION),
             Flaw::BlockSize => (BLOCK_SIZE, UPSTREAM_BLOCK),
             Flaw::BlockFrames => (BLOCK_FRAMES, UPSTREAM_BLOCK),
+            Flaw::BlockTimeout => (CLIENT_HEAD_TIMEOUT, UPSTREAM_BLOCK_TIMEOUT),
             Flaw::WindowExceeded => (WINDOW_EXCEEDED, UPSTREAM_WINDOW),
             Flaw::WindowOverflow => (WINDOW_OVERFLOW, UPSTREAM_WINDOW),
             Flaw::WindowIncrement => (WINDOW_INCREMENT, UPSTREAM_WINDOW),
@@ -281,3 +285,6 @@ pub const UPSTREAM_PING_TIMEOUT: Reason =
 /// More control frames, faults or empty frames than a server has a use for.
 pub const UPSTREAM_FLOOD: Reason =
     Reason::upstream("upstream_h2_flood", 4291, 502, "The upstream floods the connection");
+/// A field block that was begun did not come to its end in time, and with it nothing of any stream.
+pub const UPSTREAM_BLOCK_TIMEOUT: Reason =
+    Reason::upstream("upstream_h2_block_timeout", 4292, 504, "The upstream did not end a field block");

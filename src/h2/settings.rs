@@ -52,6 +52,8 @@ pub struct Settings {
     pub connect_protocol: bool,
     /// Within which the peer acknowledges our settings, milliseconds. Default 10 s.
     pub acknowledged_within_ms: u64,
+    /// Within which a field block that the peer has begun is whole, milliseconds: until then nothing else can come. Default 10 s.
+    pub block_within_ms: u64,
 }
 
 impl Settings {
@@ -66,6 +68,7 @@ impl Settings {
         header_table_bytes: HEADER_TABLE_BYTES_DEFAULT,
         connect_protocol: false,
         acknowledged_within_ms: 10_000,
+        block_within_ms: 10_000,
     };
 
     /// The same, with what would be wrong set right. A window below the default would have streams that were opened before

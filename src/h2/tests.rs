@@ -14,6 +14,7 @@ use super::laws::Words;
 use super::priority::Priority;
 use super::settings::Settings;
 use super::streams::StreamKey;
+use crate::pipeline::fail::CLIENT_HEAD_TIMEOUT;
 
 // Frames, by hand.
 
@@ -1281,6 +1282,42 @@ fn a_block_has_bounds() {
     tested.feed(&[continuation(1, 0, &piece), continuation(1, 0, &piece)].concat()).unwrap();
     let saw = tested.feed(&continuation(1, END_HEADERS, &piece)).unwrap();
     assert!(matches!(saw[..], [Saw::Head(..)]));
+}
+
+#[test]
+fn a_block_that_is_begun_has_to_end_in_time() {
+    for (role, reason) in [(Role::Server, CLIENT_HEAD_TIMEOUT), (Role::Client, flaw::UPSTREAM_BLOCK_TIMEOUT)]
+    {
+        let settings = Settings { block_within_ms: 500, ..Settings::DEFAULT };
+        // The head of the frame alone, half of the payload, the block without its end.
+        let whole = headers(1, 0, "status=200");
+        for (bytes, continued) in [(9, false), (12, false), (whole.len(), false), (whole.len(), true)] {
+            let mut tested = Tested::with(role, &settings, &[]);
+            if role == Role::Client {
+                tested.open(true, false);
+            }
+            assert_eq!(tested.connection.next_deadline(), None);
+            tested.feed(&whole[..bytes]).unwrap();
+            // What comes of it later puts nothing off.
+            tested.now_ms = 1_400;
+            if continued {
+                tested.feed(&continuation(1, 0, "")).unwrap();
+            }
+            assert_eq!(tested.connection.next_deadline(), Some(1_500));
+            assert_eq!(tested.connection.tick(1_499, &mut tested.out), Ok(()));
+            let gone = tested.connection.tick(1_500, &mut tested.out).unwrap_err();
+            assert_eq!((gone.reason, gone.code), (reason, ErrorCode::ENHANCE_YOUR_CALM));
+            assert_eq!(tested.wrote().last().unwrap().payload[..4], [0; 4], "it was not acted on");
+        }
+    }
+    // One that has ended has no deadline, whatever it was.
+    let mut tested = Tested::new(Role::Server);
+    tested
+        .feed(&[post(1), headers(1, END_STREAM, "check=1"), continuation(1, END_HEADERS, "")].concat())
+        .unwrap();
+    assert_eq!(tested.connection.next_deadline(), None);
+    assert_eq!(come_to(&mut tested, &headers(1, HEADERS_END, "late=1")), Comes::Stream(1, CLOSED));
+    assert_eq!(tested.connection.next_deadline(), None);
 }
 
 #[test]

@@ -317,6 +317,69 @@ fn a_stream_that_ends_for_a_fault_says_which() {
     assert_eq!(crate::node::refusals(&node, "client_gone"), 0.0);
 }
 
+/// Nothing else can come before a field block's end (RFC 9113 §4.3): it has the deadline of a head, whatever else is under way.
+#[test]
+fn a_block_that_does_not_end_has_a_deadline_of_its_own() {
+    let (address, _heard) =
+        upstream(&[], |path, stream| if path == "/held" { Vec::new() } else { echo(path, stream) });
+    let node = node(&before_h2(address), "");
+    let whole = request(5, "GET", "/", true);
+    let unended = frame(HEADERS, END_STREAM, 5, &whole[9..]);
+    let trailers = frame(HEADERS, END_STREAM, 3, &block(&[("x-sum", "7")]));
+    for (number, half) in
+        [&unended[..], &whole[..whole.len() - 1], &whole[..9], &trailers].into_iter().enumerate()
+    {
+        let mut peer = Peer::client(node.address, &[]);
+        // With the answer our settings have come and were acknowledged: nothing more is to be said in between.
+        peer.get(1, "/");
+        assert_eq!(peer.answer(1).0, "200");
+        peer.write(&request(3, "POST", "/held", false));
+        let begun = Instant::now();
+        peer.write(half);
+        let goaway = peer.wait_for(GOAWAY, 0);
+        assert_eq!(goaway.payload[..8], [0, 0, 0, 3, 0, 0, 0, 11], "the last that counts, ENHANCE_YOUR_CALM");
+        assert!(
+            begun.elapsed() >= Duration::from_millis(400) && begun.elapsed() < SOON,
+            "{:?}",
+            begun.elapsed()
+        );
+        assert!(peer.next().is_none(), "the connection ends");
+        // Its own record, and those of the request before and of the one that it took along.
+        let lines = node.log(3 * (number + 1));
+        let told = lines[3 * number..].iter().filter(|line| line["reason"] == "client_head_timeout");
+        assert_eq!(told.count(), 1, "{lines:?}");
+        assert_eq!(crate::node::refusals(&node, "client_head_timeout"), (number + 1) as f64);
+    }
+}
+
+/// The same of an upstream, whose streams would wait for each other's end.
+#[test]
+fn an_upstreams_block_that_does_not_end_takes_its_connection_and_no_more() {
+    let (address, heard) = upstream(&[], |path, stream| match path {
+        "/half" => frame(HEADERS, 0, stream, &block(&[(":status", "200")])),
+        "/beside" => Vec::new(),
+        _ => echo(path, stream),
+    });
+    let node = node(&before_h2(address), "");
+    let mut peer = Peer::client(node.address, &[]);
+    for (stream, path) in [(1, "/beside"), (3, "/half")] {
+        peer.write(&request(stream, "POST", path, true));
+        while heard.recv_timeout(PATIENCE) != Ok(Heard::Asked(path.to_owned())) {}
+    }
+    let begun = Instant::now();
+    for stream in [1, 3] {
+        peer.wait_for(HEADERS, stream);
+    }
+    // Ten seconds, where each of them would have thirty.
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    let reasons: Vec<_> =
+        node.log(2).iter().map(|line| (line["status"].clone(), line["reason"].clone())).collect();
+    assert_eq!(reasons, vec![(504.into(), "upstream_h2_block_timeout".into()); 2]);
+    peer.get(5, "/after");
+    assert_eq!(peer.answer(5), ("200".to_owned(), b"/after".to_vec()));
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [Heard::Connected, Heard::Asked("/after".to_owned())]);
+}
+
 /// The whole request is waited for, which a stream can be told that has not been shut down by that.
 #[test]
 fn a_body_that_does_not_come_is_answered_408() {

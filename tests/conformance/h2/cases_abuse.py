@@ -246,6 +246,24 @@ async def _(c):
     return closed | Reset(()) | Status(408, 408)
 
 
+for name, what, half in [
+    ("head", "HEADERS without END_HEADERS", lambda c: headers(3, block(c.fields()), end_headers=False)),
+    ("frame", "half of HEADERS", lambda c: headers(3, c.fields())[:-10]),
+    ("trailers", "trailers without END_HEADERS", lambda c: headers(1, [("x-trailer", "1")], end_headers=False)),
+]:
+    @case(f"abuse.half_{name}_beside_a_request", "9113 §4.3, §10.5", f"a request that the origin holds, then {what}, and nothing more",
+          "GOAWAY with ENHANCE_YOUR_CALM within 15 s", law="gateway", seconds=16)
+    async def _(c, half=half):
+        if not c.target.origin:
+            raise NotApplicable("there is no origin behind it")
+        # Nothing of ours is to stand in between.
+        c.credits = False
+        await c.send(headers(1, c.fields("/hold", "POST"), end_stream=False), half(c))
+        demand(await c.until(lambda: c.closed, 15), c.describe())
+        demand(c.goaways and c.goaways[-1][:2] == (1, ENHANCE_YOUR_CALM), c.describe())
+        return closed
+
+
 @case("abuse.half_a_preface", "9113 §10.5", "half a preface, and nothing more", "an end within 15 s", law="gateway",
       handshake=False, seconds=16)
 async def _(c):
