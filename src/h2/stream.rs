@@ -422,6 +422,12 @@ impl StreamTransport {
         self.stream.due.passed().or_else(|| self.mux.transport.expired())
     }
 
+    /// Whether it stood in line for its connection until the time for an answer had passed.
+    pub fn found_no_place(&self) -> bool {
+        let late = matches!(self.stream.due.passed(), Some(Deadline::FirstByte | Deadline::StreamIdle));
+        late && self.stream.stands()
+    }
+
     /// As [`crate::worker::Socket::set_pace`]; what counts is what the peer's windows have let go.
     pub fn set_pace(&self, bytes: u32, window_ms: u32, end_ms: u64) {
         self.stream.pace.set(bytes, window_ms, end_ms);

@@ -31,7 +31,7 @@ use crate::pipeline::watch::Watching;
 use crate::policy::respond::headers::drop_banners;
 use crate::snapshot::{Api, Operation, Rewrite, Timeouts};
 use crate::sys::prefetch::Lines;
-use crate::upstream::admission::{Admitted, admit};
+use crate::upstream::admission::{Admitted, BUSY_AGAIN_MS, UPSTREAM_QUEUE, admit};
 use crate::upstream::balance::Tried;
 use crate::upstream::connect::{NOBODY, NODE_EXHAUSTED, UPSTREAM_PORTS, connect, connect_alone, is_our_own};
 use crate::upstream::maglev::hash;
@@ -244,6 +244,9 @@ pub async fn forward(
                     admitted.tell(true, core.coarse_ms());
                 }
                 if !lost.again || !(lost.free || may_again(x, route, total_ms, core)) {
+                    if lost.fail.reason() == UPSTREAM_QUEUE {
+                        x.insert_answer(b"retry-after", &seconds(BUSY_AGAIN_MS));
+                    }
                     return Err(Broken::Before(lost.fail));
                 }
                 if !lost.free {
@@ -611,9 +614,11 @@ async fn attempt(
             // Another one first, if there is one: a member that dies closes its kept connections one after the other.
             tried.add(member.member.number);
             let again = safe && ((closed && (reused || unprocessed || has_others())) || too_late);
+            // Who was never asked has not kept anybody waiting for an answer, but for a place.
+            let told = if connection.transport.found_no_place() { UPSTREAM_QUEUE } else { reason };
             // The member closed a connection that it had kept long enough: no attempt at all, and no load on anybody.
             Err(Lost {
-                fail,
+                fail: Fail::Upstream(told),
                 again,
                 free: (stale || unprocessed) && again && x.facts.tries < upstream.retry.tries_max,
                 counts,

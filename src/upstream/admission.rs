@@ -20,6 +20,8 @@ pub const UPSTREAM_BUSY: Reason = Reason::upstream("upstream_busy", 4301, 503, "
 /// No place became free in time.
 pub const UPSTREAM_QUEUE: Reason =
     Reason::upstream("upstream_queue_timeout", 4302, 503, "The upstream was busy for too long");
+/// When it is worth trying again where all places are taken, milliseconds.
+pub const BUSY_AGAIN_MS: u64 = 1_000;
 
 /// The right to ask an upstream once. What it holds is given back when it is dropped.
 #[derive(Debug, Default)]
@@ -102,7 +104,7 @@ impl Drop for Admitted {
 }
 
 async fn wait(upstream: &Rc<CoreUpstream>, grant_ms: u64) -> Result<(), Refused> {
-    let busy = |reason| Refused { reason, again_ms: 1_000 };
+    let busy = |reason| Refused { reason, again_ms: BUSY_AGAIN_MS };
     let waiting = Waiting::new(upstream).ok_or(busy(UPSTREAM_BUSY))?;
     let mut until = pin!(pause(grant_ms));
     poll_fn(|context| match waiting.waiter.poll(context) {

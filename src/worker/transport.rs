@@ -150,6 +150,11 @@ impl Transport {
         self.stream().is_some_and(|stream| matches!(stream.over(), Some(Over::Lost(_))))
     }
 
+    /// Whether the time for an answer passed before there was room to ask.
+    pub fn found_no_place(&self) -> bool {
+        self.stream().is_some_and(StreamTransport::found_no_place)
+    }
+
     /// Whether the peer is known not to have acted on what it was asked.
     pub fn is_unprocessed(&self) -> bool {
         self.stream().is_some_and(|stream| stream.over() == Some(Over::Unprocessed))

@@ -395,22 +395,41 @@ fn a_body_that_does_not_come_is_answered_408() {
     assert_eq!(peer.answer(3).0, "200");
 }
 
+/// Who was sent got no answer in time; who was never sent, no place: as in a queue before the upstream.
 #[test]
 fn who_waits_in_line_for_an_upstream_has_a_deadline() {
-    let (address, heard) = upstream(&[(MAX_CONCURRENT_STREAMS, 1)], |_, _| Vec::new());
+    // What is sent before this is heard is sent.
+    let (address, heard) = upstream(&[(MAX_CONCURRENT_STREAMS, 0)], |_, _| Vec::new());
     let target =
         format!("{}, pool: {{ connections: 1 }}, timeouts: {{ first_byte: 1s }}", before_h2(address));
-    let node = node(&target, "");
+    let node = node(&target, ", timeouts: { stream_idle: 1s }");
     let mut peer = Peer::client(node.address, &[]);
     let begun = Instant::now();
-    for stream in [1, 3, 5] {
-        peer.write(&request(stream, "POST", "/held", true));
+    peer.write(&request(1, "POST", "/held", true));
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(Heard::Connected));
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(Heard::Asked("/held".to_owned())));
+    // With a body that is on its way the head waits for no first byte yet.
+    peer.write(&[request(3, "POST", "/waits", false), frame(DATA, 0, 3, b"hello")].concat());
+    for stream in [5, 7] {
+        peer.get(stream, "/waits");
     }
-    for stream in [1, 3, 5] {
-        assert_eq!(peer.answer(stream).0, "504");
-    }
+    let reasons: Vec<_> = node
+        .log(4)
+        .iter()
+        .map(|line| (line["path"].clone(), line["status"].clone(), line["reason"].clone()))
+        .collect();
+    let told = |path: &str| reasons.iter().filter(|(of, ..)| of == path).collect::<Vec<_>>();
+    let (unanswered, no_place) = ("upstream_first_byte".into(), "upstream_queue_timeout".into());
+    assert_eq!(told("/held"), [&("/held".into(), 504.into(), unanswered)]);
+    assert_eq!(told("/waits"), [&("/waits".into(), 503.into(), no_place); 3]);
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-    assert!(heard.try_iter().filter(|heard| matches!(heard, Heard::Asked(_))).count() >= 1);
+    assert_eq!(heard.try_iter().filter(|heard| matches!(heard, Heard::Asked(_))).count(), 0);
+    // RFC 9110 §10.2.3.
+    let mut client = node.connect();
+    client.send("GET /waits HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{}", answer.text());
+    assert_eq!(answer.reason(), "upstream_queue_timeout");
 }
 
 /// One place at a time, for many who come at once: each is asked for once, in order, and whoever gives up in between leaves no gap.
