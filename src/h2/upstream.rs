@@ -198,7 +198,15 @@ pub fn carry(
         carrying.leave();
         if let Ending::Said(reason) = ending {
             carrying.tell(reason);
-            mux.transport.finish();
+            // RFC 9113 §5.4.1: the GOAWAY leaves before the connection ends.
+            carrying.core.deadline(
+                &mux.transport,
+                Deadline::StreamIdle,
+                carrying.core.coarse_ms() + GOODBYE_MS,
+            );
+            if mux.transport.socket().settle().await.is_ok() {
+                mux.transport.finish();
+            }
         }
         all_over(mux).await;
         drop(permit);

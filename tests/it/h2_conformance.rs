@@ -12,6 +12,7 @@ use crate::node::{Node, Place};
 
 /// At least so many cases have to have run, or something has left them out.
 const CASES_MIN: usize = 400;
+const UPSTREAM_CASES_MIN: usize = 120;
 /// What no node of ours has a use for, over any transport: each says why in its record.
 const LEFT_OUT_MAX: usize = 8;
 
@@ -89,6 +90,21 @@ fn every_case_of_the_suite_passes_over_tls() {
 #[test]
 fn every_case_of_the_suite_passes_with_prior_knowledge() {
     conforms(false);
+}
+
+/// The other role: what upstreams may and may not say, as an upstream that is told frame by frame.
+#[test]
+fn every_case_of_an_upstream_passes() {
+    let origin = free_address();
+    let config = format!(
+        "upstreams: {{ app: {{ targets: [\"http://{origin}\"], protocol: http2 }} }}\n\
+         apis:\n  app: {{ to: app, raw: a test, allow: [{{ who: anyone }}] }}"
+    );
+    let node = Node::start(&config);
+    let (port, origin) = (node.address.port().to_string(), origin.to_string());
+    let (records, sum) = run("upstream.py", &["--port", &port, "--origin", &origin]);
+    assert_eq!(sum["failed"], 0, "\n{}", failures(&records));
+    assert!(records.len() >= UPSTREAM_CASES_MIN, "{sum}");
 }
 
 fn serves_clients(tls: bool, expected: usize) {
