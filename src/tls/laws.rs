@@ -57,6 +57,8 @@ struct Pair {
     /// We have said that nothing more comes. rustls then asserts, in builds with assertions, that nothing is wrong with what it still
     /// hears: a wire that is spoilt is another story.
     closing: bool,
+    /// The same of the peer: of a session that is spoilt it hears no more.
+    peer_closing: bool,
     key_updates: u32,
 }
 
@@ -87,6 +89,7 @@ pub fn session(data: &[u8]) {
         spoilt: false,
         broken: false,
         closing: false,
+        peer_closing: false,
         key_updates: 0,
     };
     if how & 4 == 0 {
@@ -145,6 +148,7 @@ impl Pair {
                 0 => {
                     // In the middle of a handshake that is no way to end.
                     self.spoilt |= self.ours.is_handshaking() || self.peer.is_handshaking();
+                    self.peer_closing = true;
                     self.peer.send_close_notify();
                 }
                 1 if !self.spoilt => {
@@ -221,7 +225,8 @@ impl Pair {
 
     /// The peer hears us.
     fn reach(&mut self, mut wire: &[u8]) {
-        while !wire.is_empty() {
+        let is_deaf = self.peer_closing && self.spoilt;
+        while !is_deaf && !wire.is_empty() {
             match self.peer.read_tls(&mut wire) {
                 // It has been told that nothing more comes.
                 Ok(0) => return,
