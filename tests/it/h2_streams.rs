@@ -367,8 +367,14 @@ fn an_upstreams_block_that_does_not_end_takes_its_connection_and_no_more() {
         while heard.recv_timeout(PATIENCE) != Ok(Heard::Asked(path.to_owned())) {}
     }
     let begun = Instant::now();
-    for stream in [1, 3] {
-        peer.wait_for(HEADERS, stream);
+    // In whatever order.
+    let mut unanswered = vec![1, 3];
+    while !unanswered.is_empty() {
+        let frame = peer.next().expect("more");
+        if frame.kind == HEADERS {
+            peer.table.decode(&frame.payload).expect("a field block");
+            unanswered.retain(|stream| *stream != frame.stream);
+        }
     }
     // Ten seconds, where each of them would have thirty.
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
@@ -377,7 +383,9 @@ fn an_upstreams_block_that_does_not_end_takes_its_connection_and_no_more() {
     assert_eq!(reasons, vec![(504.into(), "upstream_h2_block_timeout".into()); 2]);
     peer.get(5, "/after");
     assert_eq!(peer.answer(5), ("200".to_owned(), b"/after".to_vec()));
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [Heard::Connected, Heard::Asked("/after".to_owned())]);
+    // What is said of streams of a connection that has ended says nothing.
+    let asked: Vec<_> = heard.try_iter().filter(|heard| *heard != Heard::Reset).collect();
+    assert_eq!(asked, [Heard::Connected, Heard::Asked("/after".to_owned())]);
 }
 
 /// The whole request is waited for, which a stream can be told that has not been shut down by that.
