@@ -91,10 +91,11 @@ impl TlsStream {
         self.socket.readable().await
     }
 
-    /// Receives at least one byte behind what `buffer` holds; `Ok(0)` is the orderly end.
+    /// Receives at least one byte behind what `buffer` holds; `Ok(0)` is the end, whether `close_notify` said so or the
+    /// socket did.
     ///
     /// # Errors
-    /// As [`TlsStream::handshake`]; an end without `close_notify` is `UnexpectedEof`, because an attacker can make one.
+    /// As [`TlsStream::handshake`].
     pub async fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
         let begin = buffer.len();
         loop {
@@ -109,7 +110,7 @@ impl TlsStream {
         }
     }
 
-    /// Receives into a buffer that is leased when there is plaintext for it, not before; an empty one is the orderly end.
+    /// Receives into a buffer that is leased when there is plaintext for it, not before; an empty one is the end.
     ///
     /// # Errors
     /// As [`TlsStream::recv`].
@@ -139,7 +140,7 @@ impl TlsStream {
             self.closed.set(true);
             return match self.session.borrow().is_handshaking() {
                 true => Err(io::ErrorKind::UnexpectedEof.into()),
-                // Both our codecs see where a message ends without the close.
+                // Both our codecs see where a message ends without the close, but for a body that lasts until then.
                 false => Ok(()),
             };
         }
